@@ -54,6 +54,9 @@ class Check:
     tolerance: str = ""
     scope: str = "exact"
 
+    def __post_init__(self):
+        object.__setattr__(self, "passed", bool(self.passed))
+
     def __str__(self) -> str:
         tolerance = f" (tolerance {self.tolerance})" if self.tolerance else ""
         return f"{self.what} [{self.method}]: expected {self.expected}, got {self.measured}{tolerance}"
