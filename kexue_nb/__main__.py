@@ -79,6 +79,22 @@ def execute(
 
 
 @app.command()
+def site() -> None:
+    """Build the site from the executed notebooks into _build/html; warnings are errors."""
+    checkout = Checkout.here()
+    (checkout.root / "_build").mkdir(exist_ok=True)
+    log = checkout.root / "_build" / "site.log"
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "-W", "-n", "--keep-going", str(checkout.root)]
+    typer.echo("building the site ...")
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        faults = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line or "Error" in line]
+        _stop("\n".join([*faults[:20], f"the site was not built; the whole log is {log}"]))
+    typer.echo(f"the site is at {checkout.root / '_build' / 'html' / 'index.html'}")
+
+
+@app.command()
 def record(slug: str) -> None:
     """Make a full-scale recording on this machine's GPU: the notebook run as a script with KEXUE_SCALE=full."""
     source = Checkout.here().source(slug)

@@ -72,6 +72,8 @@ class Notebook:
         with runtime.Stopwatch(self.device) as watch:
             result = function(device=self.device, **config)
         result = records.compact(dict(result))
+        if self.scale != "full" and id in self._records and self._records[id].code_sha256 != records.code_sha256(function):
+            print(f"note: {id} was recorded by other code than this")
         if self.scale == "full":
             import torch
 

@@ -17,7 +17,15 @@ from kexue_nb.checkout import Checkout
 from kexue_nb.ledger import KINDS, VERDICTS, read_ledger
 from kexue_nb.notebook import RESULTS_MIME, results_html
 
-MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml/fonts", "a11y/assistive-mml.js", "input/tex/extensions")
+MATHJAX = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+    "input/tex/extensions",
+)
 
 
 class Book:
@@ -74,7 +82,9 @@ class LedgerTable(FromNotebooks):
             '<output id="kx-count" aria-live="polite"></output></form>'
         )
         rows = "".join(self.row(post, entry) for post, entry in book.entries())
-        head = "".join(f'<th scope="col">{h}</th>' for h in ("id", "verdict", "statement", "method", "expected", "measured", "tolerance", "scope"))
+        head = "".join(
+            f'<th scope="col">{h}</th>' for h in ("id", "verdict", "statement", "method", "expected", "measured", "tolerance", "scope")
+        )
         table = f'<table class="kx-ledger" id="kx-ledger"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         return controls + f'<div class="kx-scroll" tabindex="0" role="region" aria-label="All ledger entries">{table}</div>'
 
@@ -126,13 +136,20 @@ class ResultTables(FromNotebooks):
         blocks = []
         for slug in book.notebooks:
             post = book.checkout.posts[slug]
-            tables = "".join(f'<div class="kx-scroll" tabindex="0" role="region" aria-label="{html.escape(t["caption"])}">{results_html(t)}</div>' for t in book.results(slug))
+            tables = "".join(
+                f'<div class="kx-scroll" tabindex="0" role="region" aria-label="{html.escape(t["caption"])}">{results_html(t)}</div>'
+                for t in book.results(slug)
+            )
             runs = "".join(
                 f"<tr><td>{id}</td><td>{html.escape(r.device)}</td><td>{r.date}</td><td>{r.wall_s:.0f}</td><td>{r.peak_mem_gb:.1f}</td><td>{html.escape(r.torch)}</td></tr>"
                 for id, r in records.load(slug).items()
             )
             head = "".join(f"<th>{h}</th>" for h in ("run", "device", "date", "seconds", "peak GB", "torch"))
-            provenance = f'<table class="kx-results"><caption>Recorded runs</caption><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table>' if runs else ""
+            provenance = (
+                f'<table class="kx-results"><caption>Recorded runs</caption><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table>'
+                if runs
+                else ""
+            )
             blocks.append(f'<h2><a href="../{post.document}.html">{html.escape(post.title)}</a></h2>{provenance}{tables}')
         return "".join(blocks)
 
@@ -158,15 +175,46 @@ def _serve_ourselves(app, exception) -> None:
             shutil.copytree(source, target, dirs_exist_ok=True)
         else:
             shutil.copy2(source, target)
-    # The icons come as web fonts; the theme's script that draws them a second time as SVG weighs 1.5 MB a page.
-    script = re.compile(r'\s*<script[^>]*src="[^"]*fontawesome/[^"]*/js/all\.min\.js[^"]*"[^>]*></script>|\s*<link rel="preload" as="script" href="[^"]*fontawesome[^"]*"\s*/?>')
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(script.sub("", text), encoding="utf-8")
     for heavy in static.glob("vendor/fontawesome/*/js"):
         shutil.rmtree(heavy)
+    pages = {page: _slim(page.read_text(encoding="utf-8")) for page in Path(app.outdir).rglob("*.html")}
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
+    scripts = [script.read_text(encoding="utf-8") for script in static.rglob("*.js") if "mathjax" not in script.parts]
+    words = set(re.findall(r"[\w-]+", " ".join([*pages.values(), *scripts])))
+    for sheet in static.rglob("*.css"):
+        sheet.write_text(_keep_used(sheet.read_text(encoding="utf-8"), words), encoding="utf-8")
     for source_map in static.rglob("*.map"):
         source_map.unlink()
+
+
+# Scripts and styles that no page of this book uses: the icons' second copy as SVG (1.5 MB a page), live-code buttons that would
+# ask another host, design components; and preloads of fonts that may not be needed.
+_UNUSED = re.compile(
+    r'<script[^>]*src="[^"]*(?:fontawesome/[^"]*/js/|sphinx-thebe|design-tabs)[^"]*"[^>]*></script>'
+    r'|<script[^>]*type="text/x-thebe-config"[^>]*>.*?</script>'
+    r"|<script>\s*const THEBE_JS_URL.*?</script>"
+    r'|<link[^>]*href="[^"]*(?:sphinx-thebe|sphinx-design)[^"]*"[^>]*>'
+    r'|<link[^>]*rel="preload"[^>]*href="[^"]*fontawesome[^"]*"[^>]*>',
+    re.S,
+)
+# Highlighting classes whose colour is the text's own.
+_PLAIN = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
+
+
+def _slim(page: str) -> str:
+    """The page without what it does not use."""
+    return _PLAIN.sub(r"\1", _UNUSED.sub("", page))
+
+
+def _keep_used(sheet: str, words: set[str]) -> str:
+    """The style sheet without selectors on classes that occur in no page and no script."""
+
+    def keep(rule: re.Match) -> str:
+        selectors = [s for s in rule.group(1).split(",") if words.issuperset(re.findall(r"\.(-?[A-Za-z_][\w-]*)", s))]
+        return ",".join(selectors) + rule.group(2) if selectors else ""
+
+    return re.sub(r"([^{}@;/]*\.[^{}@;/]*)(\{[^{}]*\})", keep, sheet)
 
 
 def setup(app):
