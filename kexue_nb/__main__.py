@@ -84,7 +84,8 @@ def site() -> None:
     checkout = Checkout.here()
     (checkout.root / "_build").mkdir(exist_ok=True)
     log = checkout.root / "_build" / "site.log"
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "-W", "-n", "--keep-going", str(checkout.root)]
+    program = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "build", "-W", "-n", "--keep-going", str(checkout.root)]
     typer.echo("building the site ...")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=os.environ | {"PYTHONIOENCODING": "utf-8"})
     log.write_text(done.stdout + done.stderr, encoding="utf-8")

@@ -1,4 +1,4 @@
-// The ledger's filter, and the ways into folded evidence.
+// The ledger's filter, the way into folded evidence, and formulas that can be scrolled from the keyboard.
 (() => {
   const table = document.getElementById("kx-ledger");
   if (table) {
@@ -29,4 +29,10 @@
   };
   addEventListener("hashchange", open);
   open();
+  const focusable = () => {
+    for (const wide of document.querySelectorAll("mjx-container[display], div.math, .output, pre")) {
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    }
+  };
+  addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(focusable));
 })();
