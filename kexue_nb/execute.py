@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import os
 import queue
 import re
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from kexue_nb import runtime
@@ -44,8 +46,8 @@ def budget(metadata: dict) -> tuple[float, float]:
     return metadata["wall_s"] / slowness, metadata["peak_memory_gb"]
 
 
-def _run(slug: str, root: Path, progress) -> dict:
-    """In a worker process: execute one notebook and return it as JSON data."""
+def _run(slug: str, root: Path) -> dict:
+    """Execute one notebook in this process's kernel and return it as JSON data."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
@@ -56,7 +58,7 @@ def _run(slug: str, root: Path, progress) -> dict:
     notebook = read_source(source)
 
     def done(cell, cell_index, execute_reply=None):
-        progress.put((slug, cell_index))
+        print(cell_index, flush=True)
 
     client = NotebookClient(
         notebook,
@@ -118,42 +120,61 @@ def _write(path: Path, notebook: dict) -> bool:
 
 
 def execute(checkout: Checkout, slugs: list[str], workers: int | None = None) -> dict[str, bool]:
-    """Execute notebooks in fresh worker processes with a progress bar; returns slug -> whether its .ipynb was rewritten.
+    """Execute notebooks in parallel, each in a process of its own, with a progress bar; returns slug -> whether its .ipynb was rewritten.
 
     Raises NotebookFailed at the first failing cell; notebooks that finished before it are kept.
     """
     from tqdm import tqdm
 
-    cells = {slug: sum(c.cell_type == "code" for c in read_source(checkout.source(slug)).cells) for slug in slugs}
-    workers = max(1, min(workers or os.cpu_count() or 1, len(slugs)))
-    context = multiprocessing.get_context("spawn")
-    written: dict[str, bool] = {}
-    with context.Manager() as manager, tqdm(total=sum(cells.values()), unit="cell", desc="executing") as bar:
-        progress = manager.Queue()
-        pool = ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
-        waiting = {pool.submit(_run, slug, checkout.root, progress): slug for slug in slugs}
+    cells = sum(c.cell_type == "code" for slug in slugs for c in read_source(checkout.source(slug)).cells)
+    workers = workers or os.cpu_count() or 1
+    waiting, running, written = list(slugs), {}, {}
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    with tempfile.TemporaryDirectory() as name, tqdm(total=cells, unit="cell", desc="executing") as bar:
+        folder = Path(name)
         try:
-            while waiting:
-                done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-                _advance(bar, progress)
-                for future in done:
-                    slug = waiting.pop(future)
-                    written[slug] = _write(checkout.executed(slug), future.result())
-        except BaseException:
-            for process in multiprocessing.active_children():
-                if process.name.startswith("SpawnProcess"):
-                    process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        pool.shutdown()
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    slug = waiting.pop(0)
+                    running[slug] = _start(checkout, slug, folder, events)
+                slug, cell = events.get()
+                if cell is not None:
+                    bar.update()
+                    bar.set_postfix_str(slug)
+                elif running.pop(slug).wait():
+                    raise NotebookFailed((folder / f"{slug}.err").read_text(encoding="utf-8").strip())
+                else:
+                    written[slug] = _write(checkout.executed(slug), json.loads((folder / f"{slug}.json").read_text(encoding="utf-8")))
+        finally:
+            for process in running.values():
+                process.kill()
+                process.wait()
     return written
 
 
-def _advance(bar, progress) -> None:
-    while True:
-        try:
-            slug, _ = progress.get_nowait()
-        except queue.Empty:
-            return
-        bar.update()
-        bar.set_postfix_str(slug)
+def _start(checkout: Checkout, slug: str, folder: Path, events: queue.SimpleQueue) -> subprocess.Popen:
+    """Start a worker; ``events`` gets (slug, line) for each executed code cell and (slug, None) when it has ended."""
+    command = [sys.executable, "-m", "kexue_nb.execute", str(checkout.root), slug, str(folder / f"{slug}.json")]
+    with (folder / f"{slug}.err").open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+
+    def follow() -> None:
+        for line in process.stdout:
+            events.put((slug, line))
+        events.put((slug, None))
+
+    threading.Thread(target=follow, daemon=True).start()
+    return process
+
+
+def _work(root: str, slug: str, target: str) -> None:
+    """A worker: one notebook, a line on standard output for each code cell, the result as JSON in ``target``."""
+    try:
+        notebook = _run(slug, Path(root))
+    except NotebookFailed as failure:
+        sys.exit(str(failure))
+    Path(target).write_text(json.dumps(notebook), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _work(*sys.argv[1:])

@@ -29,7 +29,9 @@ def small(tmp_path):
 
 def run(folder, *arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-m", "kexue_nb", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "kexue_nb", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_new_notebook_executes_and_executing_again_changes_nothing(small):
@@ -62,13 +64,20 @@ def test_a_failing_cell_is_named_and_nothing_is_written(small):
 
 def test_interrupting_leaves_no_half_written_file(small):
     source = small.source(SLUG)
-    source.write_text(source.read_text().replace("nb.ledger()", "import time\n\ntime.sleep(120)\nnb.ledger()"))
+    source.write_text(
+        source.read_text().replace("nb.ledger()", "import time\n\nopen('started', 'w').close()\ntime.sleep(300)\nnb.ledger()")
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "kexue_nb", "execute"]
     process = subprocess.Popen(command, cwd=small.root, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(8)
+    started = source.parent / "started"
+    for _ in range(600):
+        if started.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    started.unlink()
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert sorted(p.suffix for p in source.parent.iterdir()) == [".py"]
