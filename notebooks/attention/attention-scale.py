@@ -242,7 +242,7 @@ nb.derivation(
     sym.limit("tie of 3 among 4: G/α at ∞", gradient(1, 1, 1, 0) / alpha, alpha, sp.oo, sp.Rational(2, 3)),
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C2",
     "∂pᵢ/∂sⱼ = α pᵢ δᵢⱼ − α pᵢ pⱼ.",
@@ -279,7 +279,7 @@ nb.derivation(
     sym.enumeration("exp(H₂), uniform on m keys", range(1, 9), lambda m: sp.exp(renyi([sp.Rational(1, m)] * m, 2)), sp.Integer),
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C5",
     "The sum of squares inside the gradient is a Rényi entropy: the order-2 member of the family whose order-1 member is Shannon's.",
@@ -386,7 +386,7 @@ nb.derivation(
     *[ledger.close(f"ratio at 10^{k}", float(ratio_at(k)), v, abs=5e-4) for k, v in ((3, 0.8150), (6, 0.8803), (100, 0.9866))],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C7",
     "The optimum of the approximation is about 0.84 √(log n) for n between 40 and 20,000.",
@@ -582,7 +582,7 @@ worst = max(abs(g / e) for row in (e1, e1_record.result) for r in row.values() f
 top, top_alphas = e1_record.result["1000"], e1_record.config["alphas"]
 rising = lambda means, alphas, limit: [m for m, a in zip(means, alphas, strict=True) if a <= limit]
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E1",
     "In simulation the mean gradient equals the mean attended score at every α, rises with α to E max s, and has no interior maximum.",
@@ -603,7 +603,7 @@ nb.experiment(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C6",
     "Replacing both sums by their means, Σp² ≈ exp(α²)/n, is a good approximation.",
@@ -630,9 +630,9 @@ nb.claim(
 # %% [markdown]
 # ### One score vector, not the mean
 #
-# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). What is its typical place? The median over draws peaks, in a flat top, near
-# $1.6\,\alpha_c$ with $\alpha_c=\sqrt{2\log n}$: about 5 to 7, roughly three times the post's $\alpha_*$. So the mean has no optimum, the typical draw has
-# one near 6, and neither is 2.5.
+# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). What is its typical place? The median over draws peaks, in a flat top, between
+# 1.6 and 1.9 times $\alpha_c=\sqrt{2\log n}$: about 6 to 7, roughly three times the post's $\alpha_*$. So the mean has no optimum, the typical draw has
+# one above 5, and neither is 2.5.
 
 # %%
 medians = {size: np.array(e1_record.result[str(size)]["median"]) for size in (128, 1000, 8192)}
@@ -688,7 +688,7 @@ def potential_identity(sample, slope, a, draws, n=1000, seed=3):
 logistic = potential_identity(torch.logit, lambda s: torch.tanh(s / 2), 1.0, draws=1500)
 laplace = potential_identity(lambda u: -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs()), torch.sign, 1.0, draws=1500)
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "X1",
     "For independent scores with a log-concave density exp(−V), the mean gradient is E Σ pᵢ V′(sᵢ) and increases with α: no interior maximum.",
@@ -707,7 +707,7 @@ nb.claim(
 # $|s|>\sqrt\nu$: heavy tails, few near-ties at the top. There the mean gradient rises, peaks, and comes down to the tie density. An interior optimum
 # exists for scores with outliers, and not for normal ones.
 
-# %%
+# %% tags=["hide-input"]
 nu, student_n = 3, 1000
 density = lambda y: scipy.stats.t.pdf(y, nu) ** 2 * scipy.stats.t.cdf(y, nu) ** (student_n - 2)
 tie_density = student_n * (student_n - 1) * scipy.integrate.quad(density, -5, 400, points=[1, 3, 6, 10, 20, 60], limit=400)[0]
@@ -768,7 +768,7 @@ e2_alphas = nb.at_scale(cpu=[0.5, 1, 2, 4, 8], gpu=[0.25, 0.5, 1, 2, 4, 8, 16, 4
 e2 = nb.run("E2", other_norms, n=1000, draws=nb.at_scale(cpu=600, gpu=20000, full=200000), alphas=e2_alphas, seed=5)
 e2_record = nb.recorded("E2")
 
-# %%
+# %% tags=["hide-input"]
 p_small = torch.softmax(2 * s50[:12], 0)
 eigenvalue = float(torch.linalg.eigvalsh(torch.diag(p_small) - torch.outer(p_small, p_small))[-1])
 q_m = lambda m: sp.exp((m**2 - m) * alpha**2 / 2) / n_keys ** (m - 1)
@@ -873,7 +873,7 @@ through_origin = lambda y, base: float(y @ base / (base @ base))
 coefficients = {d: through_origin(y, log_grid) for d, y in fits.items()}
 rms = lambda base: float(np.sqrt(((fits[128] - through_origin(fits[128], base) * base) ** 2).mean()))
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C10",
     "The moment generating function of a random cosine has no elementary form.",
@@ -896,7 +896,7 @@ nb.claim(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C11",
     "For d = 128 the optimal scale of cosine scores is about 3.5 log n.",
@@ -914,7 +914,7 @@ nb.claim(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C12",
     "For d = 128 the optimum lies between 25 and 35 over a wide range of n.",
@@ -1166,7 +1166,7 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %%
+# %% tags=["hide-input"]
 scope = f"full, {len(e3_record.config['seeds'])} seeds, rate tuned for each arm"
 mean_of = lambda groups, alpha, learned=False: float(np.mean(groups[alpha, learned]))
 best_fixed = lambda groups: max((a for a, learned in groups if not learned), key=lambda a: np.mean(groups[a, False]))
@@ -1180,7 +1180,7 @@ nb.results(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 late = best_over_rates(e3_record.result["dot, n = 64"]["2000"], recorded_arms)
 nb.experiment(
     "E3",
@@ -1280,7 +1280,7 @@ lm_shape = nb.at_scale(
 e3b = nb.run("E3b", language_model, arms=lm_arms, bf16=nb.scale != "cpu" and runtime.has_bf16(), **lm_shape)
 e3b_record = nb.recorded("E3b")
 
-# %%
+# %% tags=["hide-input"]
 lm = {}
 for (arm_scale, unit, _), losses in zip(e3b_record.config["arms"], e3b_record.result["loss"], strict=True):
     lm.setdefault((arm_scale, bool(unit)), []).append(losses)
@@ -1297,7 +1297,7 @@ nb.results(
     [[name, f"{rate_of[arm]:g}", f"{np.mean(x):.4f} ± {np.std(x, ddof=1):.4f}"] for name, (arm, x) in zip(names, lm.items(), strict=True)],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E3b",
     "In a small character model the scale 2.5 gives a lower loss than 1 by more than the seeds differ.",
@@ -1321,7 +1321,7 @@ nb.experiment(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C9",
     "A scale of 2.5/√d favours optimisation over 1/√d.",
@@ -1412,7 +1412,7 @@ kept = lambda values: float(np.mean(values[1000.0]) / np.mean(values[20.0]))
 best_scale = max(retrieval, key=lambda s: np.mean(retrieval[s]))
 e4_scope = f"full, {len(e4_record.config['seeds'])} seeds, rate tuned"
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E4",
     "In a contrastive loss on digits a scale below 3 is clearly harmful; retrieval is best near the annealed optimum, by little; 5-NN accuracy does not care above 10.",
@@ -1429,7 +1429,7 @@ nb.experiment(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 simcse = {n: float(cosine_optimum(768, n)) for n in (64, 512)}
 nb.claim(
     "C14",
@@ -1464,7 +1464,7 @@ nb.show(figure)
 #
 # The post has no table; these are the numbers in its text. Where the two differ, the reason is in the last column.
 
-# %%
+# %% tags=["hide-input"]
 fixed = lambda y, digits=2: f"{float(y):.{digits}f}"
 nb.results(
     "C",
@@ -1516,7 +1516,7 @@ peak_m = max(medians_of_m, key=medians_of_m.get)
 plateau, plateau_error = (float(t) for t in metrics.mean_stderr(frozen(0.65)))
 excess = lambda n: (1 - 1 / sp.Integer(n)) - (1 - sum(p**2 for p in softmaxes[n]))
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "X3",
     "Past freezing G/α_c follows a Poisson-Dirichlet law: its mean is 1 and its median peaks near m = α_c/α = 0.65, so the typical optimum tends to about 1.5 √(2 log n).",
@@ -1545,7 +1545,7 @@ nb.claim(
 # $\frac13$ and the scores a standard deviation of $\frac13$ *after* the division by $\sqrt d$. The effective $\alpha$ at initialisation is about 0.3: below 1,
 # further below 2.5, and close to where E3 learned fastest.
 
-# %%
+# %% tags=["hide-input"]
 with torch.random.fork_rng():
     torch.manual_seed(8)
     layers = [torch.nn.Linear(512, 512, bias=False) for _ in range(2)]
