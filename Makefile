@@ -3,6 +3,8 @@ SHELL := /bin/sh
 PYTHON ?=
 export PYTHON
 export PYTHONPATH := $(CURDIR)
+# Waiting threads sleep: with the default they spin, and two notebooks on two cores slow each other down eightfold.
+export OMP_WAIT_POLICY := PASSIVE
 RUN := .venv/bin/python
 SLUG ?=
 
