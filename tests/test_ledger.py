@@ -24,6 +24,7 @@ TAKES = {
     "refuted": {(False, True)},
     "not checkable": {(False, False)},
 }
+FIELDS = {"id", "statement", "verdict", "method", "expected", "measured", "tolerance", "scope", "where", "evidence"}
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 
 
@@ -111,7 +112,7 @@ def test_json_round_trip(rows, scale):
     assert (doc["schema"], doc["slug"], doc["scale"]) == (1, "slug", scale)
     assert shown["text/html"].count("<tr>") == 1 + len(rows)
     for i, (row, entry) in enumerate(zip(rows, doc["entries"], strict=True)):
-        assert set(entry) == set("id statement verdict method expected measured tolerance scope where evidence".split())
+        assert set(entry) == FIELDS
         assert (entry["id"], entry["where"], entry["verdict"]) == (f"C{i}", f"#C{i}", row["verdict"])
         assert entry["statement"] == row["statement"].strip()
         back = [(e.pop("side"), Check(**e)) for e in entry["evidence"]]
@@ -196,7 +197,7 @@ def test_inequalities_are_strict(compare):
 def test_increasing_is_strict_and_only_that(values):
     wanted = all(a < b for a, b in itertools.pairwise(values)) and all(b - a > 0 for a, b in itertools.pairwise(values))
     assert increasing("c", values).passed is wanted
-    assert increasing("c", sorted(set(values)) + [2e6, 3e6, 4e6]).passed
+    assert increasing("c", [*sorted(set(values)), 2e6, 3e6, 4e6]).passed
     assert not increasing("c", [*values, values[-1]]).passed
 
 
