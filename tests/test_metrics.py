@@ -1,0 +1,109 @@
+"""Laws of the entropies and of the participation ratio, and means with their errors."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from kexue_nb.metrics import mean_stderr, participation_ratio, renyi_entropy
+
+ORDERS = [0, 0.3, 0.7, 1, 1.5, 2, 5, math.inf]
+weights = st.lists(st.just(0.0) | st.floats(1e-3, 1), min_size=1, max_size=9).filter(lambda w: sum(w) > 0)
+distributions = weights.map(lambda w: torch.tensor(w, dtype=torch.float64) / sum(w))
+
+
+@given(distributions)
+def test_renyi_entropy_never_increases_with_its_order(p):
+    values = [renyi_entropy(p, order).item() for order in ORDERS]
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(values))
+    assert values[0] <= math.log(len(p)) + 1e-12
+    assert values[-1] >= -1e-12
+
+
+@given(distributions, st.floats(0.05, 8).filter(lambda q: abs(q - 1) > 1e-3))
+def test_renyi_entropy_by_its_definition(p, order):
+    wanted = math.log(math.fsum(x**order for x in p.tolist() if x)) / (1 - order)
+    assert renyi_entropy(p, order).item() == pytest.approx(wanted, abs=1e-9)
+
+
+@given(distributions)
+def test_named_orders(p):
+    assert renyi_entropy(p, 0).item() == pytest.approx(math.log(np.count_nonzero(p)))
+    assert renyi_entropy(p, 1).item() == pytest.approx(stats.entropy(p.numpy()), abs=1e-12)
+    assert renyi_entropy(p, 2).exp().item() == pytest.approx(participation_ratio(p).item())
+    assert renyi_entropy(p, math.inf).item() == pytest.approx(-math.log(p.max()), abs=1e-12)
+    assert renyi_entropy(p, 1 - 1e-6).item() == pytest.approx(renyi_entropy(p, 1).item(), abs=1e-4)
+
+
+@given(distributions)
+def test_participation_ratio_lies_between_1_and_n(p):
+    assert participation_ratio(p).item() == pytest.approx(1 / sum(x * x for x in p.tolist()))
+    assert 1 - 1e-12 <= participation_ratio(p).item() <= len(p) + 1e-9
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_and_certain(n, dtype):
+    uniform, certain = torch.full((n,), 1 / n, dtype=dtype), torch.eye(n, dtype=dtype)[0]
+    assert participation_ratio(uniform).item() == pytest.approx(n, rel=1e-5)
+    assert participation_ratio(certain).item() == 1
+    for order in ORDERS:
+        assert renyi_entropy(uniform, order).item() == pytest.approx(math.log(n), rel=1e-5, abs=1e-6)
+        assert renyi_entropy(certain, order).item() == 0
+        assert renyi_entropy(uniform, order).dtype == dtype
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_last_axis(order):
+    torch.manual_seed(0)
+    p = torch.rand(2, 3, 5, dtype=torch.float64).softmax(-1)
+    assert renyi_entropy(p, order).shape == participation_ratio(p).shape == (2, 3)
+    torch.testing.assert_close(renyi_entropy(p, order)[1, 2], renyi_entropy(p[1, 2], order))
+    torch.testing.assert_close(participation_ratio(p)[1, 2], participation_ratio(p[1, 2]))
+
+
+@pytest.mark.parametrize("p", [[0.5, 0.6], [1.5, -0.5], [math.nan, 1.0], [], [0.0, 0.0], [[1.0, 0.0], [0.5, 0.4]], [math.inf, 0.0]])
+@pytest.mark.parametrize("measure", [participation_ratio, lambda p: renyi_entropy(p, 2), lambda p: renyi_entropy(p, 1)])
+def test_only_probabilities(measure, p):
+    with pytest.raises(ValueError, match="p must hold probabilities that sum to 1 over the last axis"):
+        measure(torch.tensor(p))
+
+
+@pytest.mark.parametrize("order", [-1, -1e-9, -math.inf])
+def test_negative_orders(order):
+    with pytest.raises(ValueError, match=f"order={order}: give a number >= 0"):
+        renyi_entropy(torch.tensor([0.5, 0.5]), order)
+
+
+@pytest.mark.xfail(strict=True, reason="nan < 0 is false")
+def test_an_order_that_is_no_number():
+    with pytest.raises(ValueError, match="order=nan"):
+        renyi_entropy(torch.tensor([0.5, 0.5]), math.nan)
+
+
+@pytest.mark.parametrize(("order", "dtype"), [(16, torch.float32), (200, torch.float64)])
+@pytest.mark.xfail(strict=True, reason="p**order underflows, and the entropy comes out infinite")
+def test_high_orders_do_not_underflow(order, dtype):
+    assert renyi_entropy(torch.full((1000,), 1e-3, dtype=dtype), order).item() == pytest.approx(math.log(1000), rel=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_mean_and_standard_error(axis, dtype):
+    torch.manual_seed(0)
+    x = (1e4 * torch.randn(5, 4, 3)).to(dtype)
+    mean, error = mean_stderr(x, axis)
+    assert mean.dtype == error.dtype == torch.float64
+    np.testing.assert_allclose(mean, x.double().numpy().mean(axis), rtol=1e-12)
+    np.testing.assert_allclose(error, stats.sem(x.double().numpy(), axis=axis), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "axis", "draws"), [((1, 5), 0, 1), ((5, 0), 1, 0)])
+def test_a_standard_error_needs_two_draws(shape, axis, draws):
+    with pytest.raises(ValueError, match=f"{draws} draws along axis {axis}; a standard error needs at least 2"):
+        mean_stderr(torch.zeros(shape), axis)

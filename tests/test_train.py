@@ -1,0 +1,77 @@
+"""The training loop: against plain gradient steps, with its schedule and its watcher, and where runs diverge."""
+
+import math
+
+import pytest
+import torch
+
+from kexue_nb.optim import StackedAdam, warmup_cosine
+from kexue_nb.train import fit
+
+LR = [0.1, 0.03]
+
+
+def quadratic(p):
+    return lambda step: (p - torch.tensor([[3.0], [-1.0]])).square().sum(1) * (1 + step % 2)
+
+
+def start():
+    return torch.nn.Parameter(torch.tensor([[1.0, 2.0], [0.5, -2.0]]))
+
+
+def test_against_a_loop_of_adamw_for_each_run():
+    p, seen = start(), []
+    singles = [torch.nn.Parameter(row.detach().clone()) for row in p]
+    last = fit(quadratic(p), StackedAdam([p], LR), 7, schedule=warmup_cosine, watch=lambda s, losses: seen.append((s, losses.clone())))
+    for r, (x, goal) in enumerate(zip(singles, (3.0, -1.0), strict=True)):
+        optimizer = torch.optim.AdamW([x], weight_decay=0)
+        for step in range(7):
+            optimizer.zero_grad()
+            loss = (x - goal).square().sum() * (1 + step % 2)
+            torch.testing.assert_close(seen[step][1][r], loss.detach())
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = LR[r] * warmup_cosine(step, 7)
+            optimizer.step()
+        torch.testing.assert_close(p[r], x)
+        torch.testing.assert_close(last[r], loss.detach())
+    assert [s for s, _ in seen] == list(range(7))
+    assert not last.requires_grad
+    assert not any(losses.requires_grad for _, losses in seen)
+
+
+def test_the_schedule_defaults_to_one_and_sees_every_step():
+    p, q, asked = start(), start(), []
+    fit(quadratic(p), StackedAdam([p], LR), 4)
+    fit(quadratic(q), StackedAdam([q], LR), 4, schedule=lambda *a: asked.append(a) or 1.0)
+    assert torch.equal(p, q)
+    assert asked == [(s, 4) for s in range(4)]
+
+
+def test_gradients_of_the_step_before_are_dropped():
+    p, q = start(), start()
+    p.grad = torch.full_like(p, 1e6)
+    assert torch.equal(fit(quadratic(p), StackedAdam([p], LR), 3), fit(quadratic(q), StackedAdam([q], LR), 3))
+
+
+def test_one_diverged_run_is_nan_and_the_other_goes_on():
+    p, q = start(), start()
+    mixed = fit(lambda s: quadratic(p)(s) * torch.tensor([math.nan, 1.0]), StackedAdam([p], LR), 5)
+    plain = fit(quadratic(q), StackedAdam([q], LR), 5)
+    assert mixed[0].isnan()
+    assert torch.equal(mixed[1], plain[1])
+    assert torch.equal(p[1], q[1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_all_runs_diverged(bad):
+    p = start()
+    with pytest.raises(FloatingPointError, match="all 2 runs diverged within 3 steps; lower the learning rates"):
+        fit(lambda s: quadratic(p)(s) * bad, StackedAdam([p], LR), 3)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+@pytest.mark.xfail(strict=True, reason="no step at all is reported as divergence of 0 runs")
+def test_no_steps(steps):
+    p = start()
+    with pytest.raises(ValueError, match="step"):
+        fit(quadratic(p), StackedAdam([p], LR), steps)
