@@ -88,9 +88,9 @@ class Notebook:
                 config=config,
                 result=result,
             )
+            file = records.save(self.slug, id, run)
             self._records[id] = run
-            print(f"recorded {id} in {records.path(self.slug).name}: {run.provenance}")
-            records.save(self.slug, id, run)
+            print(f"recorded {id} in {file.name}: {run.provenance}")
         return result
 
     def recorded(self, id: str) -> records.Run:
