@@ -14,11 +14,11 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-scale.ipynb)
 #
 # **The point.** Attention divides its scores by $\sqrt d$ so that they have unit variance. The post asks which further factor $\alpha$ makes the gradient
-# of the softmax largest, and answers $\alpha\approx 0.84\sqrt{\log n}$, that is 2 to 3. Each of its formulas checks out. Its optimum does not exist:
-# the mean gradient is *exactly* the mean attended score, which only grows with $\alpha$. The optimum belongs to an approximation, and the approximation
-# fails just where it is used.
+# of the softmax largest, and answers $\alpha\approx 0.84\sqrt{\log n}$, that is 2 to 3. Its algebra and its fits check out.
+# But the *mean* gradient is exactly the mean attended score, which only grows with $\alpha$: it has no optimum. For a typical score vector the optimum lies
+# two to four times higher. The peak at 2 to 3 belongs to an approximation, taken past the point where it holds.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 import sys
 
 if "google.colab" in sys.modules:
@@ -54,12 +54,13 @@ with torch.random.fork_rng():
     torch.manual_seed(nb.seed)
     scores = torch.randn(2000, n)
 draws = torch.stack([a * (1 - torch.softmax(a * scores, 1).square().sum(1)) for a in alphas.tolist()])
+attended_mean = [float((torch.softmax(a * scores, 1) * scores).sum(1).mean()) for a in alphas.tolist()]
 figure, axes = plt.subplots()
 axes.plot(alphas, alphas * (1 - np.exp(np.minimum(alphas**2, 60)) / n), color=ORANGE, label="the post's approximation", ls="--")
-axes.plot(alphas, draws.mean(1), color=BLUE, label="exact mean (2,000 draws)", ls="-")
+axes.plot(alphas, attended_mean, color=BLUE, label="mean, as the mean attended score (2,000 draws)", ls="-")
 axes.plot(alphas, draws.median(1).values, color=GREEN, label="median draw", ls="-.")
-axes.axhline(3.2414357, color=GREY, lw=1, ls=":")
-axes.annotate("limit of the mean, E max s = 3.24", (0.31, 3.3), color=GREY, fontsize=9)
+axes.axhline(float(scores.amax(1).mean()), color=GREY, lw=1, ls=":")
+axes.annotate("limit of the mean, E max s", (0.31, 3.3), color=GREY, fontsize=9)
 axes.set(xscale="log", ylim=(-1, 4), xlabel="extra scale α (log axis)", ylabel="½ ‖∂p/∂s‖₁")
 axes.set_title("The optimum near α = 2 belongs to the approximation, not to the gradient")
 axes.legend(loc="lower left")
@@ -68,7 +69,7 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# "Divide by $\sqrt d$, or the softmax saturates and its gradient vanishes" is the usual excuse for the scale. It names one bad end of an axis. The other
+# "Divide by $\sqrt d$, or the softmax saturates and its gradient vanishes" is the usual reason given for the scale. It names one bad end of an axis. The other
 # end is as bad: with $\alpha=0$ the output ignores the scores altogether, and the gradient is zero again. Between two zeros of a smooth positive function
 # lies a maximum, so *which* scale gives the softmax the most gradient? That is the post's question, and it is a good one.
 #
@@ -81,7 +82,7 @@ nb.show(figure)
 # $g(\alpha)=\mathbb E_s\,G(\alpha;s)$ over random ones. Most of the story is the difference between the two.
 #
 # This notebook opens the part on attention. Its Jacobian and its Rényi entropy return in `attention-concentration` and `softmax-alternatives`; what happens
-# to the scale once queries and keys correlate is the matter of `mup`.
+# to the scale once queries and keys correlate is treated in `mup`.
 
 # %% [markdown]
 # ## Where the square root comes from
@@ -257,7 +258,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ### The norm is an entropy
+# ### The norm measures an entropy
 #
 # With the Rényi entropy $H_q=\frac{1}{1-q}\log\sum_ip_i^q$, the sum of squares is $e^{-H_2}$ and $G=\alpha\,(1-e^{-H_2})$: the softmax has gradient to give as
 # long as it is spread over more than one key. The reciprocal $1/\sum p^2=e^{H_2}$ counts the keys that share the attention.
@@ -398,7 +399,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "alpha star against the number of keys on a log axis from 10 to one million. The exact Lambert curve starts below the line 0.84 root log n, crosses it near 2000 keys and ends above it; root log n lies above both."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "alpha star against the number of keys on a log axis from 10 to one million. The exact Lambert curve starts below the line 0.84 root log n, crosses it near 7000 keys and ends above it; root log n lies above both."}}
 ns = np.geomspace(10, 1e6, 200)
 figure, axes = plt.subplots()
 axes.plot(ns, np.sqrt(np.log(ns)), color=GREY, ls=":", label="√(log n), the true asymptote")
@@ -407,7 +408,7 @@ axes.plot(ns, 0.84 * np.sqrt(np.log(ns)), color=ORANGE, ls="--", label="0.84 √
 axes.axvspan(40, 20000, color=GREY, alpha=0.12, lw=0)
 axes.annotate("the post's grid", (900, 1.05), ha="center", color=GREY, fontsize=9)
 axes.set(xscale="log", xlabel="number of keys n (log axis)", ylabel="optimal extra scale of f")
-axes.set_title("0.84 √(log n) is a chord of the exact optimum, good on the grid it was fitted to")
+axes.set_title("0.84 √(log n) is a chord of the exact optimum")
 axes.legend()
 nb.show(figure)
 
@@ -466,7 +467,7 @@ nb.derivation(
 # $$\lim_{\alpha\to\infty}g(\alpha)=\mathbb E\max_i s_i=n(n-1)\int\varphi(x)^2\,\Phi(x)^{n-2}\,dx .$$
 #
 # The integral is the density at zero of the gap between the two largest scores. That is the whole mechanism: of many random score vectors a fraction
-# proportional to $1/\alpha$ has a near-tie at the top, and each of these has a gradient proportional to $\alpha$. The product stays.
+# proportional to $1/\alpha$ has a near-tie at the top, and each of these has a gradient proportional to $\alpha$. So the mean stays finite.
 
 # %%
 attended = lambda n: sum(p * y for p, y in zip(softmaxes[n], cases[n], strict=True))
@@ -500,7 +501,8 @@ nb.claim(
 #
 # and the numerator has $a=2\alpha$: safe while $e^{4\alpha^2}\ll n$, that is $\alpha\ll\frac12\sqrt{\log n}$. Even the *typical* value follows its mean only
 # up to $2\alpha=\sqrt{2\log n}$, or $\alpha=0.707\sqrt{\log n}$. Beyond it the sum hangs on its largest term: the freezing transition of the random
-# energy model {cite}`derrida1981rem`. The claimed optimum sits at 0.75 to 1 times $\sqrt{\log n}$, past the transition for every $n$ of the post's grid.
+# energy model {cite}`derrida1981rem`. The claimed optimum sits at 0.75 to 0.85 times $\sqrt{\log n}$ on the post's grid, past the transition throughout. What that costs is
+# modest in $G$ and large in $\sum p^2$: at $n=1000$ and $\alpha_*$ the approximation gives $f=1.93$ where the mean is 2.06.
 #
 # To leading order that model gives the true mean, $g(\alpha)\to\min(\alpha,\alpha_c)$ with $\alpha_c=\sqrt{2\log n}$.
 
@@ -554,7 +556,7 @@ e1_draws = nb.at_scale(cpu=[12000, 3000, 400], gpu=[200000, 50000, 10000], full=
 e1 = nb.run("E1", exact_against_annealed, sizes=[128, 1000, 8192], draws=e1_draws, alphas=e1_alphas, seed=0)
 e1_record = nb.recorded("E1")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean, median and approximation of the softmax gradient against alpha for 128, 1000 and 8192 keys, recorded curves with live points on top. In each panel the mean rises to its limit, the median peaks at about 1.6 times the critical scale and falls, and the approximation collapses near root log n."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean, median and approximation of the softmax gradient against alpha for 128, 1000 and 8192 keys, recorded curves with live points on top. In each panel the mean rises to its limit, the median peaks at 1.6 to 1.9 times the critical scale and falls, and the approximation collapses near root log n."}}
 figure, panels = plt.subplots(1, 3, figsize=(7.6, 3.6), sharey=True)
 for axes, size in zip(panels, (128, 1000, 8192), strict=True):
     full, here = e1_record.result[str(size)], e1[str(size)]
@@ -630,7 +632,7 @@ nb.claim(
 # %% [markdown]
 # ### One score vector, not the mean
 #
-# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). What is its typical place? The median over draws peaks, in a flat top, between
+# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). Where is it, typically? The median over draws peaks, in a flat top, between
 # 1.6 and 1.9 times $\alpha_c=\sqrt{2\log n}$: about 6 to 7, roughly three times the post's $\alpha_*$. So the mean has no optimum, the typical draw has
 # one above 5, and neither is 2.5.
 
@@ -666,8 +668,9 @@ nb.derivation(
 # $$\frac{d}{d\alpha}\sum_ip_iV'(s_i)=\operatorname{Cov}_p\bigl(s,V'(s)\bigr)=\tfrac12\sum_{ij}p_ip_j\,(s_i-s_j)\bigl(V'(s_i)-V'(s_j)\bigr)\ \ge\ 0
 # \quad\text{if }V\text{ is convex}.$$
 #
-# **For every log-concave score density the mean gradient increases in $\alpha$ and has no interior maximum.** Normal, logistic, Laplace and uniform-on-a-sphere
-# scores are all of this kind. (The sum needs $V'$ only almost everywhere.)
+# **For every log-concave density that vanishes at the ends the mean gradient increases in $\alpha$ and has no interior maximum.** Normal, logistic and Laplace
+# scores are of this kind, and cosines in $d>3$ dimensions. ($V$ need only be absolutely continuous, as for Laplace.) Where the density is cut off at a positive
+# value, as for exponential or uniform scores, boundary terms join the identity; they too increase with $\alpha$.
 
 # %%
 v = sp.symbols("v1:4", real=True)
@@ -691,7 +694,7 @@ laplace = potential_identity(lambda u: -(u - 0.5).sign() * torch.log1p(-2 * (u -
 # %% tags=["hide-input"]
 nb.claim(
     "X1",
-    "For independent scores with a log-concave density exp(−V), the mean gradient is E Σ pᵢ V′(sᵢ) and increases with α: no interior maximum.",
+    "For independent scores with a log-concave density exp(−V) that vanishes at the ends, the mean gradient is E Σ pᵢ V′(sᵢ) and increases with α.",
     "verified",
     holds=[
         sym.identity(
@@ -703,29 +706,33 @@ nb.claim(
 )
 
 # %% [markdown]
-# The converse shows when the post's picture *is* right. Student's $t$ with $\nu$ degrees of freedom has $V'(s)=(\nu+1)s/(\nu+s^2)$, which falls again for
-# $|s|>\sqrt\nu$: heavy tails, few near-ties at the top. There the mean gradient rises, peaks, and comes down to the tie density. An interior optimum
-# exists for scores with outliers, and not for normal ones.
+# Log-concavity matters. Student's $t$ with $\nu$ degrees of freedom has $V'(s)=(\nu+1)s/(\nu+s^2)$, which falls again for $|s|>\sqrt\nu$: heavy tails, few
+# near-ties at the top. With $\nu=3$ and $n=1000$ the mean gradient exceeds its limit, the tie density, already at $\alpha=0.7$, so it has an interior maximum. (The
+# post's formula does not reach this case: the moment generating function is infinite. Nor does every $n$ show it: with two keys the mean gradient of $t$ scores increases.)
+# The limit is computed twice, as the tie density and as $\mathbb E\,V'(\max s)$.
 
 # %% tags=["hide-input"]
 nu, student_n = 3, 1000
 density = lambda y: scipy.stats.t.pdf(y, nu) ** 2 * scipy.stats.t.cdf(y, nu) ** (student_n - 2)
 tie_density = student_n * (student_n - 1) * scipy.integrate.quad(density, -5, 400, points=[1, 3, 6, 10, 20, 60], limit=400)[0]
+slope_at_max = lambda y: (nu + 1) * y / (nu + y**2) * student_n * scipy.stats.t.pdf(y, nu) * scipy.stats.t.cdf(y, nu) ** (student_n - 1)
+limit_again = scipy.integrate.quad(slope_at_max, -5, 4000, points=[1, 3, 6, 10, 20, 60, 200], limit=800)[0]
 student = torch.from_numpy(scipy.stats.t.rvs(nu, size=(4000, student_n), random_state=4))
 student_p = torch.softmax(0.7 * student, 1)
 student_mean, student_error = (float(y) for y in metrics.mean_stderr(0.7 * (1 - student_p.square().sum(1))))
 nb.claim(
     "X2",
-    "Heavy tails restore the optimum: for Student-t scores (3 degrees of freedom, n = 1000) the mean gradient at α = 0.7 exceeds its limit at α → ∞.",
+    "Heavy tails can restore an optimum: for Student-t scores (3 degrees of freedom, n = 1000) the mean gradient at α = 0.7 exceeds its limit at α → ∞.",
     "verified",
     holds=[
+        ledger.close("tie density against E V′(max s)", tie_density, limit_again, rel=1e-6, digits=7),
         ledger.more(
             "mean at 0.7 over the limit, in standard errors",
             (student_mean - tie_density) / student_error,
             8,
             machine=True,
             scope="4,000 draws",
-        )
+        ),
     ],
 )
 
@@ -770,6 +777,9 @@ e2_record = nb.recorded("E2")
 
 # %% tags=["hide-input"]
 p_small = torch.softmax(2 * s50[:12], 0)
+one_draw = torch.randn(1, 12, generator=torch.Generator().manual_seed(11), dtype=torch.float64)[0]
+J_small = torch.autograd.functional.jacobian(lambda t: torch.softmax(3 * t, 0), one_draw)
+norms_small = other_norms(torch.device("cpu"), n=12, draws=1, alphas=[3.0], seed=11)
 eigenvalue = float(torch.linalg.eigvalsh(torch.diag(p_small) - torch.outer(p_small, p_small))[-1])
 q_m = lambda m: sp.exp((m**2 - m) * alpha**2 / 2) / n_keys ** (m - 1)
 frobenius_annealed = sp.lambdify(alpha, (alpha**2 * (q_m(2) - 2 * q_m(3) + q_m(2) ** 2)).subs(n_keys, 1000))
@@ -779,6 +789,19 @@ nb.experiment(
     "The mean Frobenius norm, its square and the mean spectral norm all increase with α, as the L1 norm does.",
     "verified",
     holds=[
+        ledger.close(
+            "Frobenius norm against the autograd Jacobian, n = 12",
+            float(norms_small["frobenius"]),
+            float(torch.linalg.matrix_norm(J_small)),
+            rel=1e-9,
+        ),
+        ledger.close("its square", float(norms_small["frobenius_squared"]), float(torch.linalg.matrix_norm(J_small) ** 2), rel=1e-9),
+        ledger.close(
+            "spectral norm against the autograd Jacobian",
+            float(norms_small["spectral"]),
+            float(torch.linalg.matrix_norm(J_small, 2)),
+            rel=1e-9,
+        ),
         ledger.close("secular equation against eigvalsh, n = 12", float(spectral_norm(p_small[None])), eigenvalue, rel=1e-9),
         *[ledger.increasing(f"{name}, live", e2[name], machine=True, scope="n = 1000, 600 draws") for name in e2],
         *[ledger.increasing(f"{name}, recorded", e2_record.result[name], scope="n = 1000, 200,000 draws") for name in e2],
@@ -788,7 +811,11 @@ nb.claim(
     "C17",
     "The L1 norm was taken for its simple form; another norm may place the optimum elsewhere.",
     "verified",
-    holds=[ledger.less("annealed Frobenius optimum at n = 1000, against 2.142", frobenius_star, star, margin=0.3)],
+    holds=[
+        sym.identity("annealed Σp³", gaussian_mean(sp.exp(3 * alpha * x)) / (n_keys**2 * gaussian_mean(sp.exp(alpha * x)) ** 3), q_m(3)),
+        ledger.close("annealed Frobenius optimum at n = 1000", frobenius_star, 1.634, abs=0.002),
+        ledger.less("against the L1 optimum, 2.142", frobenius_star, star, margin=0.3),
+    ],
 )
 
 # %% [markdown]
@@ -863,6 +890,16 @@ nb.derivation(
     ],
 )
 
+
+# %%
+def cosines(draws, n, d, seed):
+    """Independent cosines between random directions, (draws, n): s = 2B - 1 with B ~ Beta((d-1)/2, (d-1)/2)."""
+    return torch.from_numpy(np.random.default_rng(seed).beta((d - 1) / 2, (d - 1) / 2, size=(draws, n)) * 2 - 1)
+
+
+s_cos = cosines(1200, 1000, 128, seed=6)
+mean_cos = {a: (a * (1 - torch.softmax(a * s_cos, 1).square().sum(1))).mean() for a in (10, 20, 30, 40, 60)}
+
 # %% [markdown]
 # The post calls $M$ "not elementary". For odd $d$ it is: at $d=3$ it is $\sinh(a)/a$. For even $d$ it is a Bessel function of integer order, which is not.
 
@@ -918,7 +955,7 @@ nb.claim(
 nb.claim(
     "C12",
     "For d = 128 the optimum lies between 25 and 35 over a wide range of n.",
-    "verified",
+    "partly",
     holds=[
         ledger.close(
             "share of the post's grid with 25 ≤ α* ≤ 35",
@@ -929,6 +966,11 @@ nb.claim(
         ),
         ledger.close("α* at n = 684", float(cosine_optimum(128, 684)), 25, rel=1e-3, scope="f_d, not the exact mean"),
     ],
+    fails=[
+        ledger.more(
+            "exact mean gradient at 60 over that at 30, n = 1000: no optimum there", *(float(mean_cos[a]) for a in (60, 30)), machine=True
+        )
+    ],
 )
 nb.claim(
     "C13",
@@ -937,7 +979,7 @@ nb.claim(
     holds=[ledger.increasing("coefficient at d = 64, 128, 256, 512, 768", list(coefficients.values()), method="least squares")],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Annealed optimal scale for cosine scores against the number of keys, for dimensions 64, 128 and 768. Each exact curve lies slightly above root d times the Gaussian optimum. The line 3.5 log n crosses the curve of dimension 128 twice."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Annealed optimal scale for cosine scores against the number of keys, for dimensions 64, 128 and 768. Each exact curve lies slightly above root d times the Gaussian optimum. The line 3.5 log n starts below the curve of dimension 128 and ends above it."}}
 figure, axes = plt.subplots()
 ns = np.geomspace(40, 20000, 80)
 for d, color in ((768, PURPLE), (128, BLUE), (64, GREEN)):
@@ -946,7 +988,7 @@ for d, color in ((768, PURPLE), (128, BLUE), (64, GREEN)):
 axes.plot(ns, 3.5 * np.log(ns), color=ORANGE, ls="--", label="3.5 log n, the post's fit (d = 128)")
 axes.axhspan(25, 35, color=GREY, alpha=0.12, lw=0)
 axes.set(xscale="log", xlabel="number of keys n (log axis)", ylabel="optimal cosine scale")
-axes.set_title("Cosine scores want √d times the Gaussian scale; 3.5 log n bends the wrong way")
+axes.set_title("Cosines: √d times the Gaussian scale; 3.5 log n is too steep")
 axes.legend(fontsize=7.5)
 nb.show(figure)
 
@@ -962,16 +1004,11 @@ nb.show(figure)
 
 
 # %%
-def cosines(draws, n, d, seed):
-    """Independent cosines between random directions, (draws, n): s = 2B - 1 with B ~ Beta((d-1)/2, (d-1)/2)."""
-    return torch.from_numpy(np.random.default_rng(seed).beta((d - 1) / 2, (d - 1) / 2, size=(draws, n)) * 2 - 1)
-
-
-s_cos = cosines(1200, 1000, 128, seed=6)
 p_cos = torch.softmax(20 * s_cos, 1)
 sides = 127 * (p_cos * s_cos).sum(1) - 20 * ((1 - s_cos**2) * p_cos * (1 - p_cos)).sum(1)
-G_cos = {a: metrics.mean_stderr(a * (1 - torch.softmax(a * s_cos, 1).square().sum(1))) for a in (10, 20, 30, 40, 60)}
-gap_cos = 20 * (1 - p_cos.square().sum(1)) - 125 * (p_cos * s_cos / (1 - s_cos**2)).sum(1)
+s_8 = cosines(4000, 100, 8, seed=12)
+p_8 = torch.softmax(6 * s_8, 1)
+gap_8 = 6 * (1 - p_8.square().sum(1)) - (8 - 3) * (p_8 * s_8 / (1 - s_8**2)).sum(1)
 on_sphere = lambda d, h: sp.integrate(h * (1 - x**2) ** ((d - 3) // 2), (x, -1, 1))
 cases_13 = [(d, m) for d in (5, 7, 9) for m in (1, 2, 3, 5)]
 
@@ -993,11 +1030,10 @@ nb.derivation(
         effect=0.05 * float(127 * (p_cos * s_cos).sum(1).mean()),
         draws=1200,
     ),
-    sym.monte_carlo(
-        "X1 on the sphere, α = 20", *map(float, metrics.mean_stderr(gap_cos)), 0, effect=0.05 * float(G_cos[20][0]), draws=1200
-    ),
+    sym.monte_carlo("X1 on the sphere, d = 8, n = 100, α = 6", *map(float, metrics.mean_stderr(gap_8)), 0, effect=0.05 * 6, draws=4000),
+    ledger.close("d E s², d = 8", 8 * float(s_8.square().mean()), 1, abs=0.02, machine=True, scope="400,000 draws"),
     ledger.increasing(
-        "mean G over α = 10..60", [float(m) for m, _ in G_cos.values()], machine=True, scope="n = 1000, d = 128, 1,200 draws"
+        "mean G over α = 10..60", [float(m) for m in mean_cos.values()], machine=True, scope="n = 1000, d = 128, 1,200 draws"
     ),
 )
 
@@ -1005,8 +1041,8 @@ nb.derivation(
 # ## What the optimum would have meant
 #
 # **Entropy.** At the annealed optimum $\sum p^2=1/(1+2\alpha_*^2)$, so $H_2=\log(1+2\alpha_*^2)$ grows like $\log\log n$, where $\alpha=1$ has $H_2=\log n-1$.
-# A scale that grows with $\sqrt{\log n}$ keeps the attention about equally concentrated at any length. The post links this to the entropy invariance of
-# its author's $\log n$ attention; the link survives, whatever becomes of the optimum.
+# The post links this to the entropy invariance of its
+# author's $\log n$ attention. The $\log\log n$ is the approximation's, though: sampled, $H_2$ at $\alpha_*(n)$ grows faster, if still much slower than at $\alpha=1$.
 #
 # **Decoders.** The query at position $i$ of a causal decoder sees $n=i$ keys, and the post advises $\alpha_*(L/2)$ for all. In the annealed objective averaged
 # over positions, $\frac1L\sum_ie^{\alpha^2}/i=e^{\alpha^2}H_L/L$ with the harmonic number $H_L$, so the best constant is $\alpha_*(L/H_L)$, which is smaller.
@@ -1021,14 +1057,33 @@ nb.derivation(
     sym.limit("H₂/log log n", sp.log(1 + 2 * alpha**2) / sp.log(sp.log(1 + 2 * alpha**2) + alpha**2), alpha, sp.oo, 1),
     sym.identity("H₂ at α = 1", -sp.log(squares_annealed.subs(alpha, 1)), sp.log(n_keys) - 1),
 )
+
+
+# %%
+def sampled_entropy(n):
+    """Median of H2 at alpha*(n) over 200 draws of normal scores."""
+    draws = torch.randn(200, n, generator=torch.Generator().manual_seed(13), dtype=torch.float64)
+    return float(metrics.renyi_entropy(torch.softmax(float(lambert_alpha(n)) * draws, 1), 2).median())
+
+
+entropy_growth = sampled_entropy(20000) - sampled_entropy(40)
 nb.claim(
     "C15",
-    "At the optimum the entropy of the attention varies slowly with n.",
-    "verified",
+    "At the optimum the entropy of the attention varies slowly with n, like log log n.",
+    "partly",
     holds=[
-        ledger.less("growth of H₂ from n = 40 to 20,000, against log n − 1", H2_at_star(20000) - H2_at_star(40), math.log(500), margin=4)
+        ledger.less(
+            "sampled growth of the median H₂ at α*, n = 40 to 20,000, against log 500",
+            entropy_growth,
+            math.log(500),
+            margin=3,
+            machine=True,
+        )
     ],
+    fails=[ledger.more("and against the annealed growth", entropy_growth, H2_at_star(20000) - H2_at_star(40), margin=0.5, machine=True)],
 )
+
+# %%
 length = 2048
 position = np.arange(1, length + 1)
 harmonic = float((1 / position).sum())
@@ -1055,6 +1110,7 @@ nb.claim(
     "partly",
     holds=[
         ledger.more("its share of the best average, with Σp² clipped at 1", clipped(post_advice) / clipped(best(clipped)), 0.98),
+        ledger.close("share of its own optimum at the middle position", float(shares[length // 2 - 2]), 1, abs=1e-6),
         ledger.more("share of positions with at least 95% of their own optimum", float((shares >= 0.95).mean()), 0.75),
     ],
     fails=[ledger.less("its share of the best average, unclipped", average(post_advice) / average(best(average)), 0.8)],
@@ -1138,7 +1194,7 @@ full = {n: best_over_rates(e3_record.result[f"dot, n = {n}"][read_at[n]], record
 live_cosine = best_over_rates(e3["cosine, n = 64"]["400"], cosine_arms)
 full_cosine = best_over_rates(e3_record.result["cosine, n = 64"]["400"], e3_record.config["cosine_arms"])
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: attention weight on the right pair after 400 steps against alpha, for 64, 256 and 1024 pairs, each alpha at its best learning rate: all curves peak at or below alpha 1 and fall towards 10. Right: the same for cosine scores against the scale, peaking near 8, close to the dotted annealed optimum, and low at 1 and at 30 and above."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: attention weight on the right pair against alpha, for 64, 256 and 1024 pairs after 400, 1000 and 2000 steps, each alpha at its best learning rate: all curves peak at or below alpha 1 and fall towards 10. Right: the same for cosine scores against the scale, peaking near 8, close to the dotted annealed optimum, and low at 1 and at 30 and above."}}
 figure, (axes, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
 
 
@@ -1205,18 +1261,16 @@ nb.experiment(
 )
 
 # %% [markdown]
-# Two results, and they point in different directions.
-#
 # *Dot products.* The gradient *is* larger at 2.5: the identity above says so, and it is what the post computed. Yet a larger gradient at the start is no
-# advantage under Adam, which divides it out, and the tables can grow as long as they like, so the initial $\alpha$ does not bound how sharp attention can get.
-# It only multiplies how much each step of $q$ and $k$ moves the scores. (Where $n=64$ is trained on to step 2000 and every arm up to 2.5 has saturated, the order
-# at the very top reverses by a percent or two: sharper is better once the pairs are found.)
+# advantage as such, and the tables can grow, so the initial $\alpha$ does not bound how sharp attention can get. A plausible reading is that a large
+# $\alpha$ starts from sharp attention on random keys, which has to be unlearned. One result goes the post's way: at $n=64$, trained on to step 2000, 2.5 ends
+# *best*, at 0.99 against 0.97 (it is in C9's evidence). At $n=256$ and the same step 1 is still far ahead.
 #
 # *Cosines.* With unit vectors the scale is the only source of sharpness: at 1 the attention cannot concentrate at all, at 30 it is one-hot on random keys
-# from the start. The best fixed scale lies near the annealed optimum. Here the post's formula is a fair rule of thumb, though it maximises nothing:
-# it marks where random scores stop being averaged and start being selected.
+# from the start. The best fixed scale lies near the annealed optimum. In this one setting ($d=32,\ n=64$) the post's formula is a fair rule of
+# thumb. The rates come from a coarse grid (factors of 3), so differences between neighbouring $\alpha$ are not resolved.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat map of the recorded attention weight on the right pair for 64 pairs, alpha against training step. Rows from 0.3 to 1 fill first and reach nearly one; rows above 2.5 stay low throughout."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Heat map of the recorded attention weight on the right pair for 64 pairs, alpha against training step. Rows below 1 fill first; the row of 2.5 is empty at step 100 and the best of all at step 2000; rows above 4 stay low."}}
 recorded_marks = [str(m) for m in e3_record.config["marks"]]
 by_mark = {m: best_over_rates(e3_record.result["dot, n = 64"][m], recorded_arms) for m in recorded_marks}
 rows = sorted(alpha for alpha, learned in by_mark[recorded_marks[0]] if not learned)
@@ -1227,14 +1281,14 @@ axes.set_xticks(range(len(recorded_marks)), recorded_marks)
 axes.set_yticks(range(len(rows)), [f"{a:g}" for a in rows])
 axes.grid(False)
 axes.set(xlabel="training step", ylabel="α")
-axes.set_title("The pair is found first at α between 0.3 and 1 (n = 64, recorded)")
+axes.set_title("Small α finds the pair first; 2.5 catches up late (n = 64)")
 figure.colorbar(mesh_image, label="weight on the right pair")
 nb.show(figure)
 
 # %% [markdown]
 # ### E3b: a language model
 #
-# A weaker test: a small character model on Shakespeare, where attention matters less. The same fair comparison: dot-product and unit-norm attention over a
+# A weaker test: a small character model on Shakespeare, where attention matters less at first. The same comparison: dot-product and unit-norm attention over a
 # grid of scales, the learning rate tuned for each. **Expected.** Small differences; if the post is right, 2.5 ahead of 1 by more than the seeds differ.
 
 
@@ -1326,7 +1380,12 @@ nb.claim(
     "C9",
     "A scale of 2.5/√d favours optimisation over 1/√d.",
     "partly",
-    holds=[ledger.more("mean gradient at 2.5 over that at 1, n = 1000", at("mean", 2.5) / at("mean", 1), 2, machine=True)],
+    holds=[
+        ledger.more("mean gradient at 2.5 over that at 1, n = 1000", at("mean", 2.5) / at("mean", 1), 2, machine=True),
+        ledger.better(
+            "recall, n = 64, trained to step 2000: 2.5 over 1, recorded", late[2.5, False], late[1.0, False], sigmas=3, scope=scope
+        ),
+    ],
     fails=[
         ledger.more("but the gradient is larger still at 6: no optimum at 2.5", at("mean", 6) / at("mean", 2.5), 1.2, machine=True),
         ledger.better(
@@ -1340,6 +1399,9 @@ nb.claim(
 )
 
 # %% [markdown]
+# **What we saw.** The differences are not small, and they run the other way: the smallest scale of the grid, 0.3, is best, and 2.5 is worse than 1 by 0.29 nats,
+# many times the spread over seeds. Attention with unit norms wants a scale near $\sqrt{d_h}=8$.
+#
 # ## E4: the scale of a contrastive loss
 #
 # The post takes its cosine optimum as the reason why cosine losses need a scale near 30. **Question.** What does the scale do in a real contrastive
@@ -1408,21 +1470,26 @@ def by_scale(run, arms, metric):
 
 retrieval, accuracy = (by_scale(e4_record.result, e4_record.config["arms"], m) for m in ("retrieval", "accuracy"))
 live_retrieval = by_scale(e4, e4_arms, "retrieval")
+live_accuracy = float(np.mean(by_scale(e4, e4_arms, "accuracy")[30.0]))
 kept = lambda values: float(np.mean(values[1000.0]) / np.mean(values[20.0]))
-best_scale = max(retrieval, key=lambda s: np.mean(retrieval[s]))
 e4_scope = f"full, {len(e4_record.config['seeds'])} seeds, rate tuned"
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E4",
-    "In a contrastive loss on digits a scale below 3 is clearly harmful; retrieval is best near the annealed optimum, by little; 5-NN accuracy does not care above 10.",
+    "In a contrastive loss on digits a scale below 3 is clearly harmful; from 10 to 300 there is a plateau, which contains the annealed optimum of 22.",
     "verified",
     holds=[
         ledger.better("twin retrieval, scale 30 over 0.3, live", live_retrieval[30.0], live_retrieval[0.3], sigmas=3, scope="cpu, 3 seeds"),
         ledger.better("twin retrieval, scale 20 over 1, recorded", retrieval[20.0], retrieval[1.0], sigmas=3, scope=e4_scope),
         ledger.close(
-            "best recorded scale over the annealed optimum", best_scale / float(cosine_optimum(128, 256)), 1, abs=0.6, scope=e4_scope
+            "retrieval at 10 over that at 20: a plateau",
+            float(np.mean(retrieval[10.0]) / np.mean(retrieval[20.0])),
+            1,
+            abs=0.05,
+            scope=e4_scope,
         ),
+        ledger.more("live 5-NN accuracy at scale 30", live_accuracy, 0.85, machine=True, scope="cpu, 3 seeds"),
         ledger.better("twin retrieval, scale 20 over 1000, recorded", retrieval[20.0], retrieval[1000.0], sigmas=2, scope=e4_scope),
         ledger.close("retrieval at 1000 over that at 20: little is lost", kept(retrieval), 1, abs=0.1, scope=e4_scope),
         ledger.close("5-NN accuracy at 1000 over that at 20", kept(accuracy), 1, abs=0.01, scope=e4_scope),
@@ -1444,7 +1511,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out twin retrieval and nearest-neighbour accuracy against the scale of the contrastive loss on a log axis. Both rise steeply up to about 10. From there to 1000 accuracy is flat, and retrieval has a shallow maximum near 20."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out twin retrieval and nearest-neighbour accuracy against the scale of the contrastive loss on a log axis. Both rise steeply up to about 10. From there to 300 both are flat within their error bars; at 1000 retrieval is slightly lower."}}
 figure, axes = plt.subplots()
 for values, name, color, style in ((accuracy, "5-NN accuracy, recorded", BLUE, "-"), (retrieval, "twin retrieval, recorded", GREEN, "-.")):
     ordered = sorted(values)
@@ -1455,7 +1522,7 @@ axes.plot(
 )
 axes.axvspan(25, 35, color=GREY, alpha=0.15, lw=0, label="the post's 25 to 35")
 axes.set(xscale="log", ylim=(0, 1.02), xlabel="scale of the contrastive loss (log axis)", ylabel="held-out score")
-axes.set_title("Too small a scale hurts; from 10 on there is a plateau with a shallow top near 20")
+axes.set_title("Below 10 the scale hurts; above there is a plateau")
 axes.legend()
 nb.show(figure)
 
@@ -1476,7 +1543,7 @@ nb.results(
         ["mean-gradient optimum, normal scores", "2 to 3", "none", "the mean increases up to E max s"],
         ["cosine α* / log n, d = 128", "3.5", fixed(coefficients[128], 3), "the same fit; √(log n) fits better"],
         ["range of n with cosine α* in 25..35", "wide", "684 to 34,149", "stationary equation"],
-        ["SimCSE's scale (d = 768, n = 64)", "near 30", fixed(simcse[64], 1), "SimCSE itself uses 20"],
+        ["cosine α* for d = 768, n = 64 (SimCSE)", "not given", fixed(simcse[64], 1), "the post says near 30 for d = 128; SimCSE uses 20"],
         [
             "decoder scale, L = 2048",
             fixed(post_advice),
@@ -1496,7 +1563,7 @@ nb.results(
 #
 # **The typical optimum in the limit.** Past freezing the weights of the random energy model follow the Poisson-Dirichlet law with parameter $m=\alpha_c/\alpha$,
 # and $G/\alpha_c$ becomes $(1-\sum w^2)/m$, with mean exactly 1 for every $m<1$ (the plateau of $g$) and a median that peaks at $m\approx0.65$. So the typical
-# optimum tends to about $1.5\,\alpha_c$, from the 1.6 to 1.9 seen above.
+# optimum tends to about $1.5$ to $1.7$ times $\alpha_c$, from the 1.6 to 1.9 seen above.
 
 # %%
 with torch.random.fork_rng():
@@ -1513,16 +1580,16 @@ def frozen(m):
 
 medians_of_m = {m: float(frozen(m).median()) for m in np.arange(0.3, 0.96, 0.05).round(2).tolist()}
 peak_m = max(medians_of_m, key=medians_of_m.get)
-plateau, plateau_error = (float(t) for t in metrics.mean_stderr(frozen(0.65)))
+plateau, plateau_error = (float(t) for t in metrics.mean_stderr(frozen(0.9)))
 excess = lambda n: (1 - 1 / sp.Integer(n)) - (1 - sum(p**2 for p in softmaxes[n]))
 
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "Past freezing G/α_c follows a Poisson-Dirichlet law: its mean is 1 and its median peaks near m = α_c/α = 0.65, so the typical optimum tends to about 1.5 √(2 log n).",
+    "Past freezing G/α_c follows a Poisson-Dirichlet law: its mean is 1 and its median peaks near m = α_c/α = 0.65, so the typical optimum tends to 1.5 to 1.7 times √(2 log n).",
     "verified",
     holds=[
-        sym.monte_carlo("mean of (1 − Σw²)/m at m = 0.65", plateau, plateau_error, 1.0, draws=3000),
+        sym.monte_carlo("mean of (1 − Σw²)/m at m = 0.9", plateau, plateau_error, 1.0, draws=3000),
         ledger.close("m with the largest median", peak_m, 0.65, abs=0.1, machine=True, scope="3,000 draws, steps of 0.05"),
     ],
 )
@@ -1577,12 +1644,13 @@ nb.claim(
 # - **"The gradient vanishes at infinite scale"** (C3) is true of one score vector and false of the mean over normal ones, which tends to $\mathbb E\max s$.
 # - **"2 to 3 is optimal"** (C8, C9) is a true statement about $f$ and no statement about the gradient. $f$ is negative at $\alpha=2.5$ for every
 #   $n<e^{6.25}=518$; the gradient never is.
-# - **"2.5 trains better"** (C9): in two experiments, with tuned learning rates, it trains worse.
-# - **"Not elementary"** (C10): elementary for odd $d$.
+# - **"2.5 trains better"** (C9): with tuned learning rates it learns more slowly in both experiments; on the smallest recall task it ends best, in the language
+#   model it is far behind.
+# - **$\log\log n$** (C15): the entropy at the claimed optimum grows faster than the approximation says.
 # - **$3.5\log n$** (C11): a line through a curve that bends like $\sqrt{\log n}$, 23% off at $n=40$.
 # - **"Explains 30"** (C14): in SimCSE's own setting it predicts 43 to 56, and SimCSE uses 20.
 #
-# What survives: every formula, the entropy reading, and the advice for *cosine* scores that the scale must be far above 1.
+# What survives: the algebra, the entropy reading, and the advice for *cosine* scores that the scale must be far above 1.
 #
 # ## Exercises
 #
@@ -1590,9 +1658,12 @@ nb.claim(
 # 2. For which $n$ does the advice $\alpha=2.5$ give a negative $f$? And what is the true mean gradient at the largest such $n$?
 # 3. Scores are uniform on $[-1,1]$ (cosines at $d=3$). The density does not vanish at the ends. What is the limit of the mean gradient as $\alpha\to\infty$?
 
-# %% [markdown] tags=["hide-cell"]
-# **Solution 1.** With $q_2\approx e^{\alpha^2}/n$ and $q_3\approx e^{3\alpha^2}/n^2$ the objective is $\alpha^2(q_2-2q_3+q_2^2)$. Put $\alpha^2=c\log n$: $q_2$ is of order
+# %% [markdown]
+# ```{admonition} Solution 1
+# :class: dropdown
+# With $q_2\approx e^{\alpha^2}/n$ and $q_3\approx e^{3\alpha^2}/n^2$ the objective is $\alpha^2(q_2-2q_3+q_2^2)$. Put $\alpha^2=c\log n$: $q_2$ is of order
 # $n^{c-1}$ and $q_3$ of order $n^{3c-2}$. They balance at $c-1=3c-2$, so $c=\frac12$: the optimum goes like $\sqrt{\frac12\log n}$, on the freezing line of the text.
+# ```
 
 # %% tags=["hide-cell"]
 ratios = []
@@ -1602,10 +1673,13 @@ for power in (3, 30, 300):
         -(math.log(c) + (c - 1) * log_n + math.log(max(1e-300, 1 - 2 * math.exp(min(700, (2 * c - 1) * log_n)))))
     )
     ratios.append(scipy.optimize.minimize_scalar(objective, bounds=(0.05, 0.5), method="bounded", options={"xatol": 1e-10}).x)
-print("α*²/log n of the annealed squared Frobenius norm at n = 10³, 10³⁰, 10³⁰⁰:", [round(r, 3) for r in ratios])
+print("α*²/log n of the annealed squared Frobenius norm at n = 10³, 10³⁰, 10³⁰⁰:", [round(float(r), 3) for r in ratios])
 
-# %% [markdown] tags=["hide-cell"]
-# **Solution 2.** $f(2.5,n)<0$ for $n<e^{6.25}\approx518$. The true mean at $n=518$ is near 2.2, by the identity $g=\mathbb E\sum ps$.
+# %% [markdown]
+# ```{admonition} Solution 2
+# :class: dropdown
+# $f(2.5,n)<0$ for $n<e^{6.25}\approx518$. The true mean at $n=518$ is near 2.2, by the identity $g=\mathbb E\sum ps$.
+# ```
 
 # %% tags=["hide-cell"]
 with torch.random.fork_rng():
@@ -1613,9 +1687,12 @@ with torch.random.fork_rng():
     sample = torch.randn(4000, 518, dtype=torch.float64)
 print(f"e^6.25 = {math.exp(6.25):.1f}; g(2.5) at n = 518 is {float((torch.softmax(2.5 * sample, 1) * sample).sum(1).mean()):.2f}")
 
-# %% [markdown] tags=["hide-cell"]
-# **Solution 3.** The limit is the density of a tie at the top, $n(n-1)\int\rho^2F^{n-2}$. With $\rho=\frac12$ and $F=(1+x)/2$ it is $n/2$: finite, and much larger
+# %% [markdown]
+# ```{admonition} Solution 3
+# :class: dropdown
+# The limit is the density of a tie at the top, $n(n-1)\int\rho^2F^{n-2}$. With $\rho=\frac12$ and $F=(1+x)/2$ it is $n/2$: finite, and much larger
 # than for normal scores, since a bounded range crowds the top.
+# ```
 
 # %% tags=["hide-cell"]
 size_n = sp.Symbol("n", integer=True, positive=True)
