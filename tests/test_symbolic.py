@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import time
+from contextlib import suppress
 from fractions import Fraction
 
 import mpmath
@@ -266,11 +267,25 @@ def test_refusals(name):
         call()
 
 
+class Slow(sp.Function):
+    """A function whose evaluation takes ``pause`` seconds of pure Python, and then gets nowhere."""
+
+    pause = 3.0
+
+    def doit(self, **hints):
+        start = time.monotonic()
+        while time.monotonic() - start < self.pause:
+            pass
+        return self
+
+
 SLOW = {
-    "identity": lambda s: sym.identity("w", sp.Integral(sp.exp(sp.sin(x) ** 3) * sp.log(1 + x**4), x), y, seconds=s),
-    "limit": lambda s: sym.limit("w", sp.Sum(sp.sin(k**2 * x) / k**3, (k, 1, 300)), x, 0, 1, seconds=s),
+    "identity": lambda s: sym.identity("w", Slow(x), y, seconds=s),
+    "series": lambda s: sym.series("w", Slow(x), x, x, order=2, seconds=s),
+    "limit": lambda s: sym.limit("w", Slow(x), x, 0, 1, seconds=s),
     "enumeration": lambda s: sym.enumeration("w", itertools.count(), same, same, seconds=s),
-    "numeric": lambda s: sym.numeric("w", lambda z: sum(z for _ in itertools.count()), mpmath.sin, at=[(1,)], seconds=s),
+    "numeric": lambda s: sym.numeric("w", Slow(x), x, at={x: (0, 1)}, seconds=s),
+    "numeric with callables": lambda s: sym.numeric("w", lambda z: sum(z for _ in itertools.count()), mpmath.sin, at=[(1,)], seconds=s),
 }
 
 
@@ -282,6 +297,31 @@ def test_a_long_check_is_cut_off(name):
     assert time.monotonic() - start < 2
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     assert signal.getsignal(signal.SIGALRM) is handler
+
+
+@pytest.mark.xfail(strict=True, reason="the equation is evaluated once before the deadline begins")
+def test_solves_is_cut_off_too(monkeypatch):
+    monkeypatch.setattr(Slow, "pause", 1.0)
+    start = time.monotonic()
+    with pytest.raises(sym.CheckTimeout, match=r"w: cut off after 0.2 s"):
+        sym.solves("w", sp.Eq(Slow(x), y), x, y, seconds=0.2)
+    assert time.monotonic() - start < 0.9
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the timer fires once: where SymPy's own except clause, or a finalizer, swallows that, nothing stops the check"
+)
+def test_a_deadline_that_was_swallowed_comes_again():
+    def swallowing(case):
+        start = time.monotonic()
+        while time.monotonic() - start < 0.5:
+            with suppress(Exception):
+                while time.monotonic() - start < 0.5:
+                    pass
+        return case
+
+    with pytest.raises(sym.CheckTimeout):
+        sym.enumeration("w", [1, 2], swallowing, same, seconds=0.2)
 
 
 def test_a_deadline_leaves_nothing_behind_and_threads_run_on():
