@@ -20,6 +20,7 @@ from kexue_nb.ledger import VacuousCheck
 
 x, y = sp.symbols("x y")
 a, t = sp.symbols("a t", positive=True)
+z = sp.symbols("z", negative=True)
 n, k = sp.symbols("n k", integer=True, positive=True)
 W = sp.LambertW(a)
 
@@ -84,6 +85,27 @@ def test_series(lhs, formula, constant, exponent, at, order, miss):
     check = sym.series("s", lhs, variant(formula, constant, exponent, miss), x, at=at, order=order)
     assert check.passed is (miss == "true")
     assert f"terms below order {order}" in (check.tolerance, check.scope)
+
+
+@pytest.mark.parametrize("tiny", [sp.Rational(1, 10**15), x / 10**20])
+def test_no_difference_is_too_small(tiny):
+    assert not sym.identity("i", (x + 1) ** 2 + tiny, x**2 + 2 * x + 1).passed
+    assert not sym.solves("s", sp.Eq(y + x, 2 * x), y, x + tiny).passed
+
+
+@pytest.mark.parametrize(
+    ("difference", "found"),
+    [
+        (x - y, True),
+        (sp.sin(x) ** 2 + sp.cos(x) ** 2 - 1, False),
+        (x / 10**15, False),
+        (sp.sin(sp.pi * n * (n + 1) / 2), False),
+        (sp.log(z**2) / 2 - sp.log(-z), False),
+        (sp.Function("f")(x), False),
+    ],
+)
+def test_cheap_refutation_samples_within_the_assumptions(difference, found):
+    assert sym._nonzero_somewhere(difference) is found
 
 
 @pytest.mark.xfail(strict=True, reason="the order lands in tolerance, and scope says 'exact'")
@@ -188,6 +210,12 @@ def test_numeric_with_constants(lhs, rhs, passed):
     check = sym.numeric("c", lhs, rhs, digits=12)
     assert check.passed is passed
     assert check.method == "numeric, 12 digits, 1 point"
+
+
+@pytest.mark.parametrize("wrong", range(3))
+def test_numeric_is_decided_by_its_worst_point(wrong):
+    check = sym.numeric("c", lambda z: z**2 + (z == wrong + 1), lambda z: z * z, at=[(1,), (2,), (3,)])
+    assert not check.passed
 
 
 def test_numeric_repeats_itself():
