@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 
 import mpmath
@@ -342,9 +342,9 @@ def test_solves_is_cut_off_too(monkeypatch):
 def test_a_deadline_that_was_swallowed_comes_again():
     def swallowing(case):
         start = time.monotonic()
-        while time.monotonic() - start < 0.5:
-            with suppress(Exception):
-                while time.monotonic() - start < 0.5:
+        for guard in (suppress(Exception), nullcontext()):
+            with guard:
+                while time.monotonic() - start < 0.8:
                     pass
         return case
 
