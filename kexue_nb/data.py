@@ -140,7 +140,7 @@ def encode_characters(text: str) -> tuple[Tensor, str]:
 
 def windows(ids: Tensor, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """``batch`` random windows of ``length`` ids and, shifted by one, their targets; both (batch, length), on the CPU."""
-    if len(ids) < length + 2:
+    if len(ids) < length + 1:
         raise ValueError(f"{len(ids)} ids cannot hold a window of {length} and its target")
     start = torch.randint(len(ids) - length, (batch, 1), generator=generator)
     at = start + torch.arange(length)

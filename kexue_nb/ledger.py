@@ -54,6 +54,9 @@ class Check:
     tolerance: str = ""
     scope: str = "exact"
 
+    def __post_init__(self):
+        object.__setattr__(self, "passed", bool(self.passed))
+
     def __str__(self) -> str:
         tolerance = f" (tolerance {self.tolerance})" if self.tolerance else ""
         return f"{self.what} [{self.method}]: expected {self.expected}, got {self.measured}{tolerance}"
@@ -231,8 +234,8 @@ def close(
         raise ValueError(f"{what}: give exactly one of rel= and abs=")
     _finite(what, value=value, expected=expected)
     tolerance = math.fabs(expected) * rel if abs is None else abs
-    if tolerance <= 0:
-        raise VacuousCheck(f"{what}: the tolerance is {tolerance}; give a positive one (rel= needs a non-zero expected value)")
+    if not 0 < tolerance < math.inf:
+        raise VacuousCheck(f"{what}: the tolerance is {tolerance}; give a positive one, and finite (rel= needs a non-zero expected value)")
     if expected != 0 and tolerance >= math.fabs(expected):
         raise VacuousCheck(f"{what}: a tolerance of {tolerance:.3g} is as wide as the expected value {expected:.3g}")
     width = f"{rel:.2g} relative" if abs is None else f"{abs:.2g}"
@@ -301,6 +304,8 @@ def better(what: str, a: Sequence[float], b: Sequence[float], *, sigmas: float =
     (mean_a, se_a), (mean_b, se_b) = _mean_se(a), _mean_se(b)
     _finite(what, a=mean_a, b=mean_b)
     difference, error = mean_a - mean_b, math.hypot(se_a, se_b)
+    if error == 0:
+        raise VacuousCheck(f"{what}: the runs show no spread at all; were the seeds different?")
     ours, theirs, ratio = (number(x, machine=True) for x in (mean_a, mean_b, difference / error))
     shown = f"{ours} against {theirs}, a difference of {ratio} standard errors"
     return Check(what, "measured", difference > sigmas * error, "a positive difference", shown, f"{sigmas:g} standard errors", scope)

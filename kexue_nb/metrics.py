@@ -16,13 +16,15 @@ def participation_ratio(p: Tensor) -> Tensor:
 def renyi_entropy(p: Tensor, order: float) -> Tensor:
     """Renyi entropy log(sum p_i^order) / (1 - order) in nats over the last axis; Shannon's at order 1, min-entropy at inf."""
     _distribution(p)
-    if order < 0:
+    if not order >= 0:
         raise ValueError(f"order={order}: give a number >= 0 (1 is Shannon, math.inf the min-entropy)")
     if order == 1:
         return torch.special.entr(p).sum(-1)
     if math.isinf(order):
         return -p.amax(-1).log()
-    return p.pow(order).sum(-1).log() / (1 - order) if order else (p > 0).sum(-1).to(p.dtype).log()
+    if order == 0:
+        return (p > 0).sum(-1).to(p.dtype).log()
+    return torch.logsumexp(order * p.log(), -1) / (1 - order)  # in the log domain: high powers underflow
 
 
 def _distribution(p: Tensor) -> Tensor:

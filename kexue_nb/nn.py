@@ -41,7 +41,8 @@ class Linear(nn.Module):
         self.weight = init.normal(d_in, d_out, std=1 / math.sqrt(d_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.bmm(x.flatten(1, -2), self.weight.to(x.dtype)).unflatten(1, x.shape[1:-1])
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])
+        return torch.bmm(rows, self.weight.to(x.dtype)).view(*x.shape[:-1], -1)
 
 
 class Embedding(nn.Module):
@@ -53,6 +54,8 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         runs, count, d = self.weight.shape
+        if not ids.is_cuda and bool(((ids < 0) | (ids >= count)).any()):  # on a GPU the check would stall every step
+            raise IndexError(f"ids must lie in 0..{count - 1}; got {int(ids.min())}..{int(ids.max())}")
         offset = torch.arange(runs, device=ids.device).view(-1, 1, 1) * count
         return F.embedding(ids + offset, self.weight.view(runs * count, d))
 

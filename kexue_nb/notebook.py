@@ -72,6 +72,8 @@ class Notebook:
         with runtime.Stopwatch(self.device) as watch:
             result = function(device=self.device, **config)
         result = records.compact(dict(result))
+        if self.scale != "full" and id in self._records and self._records[id].code_sha256 != records.code_sha256(function):
+            print(f"note: {id} was recorded by other code than this")
         if self.scale == "full":
             import torch
 
@@ -86,9 +88,9 @@ class Notebook:
                 config=config,
                 result=result,
             )
+            file = records.save(self.slug, id, run)
             self._records[id] = run
-            print(f"recorded {id} in {records.path(self.slug).name}: {run.provenance}")
-            records.save(self.slug, id, run)
+            print(f"recorded {id} in {file.name}: {run.provenance}")
         return result
 
     def recorded(self, id: str) -> records.Run:

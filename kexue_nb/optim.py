@@ -40,12 +40,10 @@ class StackedAdam(torch.optim.Optimizer):
             raise ValueError(f"betas={betas}: both must lie in [0, 1)")
         super().__init__(params, {"betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.lr = lr.to(params[0].device)
-        self.steps = 0
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         """One update at ``factor`` times the learning rates (the schedule's value)."""
-        self.steps += 1
         for group in self.param_groups:
             (b1, b2), eps = group["betas"], group["eps"]
             for p in group["params"]:
@@ -53,13 +51,14 @@ class StackedAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
+                    state["m"], state["v"], state["steps"] = torch.zeros_like(p), torch.zeros_like(p), 0
+                state["steps"] += 1
                 m, v = state["m"].lerp_(p.grad, 1 - b1), state["v"].mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
                 rate = (factor * self.lr).view(-1, *[1] * (p.ndim - 1))
                 if group["weight_decay"] and p.ndim >= 3:
                     p.mul_(1 - rate * group["weight_decay"])
-                denominator = (v / (1 - b2**self.steps)).sqrt_().add_(eps)
-                p.sub_(rate / (1 - b1**self.steps) * m / denominator)
+                denominator = (v / (1 - b2 ** state["steps"])).sqrt_().add_(eps)
+                p.sub_(rate / (1 - b1 ** state["steps"]) * m / denominator)
 
 
 def warmup_cosine(step: int, steps: int, *, warmup: float = 0.1, final: float = 0.1) -> float:

@@ -76,8 +76,10 @@ def _parse(file: Path, slug: str, doc) -> dict[str, Run]:
     if not isinstance(doc, dict):
         raise RecordError(f"{file}: holds {type(doc).__name__}, not an object")
     for name, wanted in {"schema": SCHEMA, "slug": slug}.items():
-        if doc.get(name) != wanted:
+        if doc.get(name) != wanted or isinstance(doc.get(name), bool):
             raise RecordError(f"{file}: field {name!r} is {doc.get(name)!r}, not {wanted!r}")
+    if unknown := set(doc) - {"schema", "slug", "runs"}:
+        raise RecordError(f"{file}: field {min(unknown)!r} is not part of schema {SCHEMA}")
     if not isinstance(doc.get("runs"), dict):
         raise RecordError(f"{file}: field 'runs' is missing or no object")
     runs = {}
@@ -93,7 +95,7 @@ def _parse(file: Path, slug: str, doc) -> dict[str, Run]:
             raise RecordError(f"{file}: field 'runs.{id}.{min(unknown)}' is not part of schema {SCHEMA}")
         if fields["wall_s"] < 0 or fields["peak_mem_gb"] < 0:
             raise RecordError(f"{file}: 'runs.{id}' has a negative wall_s or peak_mem_gb")
-        _reject_nan(file, f"runs.{id}.result", fields["result"])
+        _reject_nan(file, f"runs.{id}", fields)
         runs[id] = Run(**fields)
     return runs
 
@@ -113,7 +115,7 @@ def save(slug: str, id: str, run: Run) -> Path:
     """Add or replace one run in the record of a notebook; the file is replaced in one step."""
     file = path(slug)
     runs = {k: asdict(r) for k, r in load(slug).items()} | {id: asdict(run)}
-    doc = {"schema": SCHEMA, "slug": slug, "runs": dict(sorted(runs.items()))}
+    doc = json.loads(json.dumps({"schema": SCHEMA, "slug": slug, "runs": dict(sorted(runs.items()))}))
     _parse(file, slug, doc)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")

@@ -122,7 +122,7 @@ def peak_process_gb(children: bool = False) -> float:
 
 
 def calibrate() -> float:
-    """Seconds that this machine takes for a fixed piece of work (interpreter and matrix products; 1.0 s on the reference machine)."""
+    """Seconds that this machine takes for a fixed piece of work (interpreter and matrix products; 0.6 s on the reference machine)."""
     import numpy as np
 
     start = time.perf_counter()

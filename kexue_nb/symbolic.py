@@ -19,8 +19,10 @@ import math
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 
 import mpmath
 import sympy as sp
@@ -46,12 +48,15 @@ def deadline(seconds: float, what: str):
         raise CheckTimeout(f"{what}: cut off after {seconds:g} s; give simpler sides, or a larger seconds=")
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.monotonic()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, outer - (time.monotonic() - start)))
 
 
 def _entries(side: Side | Iterable) -> list[sp.Expr]:
@@ -63,6 +68,8 @@ def _entries(side: Side | Iterable) -> list[sp.Expr]:
 
 
 def _pairs(what: str, lhs: Side, rhs: Side) -> list[tuple[sp.Expr, sp.Expr]]:
+    if isinstance(lhs, sp.MatrixBase) and isinstance(rhs, sp.MatrixBase) and lhs.shape != rhs.shape:
+        raise ValueError(f"{what}: the sides have the shapes {lhs.shape} and {rhs.shape}; they must match")
     left, right = _entries(lhs), _entries(rhs)
     if len(left) != len(right):
         raise ValueError(f"{what}: the sides have {len(left)} and {len(right)} entries; they must match")
@@ -129,7 +136,7 @@ def series(what: str, lhs: sp.Expr, rhs: sp.Expr, x: sp.Symbol, *, order: int, a
         if a == 0 and b == 0:
             raise VacuousCheck(f"{what}: both sides vanish below order {order}; raise the order")
         passed = sp.simplify(a - b) == 0
-    return Check(what, "series", passed, _text(b), _text(a), f"terms below order {order}")
+    return Check(what, "series", passed, _text(b), _text(a), scope=f"terms below order {order}")
 
 
 def limit(what: str, expression: sp.Expr, x: sp.Symbol, to, expected, *, side: str = "+", seconds: float = 20) -> Check:
@@ -149,6 +156,8 @@ def solves(what: str, equation: sp.Eq | sp.Expr, unknown: sp.Symbol, solution: s
     if unknown not in residual.doit().free_symbols:
         raise VacuousCheck(f"{what}: {unknown} does not occur in the equation")
     with deadline(seconds, what):
+        if sp.simplify(residual.doit()) == 0:
+            raise VacuousCheck(f"{what}: the equation holds for every {unknown}")
         rest = residual.doit().subs(unknown, solution)
         passed = rest == 0 or (not _nonzero_somewhere(rest) and _vanishes(rest))
     return Check(
@@ -162,8 +171,8 @@ def enumeration(what: str, cases: Iterable, value: Callable, expected: Callable,
     with deadline(seconds, what):
         for case in cases:
             got, want = value(case), expected(case)
-            if isinstance(got, float) or isinstance(want, float):
-                raise TypeError(f"{what}: case {case!r} gave a float; enumeration is exact, use numeric() for floats")
+            if _inexact(got) or _inexact(want):
+                raise TypeError(f"{what}: case {case!r} gave a floating-point number; enumeration is exact, use numeric()")
             count += 1
             seen.add(want)
             if got != want:
@@ -171,6 +180,12 @@ def enumeration(what: str, cases: Iterable, value: Callable, expected: Callable,
     if count < 2 or len(seen) < 2:
         raise VacuousCheck(f"{what}: {count} cases with {len(seen)} distinct expected values; vary the cases")
     return Check(what, "enumeration", True, "equality in every case", f"{count} of {count} equal", scope=f"{count} cases")
+
+
+def _inexact(value) -> bool:
+    if isinstance(value, sp.Basic):
+        return value.has(sp.Float)
+    return not isinstance(value, (int, Fraction, sp.MatrixBase, str, tuple))
 
 
 def numeric(
@@ -190,6 +205,8 @@ def numeric(
     drawn with ``seed``; or Python functions with ``at`` the list of their argument tuples; or, with ``at`` None, two constants.
     All arithmetic is mpmath's with 15 guard digits. Refuses sides that do not change over the points, and values below the tolerance.
     """
+    if points < 1:
+        raise ValueError(f"{what}: points={points}; give at least 1")
     if digits < 3:
         raise VacuousCheck(f"{what}: {digits} digits prove nothing; ask for at least 3")
     with deadline(seconds, what), mpmath.workdps(digits + 15):
@@ -198,6 +215,8 @@ def numeric(
             raise VacuousCheck(f"{what}: the right side is the same at every point, so the free symbols are not exercised")
         worst = mpmath.mpf(0)
         for a, b in rows:
+            if not (mpmath.isfinite(a) and mpmath.isfinite(b)):
+                raise ValueError(f"{what}: a side is {a if not mpmath.isfinite(a) else b} at a point; a check needs finite numbers")
             scale = max(abs(a), abs(b))
             if scale < mpmath.mpf(10) ** -digits:
                 raise VacuousCheck(f"{what}: both sides are below the tolerance 1e-{digits} at a point; choose other points")

@@ -23,6 +23,8 @@ def fit(
     ``loss(step)`` draws a batch and returns one loss a run; runs share no parameter, so the sum's gradient is each run's own.
     ``watch(step, losses)`` sees every step. Raises FloatingPointError where every run has diverged.
     """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: give at least 1")
     losses = torch.empty(0)
     for step in range(steps):
         losses = loss(step)

@@ -217,7 +217,6 @@ def test_windows_need_enough_ids(size):
         data.windows(torch.arange(size), 1, 4, torch.Generator())
 
 
-@pytest.mark.xfail(strict=True, reason="length + 1 ids hold one window and its target, but are refused")
 def test_windows_take_just_enough_ids():
     x, y = data.windows(torch.arange(5), 1, 4, torch.Generator())
     assert (x.tolist(), y.tolist()) == ([[0, 1, 2, 3]], [[1, 2, 3, 4]])

@@ -165,7 +165,6 @@ def test_run_at_full_scale_is_recorded(full, capsys):
     assert {k: r.config for k, r in records.load("x").items()} == {"E1": {"steps": 5}, "E2": {}}
 
 
-@pytest.mark.xfail(strict=True, reason="'recorded' is printed, and the run kept, before it is saved")
 def test_a_run_that_cannot_be_recorded_is_not_called_recorded(full, capsys):
     with pytest.raises(records.RecordError, match=r"runs\.E1\.result\.a"):
         full.run("E1", lambda device: {"a": float("nan")})

@@ -79,7 +79,6 @@ def test_a_parameter_without_gradient_stays():
     assert (p < 1).all()
 
 
-@pytest.mark.xfail(strict=True, reason="one step count for all parameters, where AdamW counts each parameter's own")
 def test_a_late_first_gradient_is_corrected_as_in_adamw():
     p, late = torch.nn.Parameter(torch.ones(1, 2)), torch.nn.Parameter(torch.ones(1, 2))
     copies = [torch.nn.Parameter(x.detach().clone()) for x in (p, late)]
@@ -92,7 +91,6 @@ def test_a_late_first_gradient_is_corrected_as_in_adamw():
     torch.testing.assert_close(late, copies[1])
 
 
-@pytest.mark.xfail(strict=True, reason="the step count is no part of state_dict")
 def test_a_run_goes_on_from_its_state():
     def train(steps, p, optimizer):
         for i in range(steps):

@@ -70,7 +70,6 @@ def test_all_runs_diverged(bad):
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-@pytest.mark.xfail(strict=True, reason="no step at all is reported as divergence of 0 runs")
 def test_no_steps(steps):
     p = start()
     with pytest.raises(ValueError, match="step"):

@@ -45,6 +45,7 @@ from kexue_nb import data, ledger, metrics, nn, optim, runtime, train
 from kexue_nb import symbolic as sym
 from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 
+# %%
 nb = kexue_nb.notebook("attention-scale")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of the softmax gradient against the scale alpha for 1000 keys. The post's approximation peaks near 2.1 and plunges below zero at 2.6. The exact mean keeps rising towards its limit 3.24. The median rises higher, peaks near 6 and falls to zero."}}
@@ -197,6 +198,8 @@ with torch.random.fork_rng():
     s50 = torch.randn(50, dtype=torch.float64)
 autograd = torch.autograd.functional.jacobian(lambda s: torch.softmax(1.7 * s, 0), s50)
 p50 = torch.softmax(1.7 * s50, 0)
+
+# %%
 nb.derivation(
     "D2",
     "Half the entrywise L1 norm of the Jacobian is α(1 − Σp²), and equals its trace, the divergence of p.",
@@ -239,7 +242,7 @@ nb.derivation(
     sym.limit("tie of 3 among 4: G/α at ∞", gradient(1, 1, 1, 0) / alpha, alpha, sp.oo, sp.Rational(2, 3)),
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C2",
     "∂pᵢ/∂sⱼ = α pᵢ δᵢⱼ − α pᵢ pⱼ.",
@@ -275,6 +278,8 @@ nb.derivation(
     sym.identity("n = 3, from the trace", trace(cases[3], softmaxes[3]), alpha * (1 - sp.exp(-renyi(softmaxes[3], q).subs(q, 2)))),
     sym.enumeration("exp(H₂), uniform on m keys", range(1, 9), lambda m: sp.exp(renyi([sp.Rational(1, m)] * m, 2)), sp.Integer),
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C5",
     "The sum of squares inside the gradient is a Rényi entropy: the order-2 member of the family whose order-1 member is Shannon's.",
@@ -380,6 +385,8 @@ nb.derivation(
     sym.limit("with n = (1 + 2α²) exp(α²)", alpha / sp.sqrt(sp.expand_log(sp.log(stationary_n), force=True)), alpha, sp.oo, 1),
     *[ledger.close(f"ratio at 10^{k}", float(ratio_at(k)), v, abs=5e-4) for k, v in ((3, 0.8150), (6, 0.8803), (100, 0.9866))],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C7",
     "The optimum of the approximation is about 0.84 √(log n) for n between 40 and 20,000.",
@@ -574,19 +581,14 @@ at = lambda name, alpha, n=1000: e1[str(n)][name][e1_alphas.index(alpha)]
 worst = max(abs(g / e) for row in (e1, e1_record.result) for r in row.values() for g, e in zip(r["gap"], r["gap_error"], strict=True))
 top, top_alphas = e1_record.result["1000"], e1_record.config["alphas"]
 rising = lambda means, alphas, limit: [m for m, a in zip(means, alphas, strict=True) if a <= limit]
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E1",
     "In simulation the mean gradient equals the mean attended score at every α, rises with α to E max s, and has no interior maximum.",
     "verified",
     holds=[
-        ledger.less(
-            "largest |mean G − mean score| in its standard errors",
-            worst,
-            4.5,
-            machine=True,
-            method="monte carlo, 4.5 sigma",
-            scope="live and recorded",
-        ),
+        ledger.less("largest |mean G − mean score| in standard errors", worst, 4.5, machine=True, scope="live and recorded"),
         sym.monte_carlo(
             "mean G − mean score, n = 1000, α = 3", at("gap", 3), at("gap_error", 3), 0, effect=0.1 * at("mean", 3), draws=e1_draws[1]
         ),
@@ -601,7 +603,7 @@ nb.experiment(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C6",
     "Replacing both sums by their means, Σp² ≈ exp(α²)/n, is a good approximation.",
@@ -628,9 +630,9 @@ nb.claim(
 # %% [markdown]
 # ### One score vector, not the mean
 #
-# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). What is its typical place? The median over draws peaks, in a flat top, near
-# $1.6\,\alpha_c$ with $\alpha_c=\sqrt{2\log n}$: about 5 to 7, roughly three times the post's $\alpha_*$. So the mean has no optimum, the typical draw has
-# one near 6, and neither is 2.5.
+# For a *single* score vector, $G$ does have a finite maximum (both ends are zero). What is its typical place? The median over draws peaks, in a flat top, between
+# 1.6 and 1.9 times $\alpha_c=\sqrt{2\log n}$: about 6 to 7, roughly three times the post's $\alpha_*$. So the mean has no optimum, the typical draw has
+# one above 5, and neither is 2.5.
 
 # %%
 medians = {size: np.array(e1_record.result[str(size)]["median"]) for size in (128, 1000, 8192)}
@@ -685,6 +687,8 @@ def potential_identity(sample, slope, a, draws, n=1000, seed=3):
 
 logistic = potential_identity(torch.logit, lambda s: torch.tanh(s / 2), 1.0, draws=1500)
 laplace = potential_identity(lambda u: -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs()), torch.sign, 1.0, draws=1500)
+
+# %% tags=["hide-input"]
 nb.claim(
     "X1",
     "For independent scores with a log-concave density exp(−V), the mean gradient is E Σ pᵢ V′(sᵢ) and increases with α: no interior maximum.",
@@ -703,7 +707,7 @@ nb.claim(
 # $|s|>\sqrt\nu$: heavy tails, few near-ties at the top. There the mean gradient rises, peaks, and comes down to the tie density. An interior optimum
 # exists for scores with outliers, and not for normal ones.
 
-# %%
+# %% tags=["hide-input"]
 nu, student_n = 3, 1000
 density = lambda y: scipy.stats.t.pdf(y, nu) ** 2 * scipy.stats.t.cdf(y, nu) ** (student_n - 2)
 tie_density = student_n * (student_n - 1) * scipy.integrate.quad(density, -5, 400, points=[1, 3, 6, 10, 20, 60], limit=400)[0]
@@ -759,11 +763,12 @@ def other_norms(device, *, n, draws, alphas, seed):
     return dict(zip(("frobenius", "frobenius_squared", "spectral"), sums / draws, strict=True))
 
 
+# %%
 e2_alphas = nb.at_scale(cpu=[0.5, 1, 2, 4, 8], gpu=[0.25, 0.5, 1, 2, 4, 8, 16, 40], full=[0.25, 0.5, 1, 2, 4, 8, 16, 40])
 e2 = nb.run("E2", other_norms, n=1000, draws=nb.at_scale(cpu=600, gpu=20000, full=200000), alphas=e2_alphas, seed=5)
 e2_record = nb.recorded("E2")
 
-# %%
+# %% tags=["hide-input"]
 p_small = torch.softmax(2 * s50[:12], 0)
 eigenvalue = float(torch.linalg.eigvalsh(torch.diag(p_small) - torch.outer(p_small, p_small))[-1])
 q_m = lambda m: sp.exp((m**2 - m) * alpha**2 / 2) / n_keys ** (m - 1)
@@ -812,7 +817,7 @@ expansion = b**2 / (2 * dim) - b**4 / (4 * dim**2 * (dim + 2)) + b**6 / (3 * dim
 cosine_density = lambda s: (1 - s**2) ** mpmath.mpf("62.5") / mpmath.beta(0.5, 63.5)
 
 
-def log_mgf(a, d, terms=4000):
+def log_mgf(a, d, terms=1200):
     """log M(a) and its derivative, by the 0F1 series in the log domain; a an array > 0."""
     m = np.arange(terms)[:, None]
     logs = m * np.log(a**2 / 4) - scipy.special.gammaln(m + 1) - scipy.special.gammaln(m + d / 2) + math.lgamma(d / 2)
@@ -822,7 +827,7 @@ def log_mgf(a, d, terms=4000):
 
 def cosine_optimum(d, n):
     """Maximiser of the annealed objective at dimension d for the key counts n, from its stationary equation n = e^h (1 + alpha h')."""
-    alpha = np.geomspace(0.5, 400, 1500)
+    alpha = np.geomspace(0.5, 400, 600)
     (two, slope_two), (one, slope_one) = log_mgf(2 * alpha, d), log_mgf(alpha, d)
     h, h_slope = two - 2 * one, 2 * slope_two - 2 * slope_one
     return np.interp(np.log(n), h + np.log1p(alpha * h_slope), alpha)
@@ -831,6 +836,8 @@ def cosine_optimum(d, n):
 # %%
 odd = [(d, m) for d in (3, 5, 7, 9) for m in range(5)]
 taylor = lambda d, m: sp.factorial(2 * m) / (sp.factorial(m) * 4**m * sp.rf(sp.Rational(d, 2), m))
+
+# %%
 nb.derivation(
     "D12",
     "For random directions in d dimensions E exp(as) = 0F1(; d/2; a²/4); the annealed optimum is √d times the Gaussian one to leading order.",
@@ -865,6 +872,8 @@ log_grid = np.log(grid)
 through_origin = lambda y, base: float(y @ base / (base @ base))
 coefficients = {d: through_origin(y, log_grid) for d, y in fits.items()}
 rms = lambda base: float(np.sqrt(((fits[128] - through_origin(fits[128], base) * base) ** 2).mean()))
+
+# %% tags=["hide-input"]
 nb.claim(
     "C10",
     "The moment generating function of a random cosine has no elementary form.",
@@ -886,6 +895,8 @@ nb.claim(
         )
     ],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C11",
     "For d = 128 the optimal scale of cosine scores is about 3.5 log n.",
@@ -902,6 +913,8 @@ nb.claim(
         ),
     ],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C12",
     "For d = 128 the optimum lies between 25 and 35 over a wide range of n.",
@@ -961,6 +974,8 @@ G_cos = {a: metrics.mean_stderr(a * (1 - torch.softmax(a * s_cos, 1).square().su
 gap_cos = 20 * (1 - p_cos.square().sum(1)) - 125 * (p_cos * s_cos / (1 - s_cos**2)).sum(1)
 on_sphere = lambda d, h: sp.integrate(h * (1 - x**2) ** ((d - 3) // 2), (x, -1, 1))
 cases_13 = [(d, m) for d in (5, 7, 9) for m in (1, 2, 3, 5)]
+
+# %%
 nb.derivation(
     "D13",
     "For independent cosines (d − 1) E Σ pᵢ sᵢ = α E Σ (1 − sᵢ²) pᵢ (1 − pᵢ); the mean of G also increases, by X1 with V = −(d − 3)/2 log(1 − s²).",
@@ -1022,6 +1037,8 @@ clipped = lambda a: a * (1 - np.minimum(1, np.exp(a**2) / position).mean())
 best = lambda objective: float(
     scipy.optimize.minimize_scalar(lambda a: -objective(a), bounds=(0.5, 3), method="bounded", options={"xatol": 1e-9}).x
 )
+
+# %%
 post_advice, own = float(lambert_alpha(length / 2)), lambert_alpha(position[1:])
 shares = np.array([(a * (1 - np.exp(a**2) / position[1:])) / (own * (1 - np.exp(own**2) / position[1:])) for a in [post_advice]])[0]
 
@@ -1149,7 +1166,7 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %%
+# %% tags=["hide-input"]
 scope = f"full, {len(e3_record.config['seeds'])} seeds, rate tuned for each arm"
 mean_of = lambda groups, alpha, learned=False: float(np.mean(groups[alpha, learned]))
 best_fixed = lambda groups: max((a for a, learned in groups if not learned), key=lambda a: np.mean(groups[a, False]))
@@ -1163,7 +1180,7 @@ nb.results(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 late = best_over_rates(e3_record.result["dot, n = 64"]["2000"], recorded_arms)
 nb.experiment(
     "E3",
@@ -1263,7 +1280,7 @@ lm_shape = nb.at_scale(
 e3b = nb.run("E3b", language_model, arms=lm_arms, bf16=nb.scale != "cpu" and runtime.has_bf16(), **lm_shape)
 e3b_record = nb.recorded("E3b")
 
-# %%
+# %% tags=["hide-input"]
 lm = {}
 for (arm_scale, unit, _), losses in zip(e3b_record.config["arms"], e3b_record.result["loss"], strict=True):
     lm.setdefault((arm_scale, bool(unit)), []).append(losses)
@@ -1280,7 +1297,7 @@ nb.results(
     [[name, f"{rate_of[arm]:g}", f"{np.mean(x):.4f} ± {np.std(x, ddof=1):.4f}"] for name, (arm, x) in zip(names, lm.items(), strict=True)],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E3b",
     "In a small character model the scale 2.5 gives a lower loss than 1 by more than the seeds differ.",
@@ -1303,6 +1320,8 @@ nb.experiment(
         ),
     ],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C9",
     "A scale of 2.5/√d favours optimisation over 1/√d.",
@@ -1330,6 +1349,15 @@ nb.claim(
 
 
 # %%
+def held_out(embed, x, y, view):
+    """5-NN accuracy and retrieval of the clean twin on x[1400:], whose noisy view is given; (runs,) each."""
+    known, clean, noisy = embed(x[:1400]), embed(x[1400:]), embed(view)
+    votes = F.one_hot(y[:1400][(clean @ known.mT).topk(5, dim=-1).indices], 10).sum(2)
+    twin = torch.arange(clean.shape[1], device=x.device)
+    return [(guess == truth).float().mean(1) for guess, truth in ((votes.argmax(-1), y[1400:]), ((noisy @ clean.mT).argmax(-1), twin))]
+
+
+# %%
 def contrastive(device, *, arms, seeds, steps, batch=256):
     """Held-out 5-NN accuracy and twin retrieval: (arms, seeds) each. An arm: (scale, learning rate)."""
     scale, rate = (torch.tensor(column).repeat_interleave(len(seeds)) for column in zip(*arms, strict=True))
@@ -1338,7 +1366,7 @@ def contrastive(device, *, arms, seeds, steps, batch=256):
     x, y = (images.flatten(1)[order] / 16).to(device), labels[order].to(device)
     init = nn.Init(list(seeds) * len(arms))
     first, second = nn.Linear(init, 64, 128).to(device), nn.Linear(init, 128, 128).to(device)
-    embed = lambda t: F.normalize(second(F.relu(first(t))), dim=-1)
+    embed = lambda t: F.normalize(second(F.relu(first(t.expand(init.runs, -1, -1)))), dim=-1)
     generator, s = torch.Generator(device=device).manual_seed(20_000), scale.view(-1, 1, 1).to(device)
 
     def noisy(t):
@@ -1347,17 +1375,13 @@ def contrastive(device, *, arms, seeds, steps, batch=256):
 
     def loss(step):
         clean = x[torch.randint(1400, (batch,), generator=generator, device=device)]
-        a, b = (embed(noisy(clean).expand(init.runs, -1, -1)) for _ in range(2))
-        answer = torch.arange(batch, device=device).expand(init.runs, batch)
-        return nn.cross_entropy_per_run(s * (a @ b.mT), answer)
+        a, b = embed(noisy(clean)), embed(noisy(clean))
+        return nn.cross_entropy_per_run(s * (a @ b.mT), torch.arange(batch, device=device).expand(init.runs, batch))
 
     train.fit(loss, optim.StackedAdam([first.weight, second.weight], rate), steps)
     with torch.no_grad():
-        known, clean, view = (embed(t.expand(init.runs, -1, -1)) for t in (x[:1400], x[1400:], noisy(x[1400:])))
-        votes = F.one_hot(y[:1400][(clean @ known.mT).topk(5, dim=-1).indices], 10).sum(2)
-        accuracy = (votes.argmax(-1) == y[1400:]).float().mean(1)
-        retrieval = ((view @ clean.mT).argmax(-1) == torch.arange(len(x) - 1400, device=device)).float().mean(1)
-    return {"accuracy": accuracy.view(len(arms), len(seeds)), "retrieval": retrieval.view(len(arms), len(seeds))}
+        scores = held_out(embed, x, y, noisy(x[1400:]))
+    return {name: runs.view(len(arms), len(seeds)) for name, runs in zip(("accuracy", "retrieval"), scores, strict=True)}
 
 
 # %%
@@ -1384,8 +1408,11 @@ def by_scale(run, arms, metric):
 
 retrieval, accuracy = (by_scale(e4_record.result, e4_record.config["arms"], m) for m in ("retrieval", "accuracy"))
 live_retrieval = by_scale(e4, e4_arms, "retrieval")
+kept = lambda values: float(np.mean(values[1000.0]) / np.mean(values[20.0]))
 best_scale = max(retrieval, key=lambda s: np.mean(retrieval[s]))
 e4_scope = f"full, {len(e4_record.config['seeds'])} seeds, rate tuned"
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E4",
     "In a contrastive loss on digits a scale below 3 is clearly harmful; retrieval is best near the annealed optimum, by little; 5-NN accuracy does not care above 10.",
@@ -1394,25 +1421,15 @@ nb.experiment(
         ledger.better("twin retrieval, scale 30 over 0.3, live", live_retrieval[30.0], live_retrieval[0.3], sigmas=3, scope="cpu, 3 seeds"),
         ledger.better("twin retrieval, scale 20 over 1, recorded", retrieval[20.0], retrieval[1.0], sigmas=3, scope=e4_scope),
         ledger.close(
-            "best recorded scale for retrieval over the annealed optimum",
-            best_scale / float(cosine_optimum(128, 256)),
-            1,
-            abs=0.6,
-            scope=e4_scope,
+            "best recorded scale over the annealed optimum", best_scale / float(cosine_optimum(128, 256)), 1, abs=0.6, scope=e4_scope
         ),
         ledger.better("twin retrieval, scale 20 over 1000, recorded", retrieval[20.0], retrieval[1000.0], sigmas=2, scope=e4_scope),
-        ledger.close(
-            "retrieval at 1000 over that at 20: little is lost",
-            float(np.mean(retrieval[1000.0]) / np.mean(retrieval[20.0])),
-            1,
-            abs=0.1,
-            scope=e4_scope,
-        ),
-        ledger.close(
-            "5-NN accuracy at 1000 over that at 20", float(np.mean(accuracy[1000.0]) / np.mean(accuracy[20.0])), 1, abs=0.01, scope=e4_scope
-        ),
+        ledger.close("retrieval at 1000 over that at 20: little is lost", kept(retrieval), 1, abs=0.1, scope=e4_scope),
+        ledger.close("5-NN accuracy at 1000 over that at 20", kept(accuracy), 1, abs=0.01, scope=e4_scope),
     ],
 )
+
+# %% tags=["hide-input"]
 simcse = {n: float(cosine_optimum(768, n)) for n in (64, 512)}
 nb.claim(
     "C14",
@@ -1447,7 +1464,7 @@ nb.show(figure)
 #
 # The post has no table; these are the numbers in its text. Where the two differ, the reason is in the last column.
 
-# %%
+# %% tags=["hide-input"]
 fixed = lambda y, digits=2: f"{float(y):.{digits}f}"
 nb.results(
     "C",
@@ -1498,6 +1515,8 @@ medians_of_m = {m: float(frozen(m).median()) for m in np.arange(0.3, 0.96, 0.05)
 peak_m = max(medians_of_m, key=medians_of_m.get)
 plateau, plateau_error = (float(t) for t in metrics.mean_stderr(frozen(0.65)))
 excess = lambda n: (1 - 1 / sp.Integer(n)) - (1 - sum(p**2 for p in softmaxes[n]))
+
+# %% tags=["hide-input"]
 nb.claim(
     "X3",
     "Past freezing G/α_c follows a Poisson-Dirichlet law: its mean is 1 and its median peaks near m = α_c/α = 0.65, so the typical optimum tends to about 1.5 √(2 log n).",
@@ -1526,7 +1545,7 @@ nb.claim(
 # $\frac13$ and the scores a standard deviation of $\frac13$ *after* the division by $\sqrt d$. The effective $\alpha$ at initialisation is about 0.3: below 1,
 # further below 2.5, and close to where E3 learned fastest.
 
-# %%
+# %% tags=["hide-input"]
 with torch.random.fork_rng():
     torch.manual_seed(8)
     layers = [torch.nn.Linear(512, 512, bias=False) for _ in range(2)]

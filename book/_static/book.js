@@ -1,0 +1,38 @@
+// The ledger's filter, the way into folded evidence, and formulas that can be scrolled from the keyboard.
+(() => {
+  const table = document.getElementById("kx-ledger");
+  if (table) {
+    const rows = [...table.tBodies[0].rows];
+    const controls = ["post", "kind", "verdict", "words"].map((name) => document.getElementById("kx-" + name));
+    const count = document.getElementById("kx-count");
+    const apply = () => {
+      const [post, kind, verdict, words] = controls.map((control) => control.value);
+      const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const row of rows) {
+        const { post: p, kind: k, verdict: v } = row.dataset;
+        const text = row.textContent.toLowerCase();
+        const fits = (!post || p === post) && (!kind || k === kind) && (!verdict || v === verdict) && wanted.every((w) => text.includes(w));
+        row.hidden = !fits;
+        shown += fits;
+      }
+      count.textContent = `${shown} of ${rows.length} entries`;
+    };
+    controls.forEach((control) => control.addEventListener("input", apply));
+    controls[0].form.addEventListener("submit", (event) => event.preventDefault());
+    apply();
+  }
+  const open = () => {
+    const entry = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const details = entry && entry.querySelector("details");
+    if (details) details.open = true;
+  };
+  addEventListener("hashchange", open);
+  open();
+  const focusable = () => {
+    for (const wide of document.querySelectorAll("mjx-container[display], div.math, .output, pre")) {
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    }
+  };
+  addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(focusable));
+})();

@@ -1,0 +1,111 @@
+"""The command line on a small checkout of its own: new, execute, stale, list, failures, interruption."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kexue_nb.checkout import Checkout
+
+ROOT = Checkout.here().root
+SLUG = "effective-rank"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A checkout with the package, no notebooks, and one freshly begun."""
+    for name in ("pyproject.toml", "_config.yml", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "book" / "posts.yml", tmp_path / "book" / "posts.yml")
+    assert run(tmp_path, "new", SLUG).returncode == 0
+    return Checkout(tmp_path)
+
+
+def run(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "kexue_nb", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_new_notebook_executes_and_executing_again_changes_nothing(small):
+    assert SLUG in (small.root / "_toc.yml").read_text()
+    assert run(small.root, "new", SLUG).returncode == 1
+    assert run(small.root, "stale").stdout.split() == [SLUG]
+    first = run(small.root, "execute")
+    assert first.returncode == 0, first.stderr
+    assert f"{SLUG}: written" in first.stdout
+    before = small.executed(SLUG).read_bytes()
+    assert run(small.root, "stale").stdout == ""
+    assert "nothing to execute" in run(small.root, "execute").stdout
+    again = run(small.root, "execute", SLUG)
+    assert f"{SLUG}: unchanged" in again.stdout
+    assert small.executed(SLUG).read_bytes() == before
+    assert "1 verified" in run(small.root, "list").stdout
+    assert json.loads(before)["metadata"]["kexue_nb"]["wall_s"] > 0
+
+
+def test_a_failing_cell_is_named_and_nothing_is_written(small):
+    source = small.source(SLUG)
+    source.write_text(source.read_text().replace("a * x ** (a - 1)))", "a * x ** (a + 1)))"))
+    done = run(small.root, "execute")
+    assert done.returncode == 1
+    assert f"{SLUG}: cell" in done.stderr
+    assert "EvidenceError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not small.executed(SLUG).exists()
+
+
+def test_interrupting_leaves_no_half_written_file(small):
+    source = small.source(SLUG)
+    source.write_text(
+        source.read_text().replace("nb.ledger()", "import time\n\nopen('started', 'w').close()\ntime.sleep(300)\nnb.ledger()")
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kexue_nb", "execute"]
+    process = subprocess.Popen(command, cwd=small.root, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started = source.parent / "started"
+    for _ in range(600):
+        if started.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    started.unlink()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert sorted(p.suffix for p in source.parent.iterdir()) == [".py"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["new", "no-such-post"], "none of the 37 slugs"),
+        (["execute", "mup"], "no notebook yet"),
+        (["record", "mup"], "no notebook yet"),
+        (["address", "x"], "no repository"),
+    ],
+)
+def test_bad_requests_get_one_clear_line(small, arguments, message):
+    done = run(small.root, *arguments)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_a_checkout(tmp_path):
+    done = run(tmp_path, "list")
+    assert done.returncode == 2
+    assert "not inside a checkout" in done.stderr
+
+
+def test_doctor_reports(small):
+    done = run(small.root, "doctor")
+    assert "python" in done.stdout
+    assert "notebooks" in done.stdout

@@ -1,0 +1,168 @@
+"""The built site in a real browser: nothing broken, nothing fetched from elsewhere, usable by everyone, light enough."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from kexue_nb.checkout import Checkout
+
+CHECKOUT = Checkout.here()
+SITE = CHECKOUT.root / "_build" / "html"
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NO_BROWSER = "no chromium or chrome on this machine: the pages were not looked at"
+
+pages = sorted(str(p.relative_to(SITE)) for p in SITE.rglob("*.html") if "_static" not in p.parts)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        if os.environ.get("KEXUE_NEEDS_BROWSER") == "1":
+            pytest.fail(NO_BROWSER)
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """One page, opened from the file system, and all that it did."""
+
+    def __init__(self, browser, path, width=1280, scheme="light"):
+        self.faults, self.outside, self.files = [], [], set()
+        self.page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+        self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        self.page.on("request", self._note)
+        self.page.goto(f"file://{SITE / path}", wait_until="load")
+        self.page.wait_for_function(
+            "!window.MathJax || !MathJax.startup || !MathJax.startup.promise || MathJax.startup.promise.then(() => true)"
+        )
+        self.page.wait_for_timeout(200)
+
+    def _note(self, request):
+        where = urlparse(request.url)
+        if where.scheme == "file":
+            self.files.add(Path(unquote(where.path)))
+        elif where.scheme not in ("data", "blob"):
+            self.outside.append(request.url)
+
+    def close(self):
+        self.page.context.close()
+
+
+def test_the_site_is_built():
+    assert (SITE / "index.html").exists(), "run `make book` first"
+    expected = {f"{CHECKOUT.posts[s].document}.html" for s in CHECKOUT.written()}
+    expected |= {f"book/{p}.html" for p in ("index", "ledger", "results", "notation", "bibliography", "about")}
+    assert expected <= set(pages)
+
+
+@pytest.mark.parametrize("path", pages)
+def test_a_page_is_whole(browser, path):
+    visit = Visit(browser, path)
+    assert visit.faults == []
+    assert visit.outside == []
+    assert visit.page.locator("mjx-merror").count() == 0
+    text = visit.page.locator("main").inner_text() if visit.page.locator("main").count() else ""
+    prose = visit.page.evaluate("""() => { const copy = document.querySelector('main')?.cloneNode(true); if (!copy) return '';
+        copy.querySelectorAll('pre, code, mjx-container, script').forEach(e => e.remove()); return copy.textContent; }""")
+    assert "\\(" not in prose
+    assert "$$" not in prose
+    assert "{cite}" not in text
+    weight = sum(f.stat().st_size for f in visit.files if f.exists())
+    assert weight <= 2e6, f"{weight / 1e6:.2f} MB: {sorted(((f.stat().st_size, f.name) for f in visit.files), reverse=True)[:8]}"
+    visit.close()
+
+
+@pytest.mark.parametrize("path", [p for p in pages if p.startswith(("book/", "notebooks/"))])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_page_is_accessible(browser, path, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    visit = Visit(browser, path, width, scheme)
+    found = Axe().run(visit.page).response["violations"]
+    serious = {v["id"]: [n["html"][:160] for n in v["nodes"][:3]] for v in found if v["impact"] in ("serious", "critical")}
+    assert serious == {}
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    missing = visit.page.eval_on_selector_all("main img", "images => images.filter(i => !i.alt).map(i => i.src)")
+    assert missing == []
+    visit.close()
+
+
+def test_navigation_reaches_every_page(browser):
+    seen, waiting = set(), ["index.html"]
+    visit = Visit(browser, "index.html")
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        visit.page.goto(f"file://{SITE / path}", wait_until="domcontentloaded")
+        visit.page.wait_for_timeout(100)
+        for link in visit.page.eval_on_selector_all("a[href]", "links => links.map(a => a.href)"):
+            where = urlparse(link)
+            if where.scheme != "file":
+                continue
+            target = Path(unquote(where.path))
+            assert target.exists(), f"{path} links to {target.name}, which does not exist"
+            if target.suffix == ".html" and SITE in target.parents:
+                waiting.append(str(target.relative_to(SITE)))
+    assert {p for p in pages if p.startswith(("book/", "notebooks/"))} <= seen
+    visit.close()
+
+
+def test_the_ledger_filters(browser):
+    visit = Visit(browser, "book/ledger.html")
+    page = visit.page
+    shown = "rows => rows.filter(r => !r.hidden).map(r => [r.dataset.post, r.dataset.kind, r.dataset.verdict])"
+    rows = page.eval_on_selector_all("#kx-ledger tbody tr", shown)
+    assert len(rows) >= 38
+    assert page.inner_text("#kx-count") == f"{len(rows)} of {len(rows)} entries"
+    page.select_option("#kx-verdict", "partly")
+    page.select_option("#kx-kind", "claim")
+    fewer = page.eval_on_selector_all("#kx-ledger tbody tr", shown)
+    assert 0 < len(fewer) < len(rows)
+    assert {(kind, verdict) for _, kind, verdict in fewer} == {("claim", "partly")}
+    page.select_option("#kx-verdict", "")
+    page.select_option("#kx-kind", "")
+    page.fill("#kx-words", "stein attended")
+    assert page.inner_text("#kx-count").startswith("0 of")
+    page.fill("#kx-words", "jacobian norm")
+    assert 0 < len(page.eval_on_selector_all("#kx-ledger tbody tr", shown)) < len(rows)
+    visit.close()
+
+
+def test_a_ledger_link_opens_its_evidence(browser):
+    visit = Visit(browser, "book/ledger.html")
+    visit.page.click("#kx-ledger tbody tr:nth-child(3) a")
+    visit.page.wait_for_load_state("load")
+    identifier = visit.page.url.partition("#")[2]
+    assert visit.page.evaluate("id => document.getElementById(id).querySelector('details').open", identifier)
+    visit.close()
+
+
+@pytest.mark.parametrize("slug", CHECKOUT.written())
+def test_a_notebook_page_has_its_colab_and_repository_links(browser, slug):
+    visit = Visit(browser, f"{CHECKOUT.posts[slug].document}.html")
+    links = visit.page.eval_on_selector_all("a[href]", "links => links.map(a => a.href)")
+    where = CHECKOUT.repository.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{where}/blob/main/{CHECKOUT.posts[slug].document}.ipynb"
+    assert links.count(colab) >= 2, "the badge and the launch button"
+    assert any(link.startswith(CHECKOUT.repository) for link in links)
+    visit.close()
