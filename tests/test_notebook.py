@@ -63,6 +63,8 @@ def test_opening_prints_one_line_and_seeds(capsys):
     assert (nb.slug, nb.seed, nb.scale, nb.device) == ("some-slug", 7, "cpu", torch.device("cpu"))
     Notebook("y", seed=7)
     assert draws == (random.random(), np.random.rand(), torch.rand(()).item())
+    Notebook("y", seed=8)
+    assert draws[0] != random.random()
     assert plt.rcParams["axes.titlelocation"] == "left"
     assert kexue_nb.Notebook is Notebook
 
