@@ -1213,8 +1213,8 @@ draw(right, live_cosine, "n = 64, step 400, live", ORANGE, "none", "o")
 right.axvline(float(cosine_optimum(32, 64)), color=GREY, lw=1, ls=":", label="annealed optimum")
 axes.axvline(float(lambert_alpha(64)), color=GREY, lw=1, ls=":", label="annealed optimum, n = 64")
 for side, name in ((axes, "α on q·k/√d"), (right, "scale on cos(q, k), d = 32")):
-    side.set(xscale="log", ylim=(0, 1.02), xlabel=name + " (log axis)")
-    side.legend(fontsize=8)
+    side.set(xscale="log", ylim=(0, 1.6), yticks=[0, 0.25, 0.5, 0.75, 1], xlabel=name + " (log axis)")
+    side.legend(fontsize=8, loc="upper center")
     side.set_title("dot products" if side is axes else "cosines", fontsize=10)
 axes.set_ylabel("weight on the right pair")
 figure.suptitle(
