@@ -147,6 +147,19 @@ def windows(ids: Tensor, batch: int, length: int, generator: torch.Generator) ->
     return ids[at], ids[at + 1]
 
 
+def unigram_entropy(ids: Tensor) -> float:
+    """Entropy in nats of the frequencies of ``ids`` (n,): what the best predictor that sees no context loses a token."""
+    return float(torch.special.entr(torch.bincount(ids).double() / len(ids)).sum())
+
+
+def bigram_entropy(ids: Tensor) -> float:
+    """Entropy in nats of a token given the one before it, from the frequencies of pairs in ``ids`` (n,)."""
+    size = int(ids.max()) + 1
+    pairs = torch.bincount(ids[:-1] * size + ids[1:], minlength=size * size).double() / (len(ids) - 1)
+    first = pairs.view(size, size).sum(1)
+    return float(torch.special.entr(pairs).sum() - torch.special.entr(first).sum())
+
+
 def mnist5000() -> tuple[Tensor, Tensor]:
     """Images (5000, 28, 28) as uint8 and labels (5000,) as int64, in the file's order (sorted by class)."""
     import gzip

@@ -1,9 +1,13 @@
-"""Measures of attention distributions, and statistics with their errors."""
+"""Measures of attention distributions and of matrices, and statistics with their errors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -40,3 +44,66 @@ def mean_stderr(x: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     if x.shape[axis] < 2:
         raise ValueError(f"{x.shape[axis]} draws along axis {axis}; a standard error needs at least 2")
     return x.mean(axis), x.std(axis) / math.sqrt(x.shape[axis])
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over the last axis."""
+    return x.square().mean(-1).sqrt()
+
+
+def spectral_norm(W: Tensor, iterations: int | None = None) -> Tensor:
+    """Largest singular value, (..., m, n) -> (...): exact by SVD, or with ``iterations`` of power iteration, which never exceeds it.
+
+    The power iteration starts from fixed random vectors, so it repeats itself.
+    """
+    if iterations is None:
+        return torch.linalg.matrix_norm(W, 2)
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations}: give at least 1, or None for the exact norm")
+    v = torch.randn(W.shape[-1], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(W)
+    for _ in range(iterations):
+        v = W.mT @ (W @ v)
+        v = v / (torch.linalg.vector_norm(v, dim=-2, keepdim=True) + torch.finfo(W.dtype).tiny)
+    return torch.linalg.vector_norm(W @ v, dim=(-2, -1))
+
+
+def stable_rank(W: Tensor) -> Tensor:
+    """||W||_F^2 / ||W||_2^2, between 1 and the rank; (..., m, n) -> (...)."""
+    return W.square().sum((-2, -1)) / spectral_norm(W).square()
+
+
+def alignment(x: Tensor, W: Tensor) -> Tensor:
+    """How tight ||xW|| <= ||x|| ||W||_2 is: rms(xW) / (sqrt(d_in/d_out) rms(x) ||W||_2), in [0, 1], 1 where it is attained.
+
+    ``x`` (..., n, d_in), its RMS taken over all n rows; ``W`` (..., d_in, d_out).
+    """
+    d_in, d_out = W.shape[-2:]
+    if x.shape[-1] != d_in:
+        raise ValueError(f"x has rows of {x.shape[-1]} and W takes rows of {d_in}")
+    return rms((x @ W).flatten(-2)) / (math.sqrt(d_in / d_out) * rms(x.flatten(-2)) * spectral_norm(W))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A fitted power law y = coefficient * x^slope, the standard error of its slope, and how many points were fitted."""
+
+    slope: float
+    stderr: float
+    coefficient: float
+    points: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of the slope from Student's t with points - 2 degrees of freedom."""
+        half = float(scipy.stats.t.ppf((1 + level) / 2, self.points - 2)) * self.stderr
+        return self.slope - half, self.slope + half
+
+
+def loglog_slope(x: Sequence[float], y: Sequence[float]) -> Slope:
+    """Least-squares power law through the points (x, y), all positive, at least three distinct x."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or len(np.unique(x)) < 3:
+        raise ValueError(f"x of shape {x.shape} and y of shape {y.shape}: give two equally long lists with at least three distinct x")
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
+        raise ValueError("x and y must be positive and finite: their logarithms are fitted")
+    fit = scipy.stats.linregress(np.log(x), np.log(y))
+    return Slope(float(fit.slope), float(fit.stderr), math.exp(fit.intercept), len(x))

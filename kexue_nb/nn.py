@@ -6,11 +6,13 @@ A stack of one run is an ordinary model. Shapes: R runs, B sequences, T position
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kexue_nb import positions
 
 
 class Init:
@@ -41,8 +43,7 @@ class Linear(nn.Module):
         self.weight = init.normal(d_in, d_out, std=1 / math.sqrt(d_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        return torch.bmm(rows, self.weight.to(x.dtype)).view(*x.shape[:-1], -1)
+        return _matmul(x, self.weight.to(x.dtype))
 
 
 class Embedding(nn.Module):
@@ -60,83 +61,145 @@ class Embedding(nn.Module):
         return F.embedding(ids + offset, self.weight.view(runs * count, d))
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) times a gain that starts at 1 (arXiv 1910.07467). x (R, ..., d)."""
-
-    def __init__(self, init: Init, d: int):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(init.runs, d))
-
-    def forward(self, x: Tensor) -> Tensor:
-        gain = self.gain.to(x.dtype).view(x.shape[0], *[1] * (x.ndim - 2), -1)
-        return F.rms_norm(x, (x.shape[-1],)) * gain
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention with a logit scale for each run.
-
-    The logits of run r are ``scale[r] * q.k / sqrt(d_head)``, or where ``unit_norm[r]`` is true ``scale[r] * cos(q, k)``.
-    """
-
-    def __init__(self, init: Init, d: int, heads: int, scale: Tensor, unit_norm: Tensor):
-        super().__init__()
-        if d % heads:
-            raise ValueError(f"width {d} is not a multiple of {heads} heads")
-        if scale.shape != (init.runs,) or unit_norm.shape != (init.runs,):
-            raise ValueError(
-                f"scale {tuple(scale.shape)} and unit_norm {tuple(unit_norm.shape)} must hold one entry for each of {init.runs} runs"
-            )
-        self.heads = heads
-        self.qkv, self.out = Linear(init, d, 3 * d), Linear(init, d, d)
-        self.register_buffer("scale", scale.float().view(-1, 1, 1, 1, 1))
-        self.register_buffer("unit_norm", unit_norm.view(-1, 1, 1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        runs, batch, length, d = x.shape
-        q, k, v = self.qkv(x).view(runs, batch, length, 3, self.heads, d // self.heads).transpose(2, 4).unbind(3)  # (R, B, H, T, d_head)
-        shrink = (d // self.heads) ** 0.25
-        q, k = (torch.where(self.unit_norm, F.normalize(t, dim=-1), t / shrink) for t in (q, k))
-        q, k, v = ((t.to(x.dtype)).flatten(0, 1) for t in (self.scale * q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        return self.out(y.transpose(1, 2).reshape(runs, batch, length, d))
-
-
-class Block(nn.Module):
-    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) with a GELU layer of width 4 d."""
-
-    def __init__(self, init: Init, d: int, heads: int, **attention):
-        super().__init__()
-        self.norm1, self.norm2 = RMSNorm(init, d), RMSNorm(init, d)
-        self.attention = Attention(init, d, heads, **attention)
-        self.up, self.down = Linear(init, d, 4 * d), Linear(init, 4 * d, d)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+NORMS = {"rms": lambda x: F.rms_norm(x, x.shape[-1:]), "layer": lambda x: F.layer_norm(x, x.shape[-1:])}
 
 
 class Transformer(nn.Module):
-    """A stack of causal language models: ids (R, B, T) -> logits (R, B, T, vocabulary).
+    """A stack of causal language models: ids (R, B, T) -> logits (R, B, T, vocabulary). No biases.
 
-    Learned absolute positions up to ``context``; activations in ``precision``, parameters in float32. ``attention`` goes to
-    :class:`Attention`: ``scale`` and ``unit_norm``, one entry for each run.
+    The weights of all layers are stacked behind the runs: ``wq, wk, wv, wo`` (R, depth, d, d), ``w1`` (R, depth, d, width), ``w2``
+    (R, depth, width, d), so that an optimizer sees few large tensors however deep the model is. A layer is an attention and a
+    feed-forward sublayer. Where the norm stands is ``placement``:
+
+    - ``"pre"``: skip * x + F(norm(x)), and a norm before the output layer;
+    - ``"post"``: norm(skip * x + F(x)); with skip alpha and gain beta this is DeepNorm (arXiv 2203.00555, section 3).
+
+    ``skip`` (R,), default 1, multiplies the residual. ``gain`` (R,), default 1, multiplies the initial wv, wo, w1 and w2, whose entries are
+    N(0, 1/d_in) (``spread="fan-in"``) or N(0, 2/(d_in + d_out)) (``"xavier"``), as are those of wq and wk. ``norm`` is ``"rms"`` or ``"layer"``,
+    with a learned gain a sublayer where ``affine``. ``embedding_norm`` norms the embeddings. Positions are learned, N(0, position_std^2), or,
+    given ``rotary`` frequencies (d_head/2,) or (R, d_head/2), rotary. The attention logits of run r are ``scale[r] * q.k / sqrt(d_head)``, or where
+    ``unit_norm[r]`` is true ``scale[r] * cos(q, k)``.
     """
 
-    def __init__(self, init: Init, *, vocabulary: int, context: int, d: int, depth: int, heads: int, **attention):
+    def __init__(
+        self,
+        init: Init,
+        *,
+        vocabulary: int,
+        context: int,
+        d: int,
+        depth: int,
+        heads: int,
+        width: int | None = None,
+        placement: str = "pre",
+        norm: str = "rms",
+        affine: bool = True,
+        activation: str = "gelu",
+        spread: str = "fan-in",
+        skip: Tensor | None = None,
+        gain: Tensor | None = None,
+        embedding_norm: bool = False,
+        position_std: float = 0.3,
+        rotary: Tensor | None = None,
+        scale: Tensor | None = None,
+        unit_norm: Tensor | None = None,
+    ):
         super().__init__()
-        self.tokens, self.positions = Embedding(init, vocabulary, d), Embedding(init, context, d, std=0.3)
-        self.blocks = nn.ModuleList(Block(init, d, heads, **attention) for _ in range(depth))
-        self.norm, self.head = RMSNorm(init, d), Linear(init, d, vocabulary)
+        if d % heads:
+            raise ValueError(f"width {d} is not a multiple of {heads} heads")
+        choices = {
+            "placement": (placement, ("pre", "post")),
+            "norm": (norm, tuple(NORMS)),
+            "activation": (activation, tuple(ACTIVATIONS)),
+            "spread": (spread, ("fan-in", "xavier")),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+        for name, value in {"skip": skip, "gain": gain, "scale": scale, "unit_norm": unit_norm}.items():
+            if value is not None and value.shape != (init.runs,):
+                raise ValueError(f"{name} {tuple(value.shape)} must hold one entry for each of {init.runs} runs")
+        self.context, self.heads, self.depth, self.placement, self.embedding_norm = context, heads, depth, placement, embedding_norm
+        self.norm, self.activation = NORMS[norm], ACTIVATIONS[activation]
+        width = 4 * d if width is None else width
+
+        def weight(d_in: int, d_out: int, scaled: bool = True) -> nn.Parameter:
+            std = math.sqrt(1 / d_in if spread == "fan-in" else 2 / (d_in + d_out))
+            w = init.normal(depth, d_in, d_out, std=std)
+            return w if gain is None or not scaled else nn.Parameter(w.detach() * gain.view(-1, 1, 1, 1))
+
+        self.tokens = Embedding(init, vocabulary, d)
+        self.positions = Embedding(init, context, d, std=position_std) if rotary is None else None
+        self.wq, self.wk = weight(d, d, scaled=False), weight(d, d, scaled=False)
+        self.wv, self.wo = weight(d, d), weight(d, d)
+        self.w1, self.w2 = weight(d, width), weight(width, d)
+        self.head = Linear(init, d, vocabulary)
+        self.gains = nn.Parameter(torch.ones(init.runs, 2 * depth, d)) if affine else None
+        self.final_gain = nn.Parameter(torch.ones(init.runs, d)) if affine and placement == "pre" else None
+        self.register_buffer("skip", None if skip is None else skip.float().view(-1, 1, 1, 1))
+        self.register_buffer("scale", None if scale is None else scale.float().view(-1, 1, 1, 1))
+        unit = unit_norm is not None and bool(unit_norm.any())
+        self.register_buffer("unit_norm", unit_norm.view(-1, 1, 1, 1, 1) if unit else None)
+        angles = None
+        if rotary is not None:  # (R or 1, 1, 1, context, d_head/2)
+            angles = torch.arange(context, dtype=torch.float64)[:, None] * rotary.double().view(-1, 1, 1, 1, d // heads // 2)
+        self.register_buffer("angles", angles)
 
     def forward(self, ids: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-        length, context = ids.shape[-1], self.positions.weight.shape[1]
-        if length > context:
-            raise ValueError(f"{length} positions, but this model was built for a context of {context}")
-        place = torch.arange(length, device=ids.device).expand(ids.shape[0], 1, length)
-        x = (self.tokens(ids) + self.positions(place)).to(precision)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+        for x in self.states(ids, precision):
+            pass
+        return self.head(self._normed(x, self.final_gain) if self.placement == "pre" else x)
+
+    def states(self, ids: Tensor, precision: torch.dtype = torch.float32) -> Iterator[Tensor]:
+        """The hidden state (R, B, T, d) after the embedding and after each sublayer; activations in ``precision``."""
+        length = ids.shape[-1]
+        if length > self.context:
+            raise ValueError(f"{length} positions, but this model was built for a context of {self.context}")
+        x = self.tokens(ids)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(length, device=ids.device).expand(ids.shape[0], 1, length))
+        x = self.norm(x).to(precision) if self.embedding_norm else x.to(precision)
+        yield x
+        rotation = None
+        if self.angles is not None:
+            angles = self.angles[..., :length, :]
+            rotation = angles.cos().to(precision), angles.sin().to(precision)
+        layers = zip(*(w.to(precision).unbind(1) for w in (self.wq, self.wk, self.wv, self.wo, self.w1, self.w2)), strict=True)
+        gains = iter([None] * (2 * self.depth) if self.gains is None else self.gains.unbind(1))
+        for wq, wk, wv, wo, w1, w2 in layers:
+            x = self._sublayer(x, lambda h, w=(wq, wk, wv, wo): self._attention(h, *w, rotation), next(gains))
+            yield x
+            x = self._sublayer(x, lambda h, w1=w1, w2=w2: _matmul(self.activation(_matmul(h, w1)), w2), next(gains))
+            yield x
+
+    def _sublayer(self, x: Tensor, branch: Callable[[Tensor], Tensor], gain: Tensor | None) -> Tensor:
+        kept = x if self.skip is None else self.skip.to(x.dtype) * x
+        if self.placement == "pre":
+            return kept + branch(self._normed(x, gain))
+        return self._normed(kept + branch(x), gain)
+
+    def _normed(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        return x if gain is None else x * gain.to(x.dtype)[:, None, None, :]
+
+    def _attention(self, x: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, rotation: tuple | None) -> Tensor:
+        runs, batch, length, d = x.shape
+        q, k, v = (_matmul(x, w).view(runs, batch, length, self.heads, -1).transpose(2, 3) for w in (wq, wk, wv))  # (R, B, H, T, d_head)
+        logit_scale = 1 / math.sqrt(q.shape[-1])
+        if rotation is not None:
+            q, k = positions.rotate_pairs(q, *rotation), positions.rotate_pairs(k, *rotation)
+        if self.unit_norm is not None:
+            q, k = (torch.where(self.unit_norm, F.normalize(t, dim=-1) / math.sqrt(logit_scale), t) for t in (q, k))
+        if self.scale is not None:
+            q = (self.scale[..., None] * q).to(x.dtype)
+        y = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), is_causal=True, scale=logit_scale)
+        return _matmul(y.transpose(1, 2).reshape(runs, batch, length, d), wo)
+
+
+def _matmul(x: Tensor, w: Tensor) -> Tensor:
+    """x (R, ..., d_in) times the run's own w (R, d_in, d_out)."""
+    return torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), w).view(*x.shape[:-1], -1)
 
 
 def cross_entropy_per_run(logits: Tensor, targets: Tensor) -> Tensor:

@@ -6,102 +6,147 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kexue_nb import nn
+from kexue_nb import nn, positions
 
 SEEDS = (3, 5, 3)
 SCALE, UNIT = torch.tensor([1.0, 0.7, 4.0]), torch.tensor([False, False, True])
 
 
-def model(seeds=SEEDS, scale=SCALE, unit_norm=UNIT, heads=2, depth=2):
-    return nn.Transformer(
-        nn.Init(seeds), vocabulary=11, context=7, d=8, depth=depth, heads=heads, scale=scale, unit_norm=unit_norm
-    ).double()
+def model(seeds=SEEDS, scale=SCALE, unit_norm=UNIT, heads=2, depth=2, **options):
+    options = {"vocabulary": 11, "context": 7, "d": 8} | options
+    return nn.Transformer(nn.Init(seeds), depth=depth, heads=heads, scale=scale, unit_norm=unit_norm, **options).double()
 
 
 def batch(length=6, runs=3):
     return torch.randint(11, (runs, 2, length), generator=torch.Generator().manual_seed(1))
 
 
-def rms(x, gain):
-    return x / x.pow(2).mean(-1, keepdim=True).sqrt() * gain
+def rms(x):
+    return x / x.pow(2).mean(-1, keepdim=True).sqrt()
 
 
-def single(stack, r, ids):
+def layer_norm(x):
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def gelu(x):
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def single(stack, r, ids, *, placement="pre", norm="rms", activation="gelu", embedding_norm=False, skip=1.0, theta=None):
     """Logits of run r for ids (B, T), written out for one model with explicit sums over heads and past positions."""
     p = {name: value[r].detach() for name, value in stack.named_parameters()}
-    x = p["tokens.weight"][ids] + p["positions.weight"][: ids.shape[-1]]
-    d = x.shape[-1]
-    for i, block in enumerate(stack.blocks):
-        b, heads = f"blocks.{i}.", block.attention.heads
-        y = attention(
-            rms(x, p[b + "norm1.gain"]), p[b + "attention.qkv.weight"], p[b + "attention.out.weight"], heads, SCALE[r].double(), UNIT[r]
-        )
-        x = x + y
-        h = rms(x, p[b + "norm2.gain"]) @ p[b + "up.weight"]
-        x = x + (h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))) @ p[b + "down.weight"]
-    assert d == 8
-    return rms(x, p["norm.gain"]) @ p["head.weight"]
+    normed = {"rms": rms, "layer": layer_norm}[norm]
+    gains = p.get("gains", torch.ones(2 * stack.depth, stack.head.weight.shape[1], dtype=torch.float64))
+    x = p["tokens.weight"][ids]
+    x = x + p["positions.weight"][: ids.shape[-1]] if theta is None else x
+    x = normed(x) if embedding_norm else x
+
+    def branch(h, l, feed_forward):
+        if not feed_forward:
+            return attention(h, *(p[w][l] for w in ("wq", "wk", "wv", "wo")), stack.heads, SCALE[r].double(), UNIT[r], theta)
+        h = h @ p["w1"][l]
+        return (gelu(h) if activation == "gelu" else h.clamp_min(0)) @ p["w2"][l]
+
+    for l in range(stack.depth):
+        for s in (0, 1):
+            g = gains[2 * l + s]
+            x = skip * x + branch(normed(x) * g, l, s) if placement == "pre" else normed(skip * x + branch(x, l, s)) * g
+    return (normed(x) * p.get("final_gain", 1.0) if placement == "pre" else x) @ p["head.weight"]
 
 
-def attention(x, qkv, out, heads, scale, unit):
+def rotation(angle):
+    return torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+
+
+def attention(x, wq, wk, wv, wo, heads, scale, unit, theta=None):
     batch, length, d = x.shape
     width, y = d // heads, torch.zeros_like(x)
-    q, k, v = x @ qkv[:, :d], x @ qkv[:, d : 2 * d], x @ qkv[:, 2 * d :]
+    q, k, v = x @ wq, x @ wk, x @ wv
     for h in range(heads):
         at = slice(h * width, (h + 1) * width)
         for b in range(batch):
+            turned = [[t[b, i, at] for i in range(length)] for t in (q, k)]
+            if theta is not None:
+                turned = [[row @ torch.block_diag(*(rotation(i * float(w)) for w in theta)) for i, row in enumerate(t)] for t in turned]
             for i in range(length):
-                dots = torch.stack([q[b, i, at] @ k[b, j, at] for j in range(i + 1)])
+                dots = torch.stack([turned[0][i] @ turned[1][j] for j in range(i + 1)])
                 norms = torch.stack([q[b, i, at].norm() * k[b, j, at].norm() for j in range(i + 1)])
                 weights = (scale * (dots / norms if unit else dots / math.sqrt(width))).exp()
                 y[b, i, at] = (weights / weights.sum()) @ v[b, : i + 1, at]
-    return y @ out
+    return y @ wo
+
+
+def shaken(stack):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in stack.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return stack
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 6])
 def test_transformer_against_single_models(heads, length):
-    stack, ids = model(heads=heads), batch(length)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in stack.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+    stack, ids = shaken(model(heads=heads)), batch(length)
     logits = stack(ids, torch.float64)
     assert logits.shape == (3, 2, length, 11)
     for r in range(3):
         torch.testing.assert_close(logits[r], single(stack, r, ids[r]), rtol=1e-9, atol=1e-9)
 
 
-def test_attention_alone():
-    torch.manual_seed(0)
-    x = torch.randn(3, 2, 5, 8, dtype=torch.float64)
-    layer = nn.Attention(nn.Init(SEEDS), 8, 2, SCALE, UNIT).double()
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("embedding_norm", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_choices_of_architecture_against_single_models(placement, norm, activation, embedding_norm, affine):
+    chosen = {"placement": placement, "norm": norm, "activation": activation, "embedding_norm": embedding_norm}
+    skip = torch.tensor([1.0, 1.7, 0.4])
+    stack, ids = shaken(model(affine=affine, skip=skip, width=12, **chosen)), batch()
+    assert ("gains" in dict(stack.named_parameters())) == affine
+    logits = stack(ids, torch.float64)
     for r in range(3):
-        wanted = attention(x[r], layer.qkv.weight[r], layer.out.weight[r], 2, SCALE[r].double(), UNIT[r])
-        torch.testing.assert_close(layer(x)[r], wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(logits[r], single(stack, r, ids[r], skip=float(skip[r]), **chosen), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("a_base_a_run", [False, True])
+def test_rotary_positions(a_base_a_run):
+    thetas = torch.stack([positions.rope_frequencies(4, base) for base in (10.0, 100.0, 3.0)])
+    stack, ids = shaken(model(rotary=thetas if a_base_a_run else thetas[0])), batch()
+    assert stack.positions is None
+    logits = stack(ids, torch.float64)
+    for r in range(3):
+        torch.testing.assert_close(logits[r], single(stack, r, ids[r], theta=thetas[r * a_base_a_run]), rtol=1e-9, atol=1e-9)
+
+
+def test_states_begin_with_the_embedding_and_end_before_the_head():
+    stack, ids = model(placement="post"), batch()
+    states = list(stack.states(ids, torch.float64))
+    assert len(states) == 1 + 2 * 2
+    torch.testing.assert_close(states[0], stack.tokens(ids) + stack.positions.weight[:, None, :6])
+    torch.testing.assert_close(stack.head(states[-1]), stack(ids, torch.float64))
+
+
+@pytest.mark.parametrize(("spread", "stds"), [("fan-in", (1 / 8, 1 / 16)), ("xavier", ((2 / 320) ** 0.5,) * 2)])
+def test_initial_spread_of_the_layers_and_the_gain_on_the_branch(spread, stds):
+    gain = torch.tensor([1.0, 0.5, 2.0])
+    stack = model(d=64, heads=4, gain=gain, spread=spread, depth=3)
+    for w, std in ((stack.w1, stds[0]), (stack.w2, stds[1]), (stack.wv, 1 / 8), (stack.wo, 1 / 8)):
+        assert (w.flatten(1).std(1) / gain).tolist() == pytest.approx([std] * 3, rel=0.02)
+    for w in (stack.wq, stack.wk):
+        assert w.flatten(1).std(1).tolist() == pytest.approx([1 / 8] * 3, rel=0.02)
+    assert all(isinstance(p, torch.nn.Parameter) and p.requires_grad and p.is_leaf for p in stack.parameters())
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
-def test_linear_norm_and_block_keep_shapes(shape):
+def test_linear_takes_any_shape(shape):
     torch.manual_seed(0)
-    x, init = torch.randn(3, *shape, dtype=torch.float64), nn.Init(SEEDS)
-    layer, norm = nn.Linear(init, 4, 6).double(), nn.RMSNorm(init, 4).double()
-    norm.gain.data.normal_()
+    x, layer = torch.randn(3, *shape, dtype=torch.float64), nn.Linear(nn.Init(SEEDS), 4, 6).double()
+    assert layer(x).shape == (3, *shape[:-1], 6)
     for r in range(3):
-        torch.testing.assert_close(norm(x)[r], rms(x[r], norm.gain[r]))
-        if len(shape) > 1:
-            torch.testing.assert_close(layer(x)[r], x[r] @ layer.weight[r])
-
-
-def test_linear_takes_one_vector_a_run():
-    layer = nn.Linear(nn.Init(SEEDS), 4, 6)
-    assert layer(torch.ones(3, 4)).shape == (3, 6)
-
-
-def test_norm_starts_at_gain_one_and_has_unit_rms():
-    norm = nn.RMSNorm(nn.Init(SEEDS), 8)
-    assert torch.equal(norm.gain, torch.ones(3, 8))
-    torch.testing.assert_close(norm(1e3 * torch.randn(3, 5, 8)).pow(2).mean(-1), torch.ones(3, 5), rtol=1e-5, atol=0)
+        torch.testing.assert_close(layer(x)[r], x[r] @ layer.weight[r])
 
 
 def test_embedding_looks_up_in_its_own_run():
@@ -141,10 +186,10 @@ def test_seeds_decide_the_initial_values():
     for (name, p), q in zip(stack.named_parameters(), alone.parameters(), strict=True):
         assert torch.equal(p[0], p[2]), name
         assert torch.equal(p[1], q[0]), name
-        if not name.endswith("gain"):
+        if "gain" not in name:
             assert not torch.equal(p[0], p[1]), name
     assert torch.equal(model().head.weight, stack.head.weight)
-    assert not torch.equal(stack.blocks[0].up.weight, stack.blocks[1].up.weight)
+    assert not torch.equal(stack.w1[:, 0], stack.w1[:, 1])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +210,7 @@ def test_initial_spread(tensor, std):
 
 def test_positions_start_small():
     init = nn.Init([0])
-    big = nn.Transformer(init, vocabulary=50, context=200, d=64, depth=0, heads=1, scale=torch.ones(1), unit_norm=torch.tensor([False]))
+    big = nn.Transformer(init, vocabulary=50, context=200, d=64, depth=0, heads=1)
     assert big.positions.weight.std().item() == pytest.approx(0.3, rel=0.03)
     assert big.tokens.weight.std().item() == pytest.approx(1.0, rel=0.05)
 
@@ -184,8 +229,14 @@ def test_precision_of_activations(precision):
     [
         (lambda: nn.Init([]), "seeds is empty"),
         (lambda: model(heads=3), "width 8 is not a multiple of 3 heads"),
-        (lambda: model(scale=torch.ones(2)), r"scale \(2,\) and unit_norm \(3,\) must hold one entry for each of 3 runs"),
+        (lambda: model(scale=torch.ones(2)), r"scale \(2,\) must hold one entry for each of 3 runs"),
         (lambda: model(unit_norm=torch.ones(3, 1, dtype=torch.bool)), r"unit_norm \(3, 1\) must"),
+        (lambda: model(skip=torch.ones(4)), r"skip \(4,\) must hold one entry for each of 3 runs"),
+        (lambda: model(gain=torch.ones(())), r"gain \(\) must"),
+        (lambda: model(placement="sandwich"), "placement='sandwich': give one of 'pre', 'post'"),
+        (lambda: model(norm="batch"), "norm='batch': give one of 'rms', 'layer'"),
+        (lambda: model(activation="tanh"), "activation='tanh'"),
+        (lambda: model(spread="he"), "spread='he': give one of 'fan-in', 'xavier'"),
         (lambda: model()(batch(8)), "8 positions, but this model was built for a context of 7"),
     ],
 )
