@@ -111,7 +111,7 @@ def test_a_standard_error_needs_two_draws(shape, axis, draws):
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (2, 4, 7, 3)])
 def test_spectral_norm(shape):
     W = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    exact = torch.from_numpy(np.linalg.norm(W.numpy(), 2, axis=(-2, -1)))
+    exact = torch.as_tensor(np.linalg.norm(W.numpy(), 2, axis=(-2, -1)))
     torch.testing.assert_close(metrics.spectral_norm(W), exact)
     few, many = metrics.spectral_norm(W, 3), metrics.spectral_norm(W, 400)
     assert (few <= exact + 1e-12).all()
@@ -146,6 +146,9 @@ def test_rms():
 def test_a_power_law_is_found(slope, coefficient):
     x = np.array([1.0, 2.0, 5.0, 11.0])
     fit = metrics.loglog_slope(x, coefficient * x**slope)
+    noisy = metrics.loglog_slope(x, [1.0, 3.0, 2.0, 8.0])
+    peer = stats.linregress(np.log(x), np.log([1.0, 3.0, 2.0, 8.0]))
+    assert (noisy.slope, noisy.stderr, math.log(noisy.coefficient)) == pytest.approx((peer.slope, peer.stderr, peer.intercept))
     assert (fit.slope, fit.coefficient) == pytest.approx((slope, coefficient), abs=1e-9, rel=1e-9)
     assert fit.stderr < 1e-7
 
