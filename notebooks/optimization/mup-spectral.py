@@ -13,7 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/mup-spectral.ipynb)
 #
-# **The point.** TO BE WRITTEN
+# **The point.** muP is a table that says, layer type by layer type and optimizer by optimizer, how initial variance and learning rate must change with the width.
+# The post replaces the table by one requirement: the spectral norms of every weight matrix *and of every update* shall be of the order
+# $\sqrt{\text{fan-out}/\text{fan-in}}$. Three one-line formulas for the rates follow, and the table's entries are their limits. The upper bounds are theorems.
+# The lower bounds rest on one measurable number, the *alignment*: here it gets its exact laws, and a test at four widths of a transformer.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -26,14 +29,46 @@ if "google.colab" in sys.modules:
 import math
 import time
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 import kexue_nb
-from kexue_nb import data, ledger, metrics, nn, optim, runtime, train
+from kexue_nb import data, ledger, metrics, nn, optim, positions, runtime, train
+from kexue_nb.plotting import BLUE, GREEN, ORANGE
 
 # %%
 nb = kexue_nb.notebook("mup-spectral")
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four panels against the width on log axes: initial variance, and the learning rates of SGD, Adam and Muon, each for the input, hidden and output matrix. Every curve bends into a straight line whose slope is the exponent in the muP table: for example 1, 0 and minus 1 for SGD."}}
+ds = np.geomspace(8, 4096, 100)
+shapes_of = {"input 64 × d": (64 + 0 * ds, ds), "hidden d × d": (ds, ds), "output d × 10": (ds, 10 + 0 * ds)}
+formulas = {
+    "initial variance": lambda m, n: np.minimum(1, n / m) / m,
+    "SGD rate": lambda m, n: n / m,
+    "Adam rate": lambda m, n: 1 / m,
+    "Muon rate": lambda m, n: np.sqrt(n / m),
+}
+table_entry = {"initial variance": "0 −1 −2", "SGD rate": "1 0 −1", "Adam rate": "0 −1 −1", "Muon rate": "½ 0 −½"}
+figure, panels = plt.subplots(1, 4, figsize=(8.4, 3.1))
+for axes, (name, formula) in zip(panels, formulas.items(), strict=True):
+    entries = table_entry[name].split()
+    for (shape, sides), exponent, color, style in zip(shapes_of.items(), entries, (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=True):
+        axes.plot(ds, formula(*sides), color=color, ls=style, label=f"{shape}")
+        axes.annotate(exponent, (ds[-1] * 1.1, formula(*sides)[-1]), fontsize=9, color=color, va="center", annotation_clip=False)
+    axes.set(xscale="log", yscale="log", xlabel="width d (log axis)")
+    axes.set_title(name, fontsize=10)
+panels[0].set_ylabel("value (log axis)")
+panels[0].legend(fontsize=7, loc="lower left")
+figure.suptitle(
+    "Four formulas in fan-in and fan-out; at the right end the exponents of the muP table",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
+nb.show(figure)
 
 
 # %%
@@ -45,8 +80,35 @@ def spectral_rate(kind, d_in, d_out):
     return {"SGD": d_out / d_in, "Adam": 1 / d_in, "Muon": math.sqrt(d_out / d_in)}[kind]
 
 
-# %% [markdown]
-# NETWORK TEXT
+# %%
+def quick_norm(M, iterations=8):
+    """Largest singular value by power iteration from M^T 1: tensor operations alone, so that a CUDA graph can hold it."""
+    v = M.sum(-2)[..., None]
+    for _ in range(iterations):
+        v = M.mT @ (M @ v)
+        v = v / (torch.linalg.vector_norm(v, dim=-2, keepdim=True) + 1e-30)
+    return torch.linalg.vector_norm(M @ v, dim=(-2, -1))
+
+
+# %%
+class SpectralAdam(optim.StackedAdam):
+    """SN(Adam): Adam's direction divided by its spectral norm."""
+
+    def direction(self, p, state):
+        phi = super().direction(p, state)
+        return phi / quick_norm(phi)[..., None, None]
+
+
+class MsignAdam(optim.StackedAdam):
+    """msign(Adam): Adam's direction with its singular values set to 1, by Newton-Schulz in ``dtype``."""
+
+    dtype = None
+
+    def direction(self, p, state):
+        return optim.newton_schulz(super().direction(p, state), dtype=self.dtype)
+
+
+ADAM = {"betas": (0.9, 0.95), "eps": 1e-12}
 
 
 # %%
@@ -72,6 +134,7 @@ def outputs(weights, x, phi=F.relu):
     return [*xs, xs[-1] @ weights[-1]]
 
 
+# %%
 def losses(weights, x, y, phi=F.relu):
     """Mean cross-entropy of each run on rows x with labels y."""
     z = outputs(weights, x, phi)[-1]
@@ -79,7 +142,8 @@ def losses(weights, x, y, phi=F.relu):
 
 
 # %% [markdown]
-# MEASURES TEXT
+# And the measures: the relative norm, the alignment, and an exact msign for gradients of low rank. (A batch of 64 rows gives a gradient of rank at most 64, so its polar factor
+# needs only a small SVD at any width. At zero singular values an SVD would add arbitrary directions; they are cut off.)
 
 
 # %%
@@ -110,7 +174,6 @@ class MsignDescent(optim.StackedSGD):
 
 
 # %%
-ADAM = {"betas": (0.9, 0.95), "eps": 1e-12}
 BASE = {"SGD": 0.05, "Adam": 0.02, "Muon": 0.02}
 PHI = {"relu": F.relu, "tanh": torch.tanh, "GELU": F.gelu, "sigmoid": torch.sigmoid}
 
@@ -164,6 +227,7 @@ def few_steps(device, d, seeds, steps, rule, kind, activation):
     return seen | {"loss": [*seen["loss"], float(losses(weights, x, y, phi).detach().mean())]}
 
 
+# %%
 def spectral_check(device, *, widths, seeds, steps, cases):
     """few_steps for every case (rule, optimizer, activation): case -> what was seen -> one row a width."""
     table = {}
@@ -254,6 +318,7 @@ def bottleneck_scaling(rule, shapes):
     return stds, rates
 
 
+# %%
 def bottleneck(device, *, widths, seeds, steps, rate, images, cases):
     """Loss decrease and RMS feature changes after full-batch Adam steps: (rule, "16" or "root d") -> one row a width."""
     x, y = (t[:images] for t in digits(device))
@@ -287,7 +352,7 @@ e4 = nb.run(
 )
 
 
-# %%
+# %% tags=["hide-input"]
 def long_run(device, *, widths, seeds, steps, marks, rate, batch):
     """Minibatch Adam by the spectral rule on digits: width -> for every mark the alignments of W_t - W_0 and of W_out, RMS(x_K), loss."""
     x, y = digits(device)
@@ -331,33 +396,6 @@ e5 = nb.run(
     rate=0.05,
     batch=64,
 )
-
-
-# %%
-def quick_norm(M, iterations=8):
-    """Largest singular value by power iteration from M^T 1: tensor operations alone, so that a CUDA graph can hold it."""
-    v = M.sum(-2)[..., None]
-    for _ in range(iterations):
-        v = M.mT @ (M @ v)
-        v = v / (torch.linalg.vector_norm(v, dim=-2, keepdim=True) + 1e-30)
-    return torch.linalg.vector_norm(M @ v, dim=(-2, -1))
-
-
-class SpectralAdam(optim.StackedAdam):
-    """SN(Adam): Adam's direction divided by its spectral norm."""
-
-    def direction(self, p, state):
-        phi = super().direction(p, state)
-        return phi / quick_norm(phi)[..., None, None]
-
-
-class MsignAdam(optim.StackedAdam):
-    """msign(Adam): Adam's direction with its singular values set to 1, by Newton-Schulz in ``dtype``."""
-
-    dtype = None
-
-    def direction(self, p, state):
-        return optim.newton_schulz(super().direction(p, state), dtype=self.dtype)
 
 
 # %%
@@ -471,14 +509,15 @@ HIDDEN = ("wq", "wk", "wv", "wo", "w1", "w2")
 
 
 def sublayer_inputs(model, ids):
-    """The rows that every matrix multiplies, rebuilt from the hidden states: name -> one (runs, n, d_in) a layer. Pre-norm, learned positions."""
-    states, rows = list(model.states(ids)), {}
+    """The rows that every matrix multiplies, rebuilt from the hidden states: name -> one (runs, n, d_in) a layer. Pre-norm, rotary positions."""
+    states, rows, place = list(model.states(ids)), {}, torch.arange(ids.shape[-1], device=ids.device)
     heads = lambda t: t.unflatten(-1, (model.heads, -1)).transpose(-2, -3)  # (runs, batch, heads, T, d_head)
     normed = lambda x, gain: F.rms_norm(x, x.shape[-1:]) * gain[:, None, None]
     times = lambda x, W: x @ W[:, None]
     for l in range(model.depth):
         h = normed(states[2 * l], model.gains[:, 2 * l])
         q, k, v = (heads(times(h, W[:, l])) for W in (model.wq, model.wk, model.wv))
+        q, k = (positions.apply_rope(t, place, model.angles[0, 0, 0, 1]) for t in (q, k))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(-2, -3).flatten(-2)
         g = normed(states[2 * l + 1], model.gains[:, 2 * l + 1])
         here = {"wq": h, "wk": h, "wv": h, "wo": mixed, "w1": g, "w2": F.gelu(times(g, model.w1[:, l]))}
@@ -487,6 +526,7 @@ def sublayer_inputs(model, ids):
     return rows | {"head": [normed(states[-1], model.final_gain).flatten(1, 2)]}
 
 
+# %%
 @torch.no_grad()
 def spectral_state(model, start, ids):
     """Averaged over layers, (runs,) each: relative norms of W and of W - start, alignment of W - start with its present input."""
@@ -540,7 +580,7 @@ def language_run(device, parts, arm, rates, shape, *, seeds, batch, steps, marks
         return [torch.stack(t).repeat(len(rates), 1, 1).to(device) for t in zip(*drawn, strict=True)]
 
     loss = lambda x, y: nn.cross_entropy_per_run(model(x, precision), y)
-    probe = draw(parts[1], [torch.Generator().manual_seed(999)] * len(seeds))[0][:, :1]
+    probe = draw(parts[1], [torch.Generator().manual_seed(999) for _ in seeds])[0][:, :1]
 
     def watch(step, losses):
         if step + 1 in marks:
@@ -553,7 +593,7 @@ def language_run(device, parts, arm, rates, shape, *, seeds, batch, steps, marks
     opt = language_optimizer(arm, model, lr, rest_lr, base, dtype)
     train.fit_graphed(loss, lambda step: draw(parts[0], generators), opt, steps, schedule=optim.warmup_cosine, watch=watch)
     with torch.no_grad():
-        valid = [loss(*draw(parts[1], [torch.Generator().manual_seed(1000 + i)] * len(seeds))) for i in range(8)]
+        valid = [loss(*draw(parts[1], [torch.Generator().manual_seed(1000 + i) for _ in seeds])) for i in range(8)]
     seconds = (clock[-2] - clock[-3]) / (marks[-1] - marks[-2])
     return {"loss": finite(torch.stack(valid).mean(0)).view(len(rates), -1), "state": states, "seconds": seconds}
 
@@ -566,6 +606,7 @@ def language_transfer(device, *, arms, seeds, depth, head, context, **config):
         table[arm] = {}
         for d, rates in widths.items():
             shape = {"vocabulary": len(alphabet), "context": context, "d": int(d), "depth": depth, "heads": int(d) // head}
+            shape["rotary"] = positions.rope_frequencies(head)
             table[arm][d] = language_run(device, parts, arm, rates, shape, seeds=seeds[d], **config)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -582,17 +623,17 @@ e8_arms = nb.at_scale(
     cpu={
         "standard Adam": {"32": grid(-8, -5), "64": grid(-9, -6)},
         "Adam": {"32": grid(-8, -5), "64": grid(-8, -5)},
-        "Muon": {"32": grid(-6, -3, 2), "64": grid(-6, -3, 2)},
+        "Muon": {"32": grid(-6, -3, 1), "64": grid(-6, -3, 1)},
     },
     gpu={
         "standard Adam": {"128": grid(-11, -6), "256": grid(-11, -6), "512": grid(-12, -7)},
         "Adam": {"128": grid(-10, -5), "256": grid(-10, -5), "512": grid(-10, -5)},
-        "Muon": {"128": grid(-8, -3, 2), "256": grid(-8, -3, 2), "512": grid(-8, -3, 2)},
+        "Muon": {"128": grid(-7, -2, 1), "256": grid(-7, -2, 1), "512": grid(-7, -2, 1)},
     },
     full={
-        "standard Adam": {"256": grid(-12, -5), "512": grid(-12, -5), "1024": grid(-13, -6), "2048": grid(-13, -8)},
-        "Adam": {"256": grid(-12, -5), "512": grid(-12, -5), "1024": grid(-12, -5), "2048": grid(-10, -5)},
-        "Muon": {"256": grid(-9, -2, 2), "512": grid(-9, -2, 2), "1024": grid(-9, -2, 2), "2048": grid(-7, -2, 2)},
+        "standard Adam": {"256": grid(-11, -5), "512": grid(-12, -6), "1024": grid(-13, -7), "2048": grid(-13, -8)},
+        "Adam": {"256": grid(-11, -5), "512": grid(-11, -5), "1024": grid(-11, -5), "2048": grid(-11, -6)},
+        "Muon": {"256": grid(-8, -2, 1), "512": grid(-8, -2, 1), "1024": grid(-8, -2, 1), "2048": grid(-7, -2, 1)},
     },
 )
 e8_widths = list(e8_arms["Adam"])
@@ -600,7 +641,7 @@ e8_seeds = {d: nb.at_scale(cpu=[0], gpu=[0], full=[0] if d == "2048" else [0, 1]
 e8_shape = nb.at_scale(
     cpu={"depth": 2, "head": 16, "context": 32, "batch": 8, "steps": 40, "marks": [1, 10, 40], "base": 32},
     gpu={"depth": 4, "head": 64, "context": 256, "batch": 8, "steps": 200, "marks": [1, 10, 50, 200], "base": 128},
-    full={"depth": 4, "head": 64, "context": 256, "batch": 8, "steps": 300, "marks": [1, 10, 30, 100, 300], "base": 256},
+    full={"depth": 4, "head": 64, "context": 256, "batch": 8, "steps": 400, "marks": [1, 10, 40, 100, 400], "base": 256},
 )
 bf16 = nb.scale != "cpu" and runtime.has_bf16()
 e8 = nb.run("E8", language_transfer, arms=e8_arms, seeds=e8_seeds, bf16=bf16, **e8_shape)
@@ -614,12 +655,12 @@ def tuned(low, high, gaps):
 
 e6b_width = nb.at_scale(cpu="32", gpu="128", full="256")
 e6b_arms = nb.at_scale(
-    cpu={"Muon 0.9": [[-5.0, -7.0], [-4.0, -6.0]], "msign(Adam)": [[-5.0, -7.0], [-4.0, -6.0]]},
-    gpu={"Adam": tuned(-9, -6, (0,)), **{arm: tuned(-6, -3, (2,)) for arm in ("SN(Adam)", "Muon", "Muon 0.9", "msign(Adam)")}},
+    cpu={"Muon 0.9": [[-5.0, -6.0], [-4.0, -5.0]], "msign(Adam)": [[-5.0, -6.0], [-4.0, -5.0]]},
+    gpu={"Adam": tuned(-9, -6, (0,)), **{arm: tuned(-6, -3, (1,)) for arm in ("SN(Adam)", "Muon", "Muon 0.9", "msign(Adam)")}},
     full={
         "Adam": tuned(-9.5, -6.5, (-1, 0, 1)),
         "SN(Adam)": tuned(-5.5, -2.5, (1, 2, 3)),
-        **{arm: tuned(-6.5, -3.5, (1, 2, 3)) for arm in ("Muon", "Muon 0.9", "msign(Adam)")},
+        **{arm: tuned(-6.5, -3.5, (0, 1, 2)) for arm in ("Muon", "Muon 0.9", "msign(Adam)")},
     },
 )
 e6b = nb.run(
