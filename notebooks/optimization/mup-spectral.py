@@ -452,7 +452,7 @@ def rate_transfer(device, *, arms, widths, seeds, steps, batch, tail):
 e7_arms = nb.at_scale(
     cpu={"standard Adam": [-11, -9, -8, -7, -6, -5, -4], "Adam": [-3, -2, -1, 0, 1, 2], "SN(Adam)": [-6, -5, -4, -3, -2, -1]},
     gpu={"standard Adam": list(range(-13, -3)), "Adam": list(range(-4, 4)), "SN(Adam)": list(range(-7, 1))},
-    full={"standard Adam": list(range(-14, -3)), "Adam": list(range(-4, 5)), "SN(Adam)": list(range(-8, 1))},
+    full={"standard Adam": list(range(-17, -3)), "Adam": list(range(-4, 5)), "SN(Adam)": list(range(-8, 1))},
 )
 e7 = nb.run(
     "E7",
