@@ -16,7 +16,7 @@
 # **The point.** muP is a table that says, layer type by layer type and optimizer by optimizer, how initial variance and learning rate must change with the width.
 # The post replaces the table by one requirement: the spectral norms of every weight matrix *and of every update* shall be of the order
 # $\sqrt{\text{fan-out}/\text{fan-in}}$. Three one-line formulas for the rates follow, and the table's entries are their limits. The upper bounds are theorems.
-# The lower bounds rest on one measurable number, the *alignment*: here it gets its exact laws, and a test at four widths of a transformer.
+# The lower bounds rest on one measurable number, the *alignment*: here it gets exact laws. In a transformer from 256 to 2048 wide, at one rate for all, the rule holds the updates' relative norms to within 10%; one rate for all layers lets them grow four-fold.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -110,12 +110,12 @@ stretched = sp.Matrix([[sp.cos(t), sp.sin(t)]]) * W2
 stretch = (stretched * stretched.T)[0]
 
 
-def normal(*shape, seed=0):
+def gauss(*shape, seed=0):
     """Standard normal float64 numbers, the same on every machine."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-W57, rows57 = normal(5, 7), normal(5000, 5, seed=1)
+W57, rows57 = gauss(5, 7), gauss(5000, 5, seed=1)
 sigma57 = float(torch.linalg.svdvals(W57)[0])
 u57 = torch.linalg.eigh(W57 @ W57.T).eigenvectors[:, -1]
 longest = float(((rows57 @ W57).norm(dim=1) / rows57.norm(dim=1)).max())
@@ -144,7 +144,7 @@ nb.derivation(
 
 
 # %%
-def rms(v):
+def rms_of(v):
     """Root mean square of a SymPy row."""
     return sp.sqrt(sum(x**2 for x in v) / sp.Integer(len(v)))
 
@@ -155,12 +155,12 @@ def top_singular(M):
 
 def ones_gain(m, n):
     x = sp.ones(1, m)
-    return rms(x * sp.ones(m, n)) / rms(x)
+    return rms_of(x * sp.ones(m, n)) / rms_of(x)
 
 
 # %%
 shapes_small = [(1, 1), (1, 3), (2, 3), (3, 2), (4, 1), (5, 3)]
-W611, rows611 = normal(6, 11, seed=2), normal(5000, 6, seed=3)
+W611, rows611 = gauss(6, 11, seed=2), gauss(5000, 6, seed=3)
 rms_gains = metrics.rms(rows611 @ W611) / metrics.rms(rows611)
 rms_norm611 = math.sqrt(6 / 11) * float(torch.linalg.svdvals(W611)[0])
 nb.derivation(
@@ -205,7 +205,7 @@ softmax = lambda z: [sp.exp(y) / sum(sp.exp(x) for x in z) for y in z]
 slack = lambda p: 2 * sum(p[i] * p[j] for i in range(1, len(p)) for j in range(i + 1, len(p)))
 squared_gradient = lambda z: sum(sp.Derivative(cross_entropy(z), y) ** 2 for y in z)
 shift = sp.Symbol("h", real=True)
-logits = (2 * normal(2000, 10, seed=4)).requires_grad_()
+logits = (2 * gauss(2000, 10, seed=4)).requires_grad_()
 F.cross_entropy(logits, torch.arange(2000) % 10, reduction="sum").backward()
 nb.derivation(
     "D3",
@@ -238,16 +238,16 @@ def carried(widths, scales):
     x = sp.ones(1, widths[0])
     for s, m, n in zip(scales, widths, widths[1:], strict=False):
         x = x * scaled_ones(s, m, n)
-    return sp.nsimplify(rms(x))
+    return sp.nsimplify(rms_of(x))
 
 
 # %%
 half = sp.Rational(1, 2)
 chains = [((2, 5), (half,)), ((3, 5, 2), (2, half / 3)), ((4, 1, 6, 2), (3, half, half)), ((2, 3, 3, 3, 1), (1, 5, half, 3))]
 random_chain = [
-    M / torch.linalg.matrix_norm(M, 2) * math.sqrt(n / m) for m, n in ((9, 30), (30, 4), (4, 50)) for M in [normal(m, n, seed=m)]
+    M / torch.linalg.matrix_norm(M, 2) * math.sqrt(n / m) for m, n in ((9, 30), (30, 4), (4, 50)) for M in [gauss(m, n, seed=m)]
 ]
-chained = normal(1000, 9, seed=5)
+chained = gauss(1000, 9, seed=5)
 chain_gain = metrics.rms(chained @ random_chain[0] @ random_chain[1] @ random_chain[2]) / metrics.rms(chained)
 nb.derivation(
     "D4",
@@ -259,7 +259,7 @@ nb.derivation(
 # %% [markdown]
 # ### How tight is it at the start?
 #
-# The post says the bound can be attained and moves on. For a random matrix the answer is exact. If $W$ has independent Gaussian entries of any deviation $\sigma$ and $x$ does
+# The post says the bound can be attained and moves on. For a random matrix the answer has an exact limit. If $W$ has independent Gaussian entries of any deviation $\sigma$ and $x$ does
 # not depend on it, $\mathbb E\lVert xW\rVert^2=\sigma^2d_{out}\lVert x\rVert^2$, while $\lVert W\rVert_2\approx\sigma(\sqrt{d_{in}}+\sqrt{d_{out}})$ (below). So
 #
 # $$\alpha_0=\frac{\sqrt{d_{out}}}{\sqrt{d_{in}}+\sqrt{d_{out}}} .$$
@@ -285,7 +285,7 @@ def alpha_0(m, n):
 
 def start_alignment(m, n, draws=24):
     """Mean alignment of Gaussian matrices with independent rows, and its standard error."""
-    W, x = normal(draws, m, n, seed=m + n), normal(draws, 32, m, seed=n)
+    W, x = gauss(draws, m, n, seed=m + n), gauss(draws, 32, m, seed=n)
     return [float(v) for v in metrics.mean_stderr(metrics.alignment(x, W))]
 
 
@@ -331,8 +331,8 @@ nb.derivation(
 
 # %%
 X, dX, V, dV = sp.symbols("x dx W dW", commutative=False)
-square = lambda name: sp.Matrix(2, 2, lambda i, j: sp.Symbol(f"{name}{i}{j}"))
-x2, dx2, w2, dw2 = (square(name) for name in ("x", "dx", "w", "dw"))
+grid_of = lambda name: sp.Matrix(2, 2, lambda i, j: sp.Symbol(f"{name}{i}{j}"))
+x2, dx2, w2, dw2 = (grid_of(name) for name in ("x", "dx", "w", "dw"))
 nb.derivation(
     "D6",
     "Δ(xW) = x ΔW + Δx W + Δx ΔW.",
@@ -379,7 +379,7 @@ def actual_change(widths, a, b):
     before = after = sp.ones(1, widths[0])
     for s, h, m, n in zip(a, b, widths, widths[1:], strict=False):
         before, after = before * scaled_ones(s, m, n), after * (scaled_ones(s, m, n) + scaled_ones(h, m, n))
-    return sp.nsimplify(rms(after - before))
+    return sp.nsimplify(rms_of(after - before))
 
 
 third = sp.Rational(1, 3)
@@ -390,16 +390,16 @@ eta, depth = sp.symbols("eta K", positive=True)
 # %%
 def toward(x, n, scale, seed):
     """A matrix that sends the row x to a positive row of n entries, of relative norm about ``scale``, with a little noise."""
-    y = normal(1, n, seed=seed).abs()
+    y = gauss(1, n, seed=seed).abs()
     aligned = x.T @ y / (torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y)) * math.sqrt(n / x.shape[1])
-    return scale * aligned + 0.02 * normal(x.shape[1], n, seed=seed + 1)
+    return scale * aligned + 0.02 * gauss(x.shape[1], n, seed=seed + 1)
 
 
 def three_term_ratio(phi, trials=340):
     """Largest ratio of the true RMS change to the closed bound over nearly aligned chains of widths 7, 12, 5, 9."""
     worst = 0.0
     for k in range(trials):
-        x = x_new = first = normal(1, 7, seed=k).abs()
+        x = x_new = first = gauss(1, 7, seed=k).abs()
         a, b = [], []
         for i, n in enumerate((12, 5, 9)):
             W, dW = (toward(x, n, s, seed=1000 + 70 * k + 10 * i) for s in (1.0, 0.4))
@@ -473,8 +473,8 @@ msign = optim.msign
 
 # %%
 start, updates = (
-    math.sqrt(12 / 5) * 0.7 * sn(normal(5, 12, seed=1)),
-    [math.sqrt(12 / 5) * 0.1 * sn(normal(5, 12, seed=k)) for k in range(2, 9)],
+    math.sqrt(12 / 5) * 0.7 * sn(gauss(5, 12, seed=1)),
+    [math.sqrt(12 / 5) * 0.1 * sn(gauss(5, 12, seed=k)) for k in range(2, 9)],
 )
 path = [start + sum(updates[:T], torch.zeros(5, 12, dtype=torch.float64)) for T in range(8)]
 same_way = start + 7 * (math.sqrt(12 / 5) * 0.1) * sn(start)
@@ -494,11 +494,11 @@ nb.derivation(
 # linearises.
 
 # %%
-W68 = normal(6, 8, seed=11)
-low_rank = normal(6, 3, seed=12) @ normal(3, 8, seed=13)
+W68 = gauss(6, 8, seed=11)
+low_rank = gauss(6, 3, seed=12) @ gauss(3, 8, seed=13)
 smallest = lambda W, r: float(torch.linalg.svdvals(W)[r - 1])
-feasible = [sn(normal(6, 8, seed=100 + k)) * (1 if k % 2 else 0.5) for k in range(500)] + [
-    msign(normal(6, 8, seed=700 + k)) for k in range(500)
+feasible = [sn(gauss(6, 8, seed=100 + k)) * (1 if k % 2 else 0.5) for k in range(500)] + [
+    msign(gauss(6, 8, seed=700 + k)) for k in range(500)
 ]
 inner = lambda A, B: float((A * B).sum())
 slopes = [inner(W68 - svc(W68), M - svc(W68)) for M in feasible]
@@ -559,7 +559,7 @@ nb.claim(
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Singular values after the map against their index for a 64 by 64 Gaussian matrix. Normalisation keeps the falling shape below 1. Clipping at larger and larger scales cuts more and more of the top flat. The matrix sign is flat at 1."}}
-spectrum = torch.linalg.svdvals(normal(64, 64, seed=21)).numpy()
+spectrum = torch.linalg.svdvals(gauss(64, 64, seed=21)).numpy()
 figure, axes = plt.subplots(figsize=(6.8, 3.4))
 index = np.arange(1, 65)
 axes.plot(index, spectrum / spectrum[0], color=BLUE, ls="-", label="SN(W): divide by σ₁")
@@ -611,8 +611,8 @@ ADAM = {"betas": (0.9, 0.95), "eps": 1e-12}
 
 
 # %%
-slope_parts = normal(24, 4, seed=31).float(), normal(4, 40, seed=32).float()
-fed = [slope_parts[0] @ slope_parts[1] + 0.5 * normal(24, 40, seed=40 + k).float() for k in range(3)]
+slope_parts = gauss(24, 4, seed=31).float(), gauss(4, 40, seed=32).float()
+fed = [slope_parts[0] @ slope_parts[1] + 0.5 * gauss(24, 40, seed=40 + k).float() for k in range(3)]
 
 
 def last_step(make, shape=(24, 40), lr=1.0):
@@ -629,14 +629,23 @@ by_rule = lambda kind, eta: lambda p: kind([{"params": [p], "multiplier": optim.
 # %%
 adam_step = last_step(lambda p: torch.optim.Adam([p], lr=1.0, **ADAM))
 normed_step, signed_step = (last_step(by_rule(kind, 0.02)) for kind in (SpectralAdam, MsignAdam))
+square30 = gauss(30, 3, seed=33) @ gauss(3, 30, seed=34) + 0.3 * gauss(30, 30, seed=35)
 exact_signed = 0.02 * math.sqrt(40 / 24) * msign(adam_step)
 cosine = lambda A, B: inner(A, B) / float(torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(B))
+# %%
 nb.derivation(
     "D10",
     "For any proposal Φ, ΔW = η√ρ msign(Φ) has relative norm η, as has η√ρ SN(Φ); with Newton-Schulz the singular values are η within 0.68..1.21.",
     ledger.close("exact msign of Adam's step", rms_to_rms(exact_signed), 0.02, rel=1e-9, digits=8),
     ledger.close("SN(Adam), relative norm over η", rms_to_rms(normed_step) / 0.02, 1, abs=2e-3, digits=3, machine=True),
     ledger.close("SN(Adam) points along torch.optim.Adam's step", cosine(normed_step, adam_step), 1, abs=1e-5, digits=4, machine=True),
+    ledger.close(
+        "quick_norm, 30 × 30, low rank plus noise, over SVD",
+        float(quick_norm(square30)) / float(torch.linalg.svdvals(square30)[0]),
+        1,
+        abs=2e-3,
+        digits=3,
+    ),
     ledger.more(
         "msign(Adam), smallest singular value over η√ρ",
         smallest(signed_step, 24) / (0.02 * math.sqrt(40 / 24)),
@@ -670,7 +679,7 @@ rho, d_in, d_out, rate = sp.symbols("rho d_in d_out eta", positive=True)
 exact_std = sp.sqrt(d_out / d_in) / (sp.sqrt(d_in) + sp.sqrt(d_out))
 narrow, wide = sp.sqrt(d_out / d_in / d_in), 1 / sp.sqrt(d_in)
 ratio_of_forms = {"narrowing": (exact_std / narrow).subs(d_out, rho * d_in), "widening": (exact_std / wide).subs(d_out, rho * d_in)}
-tops = {(m, n): torch.linalg.matrix_norm(normal(40, m, n, seed=50), 2) for m, n in ((256, 256), (64, 1024), (8, 8))}
+tops = {(m, n): torch.linalg.matrix_norm(gauss(40, m, n, seed=50), 2) for m, n in ((256, 256), (64, 1024), (8, 8))}
 top_mean = {s: [float(v) for v in metrics.mean_stderr(x)] for s, x in tops.items()}
 
 # %%
@@ -749,7 +758,7 @@ turn = lambda angle: sp.Matrix([[sp.cos(angle), -sp.sin(angle)], [sp.sin(angle),
 A2 = sp.Matrix(2, 2, sp.symbols("A1:5", real=True))
 B2 = turn(th) * sp.diag(size, small) * turn(ph).T
 termwise = sum(s * (turn(th)[:, i].T * A2 * turn(ph)[:, i])[0] for i, s in enumerate((size, small)))
-B911 = normal(9, 11, seed=61)
+B911 = gauss(9, 11, seed=61)
 nuclear = lambda M: float(torch.linalg.svdvals(M).sum())
 climber = torch.zeros(9, 11, dtype=torch.float64)
 for _ in range(40):
@@ -757,7 +766,7 @@ for _ in range(40):
 ascended = inner(climber, B911)
 U911, _, V911 = torch.linalg.svd(B911)
 outer911 = torch.outer(U911[:, 0], V911[0])
-holder = [inner(M, B911) / (float(torch.linalg.svdvals(M)[0]) * nuclear(B911)) for M in normal(1000, 9, 11, seed=62)]
+holder = [inner(M, B911) / (float(torch.linalg.svdvals(M)[0]) * nuclear(B911)) for M in gauss(1000, 9, 11, seed=62)]
 nb.derivation(
     "D13",
     "⟨A, B⟩ ≤ ‖A‖₂‖B‖_*, with equality at A = msign(B).",
@@ -793,8 +802,8 @@ of_layer = lambda f, name: f.subs(dict(zip((d_in, d_out), layer_shapes[name], st
 demanded = sp.sqrt(d_out / d_in)  # the relative norm of an update is to be constant
 gradient_order = sp.Symbol("c", positive=True) / demanded  # ||dW|| ||grad|| = c
 layer_names = list(layer_shapes)
-linear_x, linear_t = normal(20, 7, seed=71), normal(20, 4, seed=72)
-toy = [normal(7, 12, seed=73) / 3, normal(12, 4, seed=74) / 3]
+linear_x, linear_t = gauss(20, 7, seed=71), gauss(20, 4, seed=72)
+toy = [gauss(7, 12, seed=73) / 3, gauss(12, 4, seed=74) / 3]
 toy_loss = lambda W: (torch.tanh(linear_x @ W[0]) @ W[1] - linear_t).square().mean()
 leaves = [W.clone().requires_grad_() for W in toy]
 toy_loss(leaves).backward()
@@ -828,7 +837,7 @@ def spectral_rate(kind, d_in, d_out):
 
 
 # %%
-signs = torch.where(normal(6, 9, seed=81) > 0, 1.0, -1.0).double()
+signs = torch.where(gauss(6, 9, seed=81) > 0, 1.0, -1.0).double()
 aligned_signs = torch.outer(signs[:, 0], signs[0])
 nb.derivation(
     "D15",
@@ -870,7 +879,7 @@ def through_sign(k):
 # %%
 frequency = sp.Symbol("k", integer=True, nonnegative=True)
 all_energy = sp.Sum(2 * (2 / (sp.pi * (2 * frequency + 1))) ** 2, (frequency, 0, sp.oo))
-sign_rank = {B: int(torch.linalg.matrix_rank(torch.sign(normal(n, B, seed=91) @ normal(B, n, seed=92)))) for B, n in ((2, 96), (4, 64))}
+sign_rank = {B: int(torch.linalg.matrix_rank(torch.sign(gauss(n, B, seed=91) @ gauss(B, n, seed=92)))) for B, n in ((2, 96), (4, 64))}
 nb.derivation(
     "D16",
     "Adam: ‖sign G‖_F = √(mn), and for G of B outer products ‖sign G‖₂/√(mn) → c_B = Γ(B/2)/(√π Γ((B+1)/2)), stable rank 1/c_B² ~ πB/2; rate 1/d_{k−1}.",
@@ -955,9 +964,9 @@ trace_squares, squared_trace = (
 )  # E tr M^2, E (tr M)^2, M = V^T V
 second_moment = ((n_rows**2 + n_rows) * trace_squares + n_rows * squared_trace) / (B_rows * n_rows**4)
 chi = sp.series(1 / omega, z_edge, 0, 3).removeO()
-small_wishart = normal(20000, 5, 3, seed=95)
+small_wishart = gauss(20000, 5, 3, seed=95)
 wishart = small_wishart.mT @ small_wishart
-live_signs = torch.sign(normal(512, 128, seed=96) @ normal(128, 512, seed=97))
+live_signs = torch.sign(gauss(512, 128, seed=96) @ gauss(128, 512, seed=97))
 at_batch = {B: float(np.mean(row)) for B, row in zip(sign_batches, x_sign["512"], strict=True)}
 nb.claim(
     "X3",
@@ -980,6 +989,18 @@ nb.claim(
         *[
             ledger.close(f"sign_norms, B = {B}, n = 512", at_batch[B], sign_law(B, 512), rel=0.04, digits=3, machine=True)
             for B in (16, 64, 512, 2048)
+        ],
+        ledger.close("c_of(3): the mean of |u₁| on the sphere", c_of(3), 0.5, rel=1e-9),
+        *[
+            ledger.close(
+                f"c_{B} itself, n = 8192, recorded",
+                float(np.mean(sign_record.result["8192"][sign_record.config["batches"].index(B)])),
+                c_of(B),
+                rel=0.025,
+                digits=3,
+                scope="full, 4 draws",
+            )
+            for B in (2, 4)
         ],
         *[
             ledger.less(f"largest distance over B = 16..16,384, n = {n}, recorded", gap, 0.05 if n == "512" else 0.02)
@@ -1028,7 +1049,7 @@ nb.derivation(
     "D17",
     "Muon: ‖msign‖₂ = 1, so η ∝ √(d_k/d_{k−1}). All nine rates of the muP table, and its three variances, are limits of the formulas as d → ∞.",
     sym.enumeration("width exponents, 12 cells", cells, lambda cell: exponent(of_layer(rate_formula[cell[0]], cell[1])), read_table),
-    ledger.close("‖msign‖₂", float(torch.linalg.svdvals(msign(normal(9, 4, seed=98)))[0]), 1, rel=1e-12, digits=8),
+    ledger.close("‖msign‖₂", float(torch.linalg.svdvals(msign(gauss(9, 4, seed=98)))[0]), 1, rel=1e-12, digits=8),
 )
 
 
@@ -1069,12 +1090,12 @@ nb.claim(
 xs3, ds2 = sp.symbols("x1:4", real=True), sp.symbols("g1:3", positive=True)
 row_x, row_g = sp.Matrix([xs3]), sp.Matrix([ds2])
 rank_one = row_x.T * row_g
-batch_X, batch_D = normal(6, 40, seed=101), normal(6, 25, seed=102)
+batch_X, batch_D = gauss(6, 40, seed=101), gauss(6, 25, seed=102)
 one_sign = (batch_X[:1].T @ batch_D[:1]).sign()
-gaussian_x = normal(400, 512, seed=103)
+gaussian_x = gauss(400, 512, seed=103)
 l1 = lambda x: float((x.abs().mean(1) / metrics.rms(x)).mean())
-rank_ten = normal(64, 10, seed=104) @ normal(10, 10, seed=105)
-wide_X = normal(64, 200, seed=106)
+rank_ten = gauss(64, 10, seed=104) @ gauss(10, 10, seed=105)
+wide_X = gauss(64, 200, seed=106)
 # %%
 nb.derivation(
     "D18",
@@ -1252,8 +1273,8 @@ loop_gap = max(
 )
 loop_losses = [np.mean([math.log(sum(map(math.exp, z))) - z[int(c)] for z, c in zip(xs[2], tiny_y, strict=True)]) for xs in by_loops]
 broad = network([0], [(300, 200)], [0.7], cpu)[0]
-two_rows, M64 = normal(2, 20, 64, seed=111), normal(2, 64, 10, seed=112)
-low64 = normal(50, 6, seed=113) @ normal(6, 90, seed=114)
+two_rows, M64 = gauss(2, 20, 64, seed=111), gauss(2, 64, 10, seed=112)
+low64 = gauss(50, 6, seed=113) @ gauss(6, 90, seed=114)
 Q, C, P = compress(low64)
 msign_step = MsignDescent([torch.nn.Parameter(torch.zeros(1, 50, 90, dtype=torch.float64))], torch.ones(1))
 msign_step.param_groups[0]["params"][0].grad = low64[None]
@@ -1524,6 +1545,10 @@ nb.claim(
 )
 
 # %% [markdown]
+# **What we saw.** Over a factor of 64 in width, the spectral rule leaves exponents of at most 0.04 in $x_1,x_2,x_3$, for all three optimizers and all four activations. One rate for all lets Adam's grow with exponents near 0.6 in the hidden features and 0.86 in the logits, and starves
+# SGD's and Muon's input layer. The logits' small residue under the spectral rule, $-0.1$ for Adam and SGD, is the readout's start (C3): as the logits shrink with $d$, so does the curvature of the softmax.
+
+# %% [markdown]
 # ## E3: alignment, by layer and by optimizer
 #
 # The same runs, seen through the alignment. Left: at the start, every matrix of every width on one curve, $\sqrt\rho/(1+\sqrt\rho)$, with no fitted constant. Right: of the first update. Muon's hidden layers sit at 1, as they must;
@@ -1749,6 +1774,10 @@ nb.claim(
 )
 
 # %% [markdown]
+# **What we saw.** The exponents are the predicted ones. A batch of 64 images has gradients of stable rank 2 to 4, not 64: its rows are far from independent. Nuclear and spectral norm differ by a factor of about 5 that does not depend on the width.
+# The sign's stable rank is 2 to 6: "low rank" survives the sign in the sense that counts.
+
+# %% [markdown]
 # ## E4: a bottleneck
 #
 # **Question.** Does the rule handle a shape outside the table? **Set-up.** $64\to d\to r\to d\to10$, Adam, 20 full-batch steps at base rate 0.1. Three readings of the two middle matrices: the *spectral* rule; *hidden*, both treated as
@@ -1930,6 +1959,9 @@ nb.claim(
         )
     ],
 )
+
+# %% [markdown]
+# **What we saw** (figure below, left). At $r=16$ the spectral rule loses 4% of its decrease per doubling of the width, the hidden reading 11%. At $r=\sqrt d$ the spectral rule is flat over eight doublings; the hidden reading starves the network, the fixed one overdrives it: its features behind the bottleneck grow like $d^{0.27}$.
 
 # %% [markdown]
 # ## E5: does the alignment survive training?
@@ -2619,7 +2651,7 @@ nb.experiment(
             ledger.less(
                 f"{LM_ARMS[arm]}: largest distance from the base width of a relative norm of W_t − W₀, all widths and marks from 10",
                 max(abs(r - 1) for r in spectral_band[arm]),
-                0.2,
+                0.1,
                 digits=2,
                 scope=early,
             )
@@ -2703,8 +2735,8 @@ nb.experiment(
 )
 
 # %% [markdown]
-# What does not depend on the plateau is the coordinate check, and it is the cleaner result: at one rate for all widths, the relative norm of $W_t-W_0$ stays within 20% of its value at the base width under the spectral rule, for Adam and for Muon, while standard Adam's grows four-fold.
-# The alignment falls as training goes on, at all widths alike.
+# What does not depend on the plateau is the coordinate check, and it is the cleaner result: at one rate for all widths, the relative norm of $W_t-W_0$ stays within 10% of its value at the base width under the spectral rule, for Adam and for Muon, from step 10 on, while standard Adam's grows four-fold.
+# The alignment changes as training goes on (Muon's falls from 0.7 to below 0.5, Adam's goes from 0.5 to near 0.6), at all widths alike.
 
 # %% tags=["hide-input"]
 small_shape = {"vocabulary": 84, "context": 12, "d": 32, "depth": 2, "heads": 2}
@@ -2939,10 +2971,16 @@ nb.claim(
     holds=[
         ledger.close("operations of forward and backward, per parameter and token", train_flops / (100 * 48 * 40), 6, rel=1e-9),
         ledger.close("of five Newton-Schulz steps for a layer, over d³", layer_flops / 32**3, 300, rel=1e-9),
+        ledger.close(
+            "hidden parameters of a layer over d², counted in the model of X6",
+            sum(getattr(lm, name)[0, 0].numel() for name in HIDDEN) / 32**2,
+            12,
+            rel=1e-9,
+        ),
         ledger.less("overhead at d = 2048 and 2.1 million tokens a step", overhead(2048, 256 * 8192), 0.01, digits=2),
     ],
     fails=[
-        ledger.more("overhead at d = 2048 and the 2,048 tokens a step of E8", overhead(2048, 2048), 4, digits=2),
+        ledger.close("overhead at d = 2048 and the 2,048 tokens a step of E8, 300/72", overhead(2048, 2048), 300 / 72, rel=1e-9),
         ledger.more(
             f"measured in E8, d = {lm_widths[-1]}: seconds of a Muon step over an Adam step",
             step_seconds["Muon"] / step_seconds["Adam"],
@@ -3379,7 +3417,7 @@ relative_exponents = {
     ("0.2 √max(in, out), narrowing", "hidden"): half,
     ("0.2 √max(in, out), narrowing", "output"): 1,
 }
-step_norm = lambda factor, m, n: rms_to_rms(factor(m, n) * msign(normal(m, n, seed=121)))
+step_norm = lambda factor, m, n: rms_to_rms(factor(m, n) * msign(gauss(m, n, seed=121)))
 relative_update = lambda cell: of_layer(code_factor[cell[0]] * sp.sqrt(d_in / d_out), cell[1])
 nb.claim(
     "X7",
@@ -3414,13 +3452,13 @@ nb.claim(
 # **Embeddings.** A one-hot input has RMS $1/\sqrt V$. With a fixed alphabet nothing changes; with a growing one, the norm that counts is the largest row, not $\lVert\cdot\rVert_2$.
 #
 # **Later work.** The same norm, layer by layer and composed through a whole architecture, is the modular norm {cite}`large2024modular`; Scion {cite}`pethick2025scion` descends in it with this rate rule for every layer. Against: {cite}`kosson2025weightdecay` find that in language models of
-# practical size the alignments assumed here hold only early in training, and that decoupled weight decay carries most of the transfer afterwards. E8 stops at 400 steps, without decay: it cannot decide that.
+# practical size the alignments assumed here hold only early in training, and that decoupled weight decay carries most of the transfer afterwards. E8 stops at 300 steps, without decay: it cannot decide that.
 #
 # ## What does not hold
 #
 # - **"$\Theta(1)$"** (C2, C3). What is proved is $O(1)$. The lower bounds are statements about alignment, true for descent directions and for matrices that do not contract.
 # - **"Every layer starts at order one"** (C3). The readout does not: its logits start at $d^{-1/2}$, because a contracting matrix has alignment $\sqrt{d_{out}/d_{in}}$ with an input that it does not know. Within 100 steps it has learned to align (C4).
-# - **"The sign does not raise the rank"** (C17). It raises the rank to nearly full and the stable rank by up to $\pi/2$. What matters survives: the stable rank is free of the width while the effective batch is small against it.
+# - **"The sign does not raise the rank"** (C17). It raises the rank to half of the size or nearly all of it, and the stable rank by up to $\pi/2$. What matters survives: the stable rank is free of the width while the effective batch is small against it.
 # - **"Clipping gives spectral norm 1"** (C8) needs $\sigma_1\ge1$.
 # - **"Richer than muP"** (C18). With types read as "which side grows", muP's table covers a fixed bottleneck. The gain is at shapes that grow at other rates.
 # - **"Adam inside msign beats Muon"** (C19). It beats Muon as usually run. Against a Muon with Adam's own momentum the difference is not resolved.
@@ -3441,10 +3479,10 @@ nb.claim(
 # ```
 
 # %% tags=["hide-cell"]
-orthogonal = lambda m, n: math.sqrt(n / m) * msign(normal(m, n, seed=131))
+orthogonal = lambda m, n: math.sqrt(n / m) * msign(gauss(m, n, seed=131))
 print(
     {
-        f"{m} × {n}": round(float(metrics.alignment(normal(500, m, seed=132), orthogonal(m, n))), 2)
+        f"{m} × {n}": round(float(metrics.alignment(gauss(500, m, seed=132), orthogonal(m, n))), 2)
         for m, n in ((64, 64), (64, 256), (256, 64), (640, 10))
     }
 )
