@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import dis
 import hashlib
 import inspect
 import json
@@ -191,7 +192,7 @@ def _reached(item) -> list:
         codes = [inspect.unwrap(f).__code__]
         while codes:
             code = codes.pop()
-            for name in code.co_names:
+            for name in sorted({i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}):
                 target = f.__globals__.get(name)
                 if isinstance(target, types.ModuleType):
                     found += [getattr(target, other) for other in code.co_names if hasattr(target, other)]

@@ -375,3 +375,17 @@ def test_a_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_p
     in_script = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.strip()
     assert fingerprint_in_a_notebook(3) == in_script
     assert fingerprint_in_a_notebook(4) != in_script
+
+
+def normal():
+    return 1
+
+
+def draws(generator):
+    return generator.normal(3)
+
+
+def test_an_attribute_is_not_the_function_of_its_name(monkeypatch):
+    before = records.code_sha256(draws)
+    monkeypatch.setitem(draws.__globals__, "normal", fingerprint_in_a_notebook)
+    assert records.code_sha256(draws) == before
