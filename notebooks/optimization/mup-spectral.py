@@ -638,13 +638,14 @@ normed_step, signed_step = (last_step(by_rule(kind, 0.02)) for kind in (Spectral
 square30 = gauss(30, 3, seed=33) @ gauss(3, 30, seed=34) + 0.3 * gauss(30, 30, seed=35)
 exact_signed = 0.02 * math.sqrt(40 / 24) * msign(adam_step)
 cosine = lambda A, B: inner(A, B) / float(torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(B))
-# %%
-nb.derivation(
-    "D10",
-    "For any proposal Φ, ΔW = η√ρ msign(Φ) has relative norm η, as has η√ρ SN(Φ); with Newton-Schulz the singular values are η times 0.67 to 1.21.",
-    ledger.close("exact msign of Adam's step", rms_to_rms(exact_signed), 0.02, rel=1e-9, digits=8),
-    ledger.close("SN(Adam), relative norm over η", rms_to_rms(normed_step) / 0.02, 1, abs=2e-3, digits=3, machine=True),
-    ledger.close("SN(Adam) points along torch.optim.Adam's step", cosine(normed_step, adam_step), 1, abs=1e-5, digits=4, machine=True),
+quick_checks = [
+    ledger.close(
+        "quick_norm of diag(1, 0.9): what eight iterations give",
+        float(quick_norm(torch.diag(torch.tensor([1.0, 0.9], dtype=torch.float64)))),
+        math.sqrt((1 + 0.9**36) / (1 + 0.9**34)),
+        rel=1e-12,
+        digits=8,
+    ),
     ledger.close(
         "quick_norm, 30 × 30, low rank plus noise, over SVD",
         float(quick_norm(square30)) / float(torch.linalg.svdvals(square30)[0]),
@@ -652,6 +653,16 @@ nb.derivation(
         abs=2e-3,
         digits=3,
     ),
+]
+
+# %%
+nb.derivation(
+    "D10",
+    "For any proposal Φ, ΔW = η√ρ msign(Φ) has relative norm η, as has η√ρ SN(Φ); with Newton-Schulz the singular values are η times 0.67 to 1.21.",
+    ledger.close("exact msign of Adam's step", rms_to_rms(exact_signed), 0.02, rel=1e-9, digits=8),
+    ledger.close("SN(Adam), relative norm over η", rms_to_rms(normed_step) / 0.02, 1, abs=2e-3, digits=3, machine=True),
+    ledger.close("SN(Adam) points along torch.optim.Adam's step", cosine(normed_step, adam_step), 1, abs=1e-5, digits=4, machine=True),
+    *quick_checks,
     ledger.more(
         "msign(Adam), smallest singular value over η√ρ",
         smallest(signed_step, 24) / (0.02 * math.sqrt(40 / 24)),
@@ -2524,6 +2535,8 @@ for arm, color, style, marker in zip(LM_ARMS, (ORANGE, BLUE, GREEN), ("--", "-",
         )
 width_axis(left, lm_widths)
 left.set(yscale="log", ylabel=f"relative norm of W_t − W₀, {state_mark} steps")
+left.set_yticks([1, 2, 3, 4, 5], list("12345"))
+left.minorticks_off()
 left.legend(fontsize=8, loc="upper left")
 right.set(xscale="log", xlabel="training step (log axis)", ylabel="alignment of W_t − W₀", ylim=(0, 1.05))
 right.legend(fontsize=7, loc="lower left", ncols=1)
