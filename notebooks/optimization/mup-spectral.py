@@ -2603,6 +2603,7 @@ nb.experiment(
             )
             for arm in ("Adam", "Muon")
         ],
+        ledger.more("standard Adam: the same", max(abs(r - 1) for r in spectral_band["standard Adam"]), 3, digits=2, scope=early),
         *[
             ledger.less(
                 f"{LM_ARMS[arm]}: the same at the last mark, at every rate common to all widths",
