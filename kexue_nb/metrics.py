@@ -105,5 +105,9 @@ def loglog_slope(x: Sequence[float], y: Sequence[float]) -> Slope:
         raise ValueError(f"x of shape {x.shape} and y of shape {y.shape}: give two equally long lists with at least three distinct x")
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("x and y must be positive and finite: their logarithms are fitted")
-    fit = scipy.stats.linregress(np.log(x), np.log(y))
-    return Slope(float(fit.slope), float(fit.stderr), math.exp(fit.intercept), len(x))
+    u, v = np.log(x), np.log(y)
+    du = u - u.mean()
+    slope = float(du @ v / (du @ du))
+    residual = v - v.mean() - slope * du
+    stderr = math.sqrt(residual @ residual / (len(x) - 2) / (du @ du))
+    return Slope(slope, stderr, math.exp(v.mean() - slope * u.mean()), len(x))

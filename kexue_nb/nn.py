@@ -6,6 +6,7 @@ A stack of one run is an ordinary model. Shapes: R runs, B sequences, T position
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -75,11 +76,11 @@ class Transformer(nn.Module):
     - ``"pre"``: skip * x + F(norm(x)), and a norm before the output layer;
     - ``"post"``: norm(skip * x + F(x)); with skip alpha and gain beta this is DeepNorm (arXiv 2203.00555, section 3).
 
-    ``skip`` (R,), default 1, multiplies the residual. ``gain`` (R,), default 1, multiplies the initial wv, wo, w1 and w2, whose entries are
-    N(0, 1/d_in) (``spread="fan-in"``) or N(0, 2/(d_in + d_out)) (``"xavier"``), as are those of wq and wk. ``norm`` is ``"rms"`` or ``"layer"``,
-    with a learned gain a sublayer where ``affine``. ``embedding_norm`` norms the embeddings. Positions are learned, N(0, position_std^2), or,
-    given ``rotary`` frequencies (d_head/2,) or (R, d_head/2), rotary. The attention logits of run r are ``scale[r] * q.k / sqrt(d_head)``, or where
-    ``unit_norm[r]`` is true ``scale[r] * cos(q, k)``.
+    ``skip`` (R,), default 1, multiplies the residual. ``gain`` (R,), default 1, multiplies the initial wv, wo, w1 and w2, whose entries
+    are N(0, 1/d_in) (``spread="fan-in"``) or N(0, 2/(d_in + d_out)) (``"xavier"``), as are those of wq and wk. ``norm`` is ``"rms"`` or
+    ``"layer"``, with a learned gain a sublayer where ``affine``. ``embedding_norm`` norms the embeddings. Positions are learned,
+    N(0, position_std^2), or, given ``rotary`` frequencies (d_head/2,) or (R, d_head/2), rotary. The attention logits of run r are
+    ``scale[r] * q.k / sqrt(d_head)``, or where ``unit_norm[r]`` is true ``scale[r] * cos(q, k)``.
     """
 
     def __init__(
@@ -147,8 +148,7 @@ class Transformer(nn.Module):
         self.register_buffer("angles", angles)
 
     def forward(self, ids: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-        for x in self.states(ids, precision):
-            pass
+        x = deque(self.states(ids, precision), maxlen=1).pop()
         return self.head(self._normed(x, self.final_gain) if self.placement == "pre" else x)
 
     def states(self, ids: Tensor, precision: torch.dtype = torch.float32) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ def msign(G: Tensor, tolerance: float | None = None) -> Tensor:
     """
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
     tolerance = max(G.shape[-2:]) * torch.finfo(G.dtype).eps if tolerance is None else tolerance
-    keep = (S > tolerance * S[..., :1]).to(G.dtype)
+    keep = (tolerance * S[..., :1] < S).to(G.dtype)
     return (U * keep[..., None, :]) @ Vh
 
 
@@ -57,12 +57,13 @@ def spectral_multiplier(d_in: int, d_out: int) -> float:
 
 
 class Stacked(torch.optim.Optimizer):
-    """Descent on a stack with one learning rate a run: p -= factor * lr[r] * multiplier * direction, after decoupled weight decay.
+    """Descent on a stack with one learning rate a run: p <- (1 - rate * weight_decay) p - multiplier * rate * direction.
 
-    ``params``: tensors (runs, ...), or groups ``{"params": [...], "multiplier": m}`` whose rate is m times the run's. ``lr``: (runs,)
-    positive rates. ``weight_decay`` applies to tensors with at least three axes (matrices of a stack), not to gains and biases.
-    Subclasses give :meth:`direction`. ``schedule`` and ``update`` are the two halves of ``step``; ``update`` holds tensor operations only,
-    so that a CUDA graph can capture it.
+    ``params``: tensors (runs, ...), or groups ``{"params": [...], "multiplier": m}``. ``lr``: (runs,) positive rates; the rate of a step is
+    ``lr`` times the schedule's factor. The multiplier is for the step alone: decay does not see it, as in torch.optim.Muon.
+    ``weight_decay`` applies to tensors with at least three axes (matrices of a stack), not to gains and biases. Subclasses give
+    :meth:`direction`. ``schedule`` and ``update`` are the two halves of ``step``; ``update`` holds tensor operations only, so that a CUDA
+    graph can capture it.
     """
 
     def __init__(self, params: Iterable, lr: Tensor, *, weight_decay: float = 0.0):
@@ -94,10 +95,10 @@ class Stacked(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                rate = (group["multiplier"] * self.rate).view(-1, *[1] * (p.ndim - 1))
+                rate = self.rate.view(-1, *[1] * (p.ndim - 1))
                 if group["weight_decay"] and p.ndim >= 3:
                     p.mul_(1 - rate * group["weight_decay"])
-                p.sub_(rate * self.direction(p, self.state[p]))
+                p.sub_(group["multiplier"] * rate * self.direction(p, self.state[p]))
 
     def step(self, factor: float = 1.0) -> None:
         """One update at ``factor`` times the learning rates (the schedule's value)."""
@@ -148,8 +149,8 @@ class StackedAdam(Stacked):
 class StackedMuon(Stacked):
     """Muon: the matrix sign of the momentum by Newton-Schulz (Jordan et al. 2024; arXiv 2502.16982), for matrices (runs, ..., m, n).
 
-    Slice r evolves as under torch.optim.Muon with lr[r] and its ``adjust_lr_fn`` as the group's ``multiplier``. ``steps`` and ``dtype`` go to
-    :func:`newton_schulz`.
+    Slice r evolves as under torch.optim.Muon with lr[r] and its ``adjust_lr_fn`` as the group's ``multiplier``. ``steps`` and ``dtype``
+    go to :func:`newton_schulz`.
     """
 
     def __init__(

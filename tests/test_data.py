@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import math
 import subprocess
 import sys
 import tarfile
@@ -249,3 +250,12 @@ def test_associative_recall_draws_evenly():
 def test_associative_recall_bad_sizes(pairs, key_ids, value_ids):
     with pytest.raises(ValueError, match=f"{pairs} pairs of {key_ids} keys and {value_ids} values: need 1 <= pairs <= key_ids"):
         data.associative_recall((2,), pairs, key_ids, value_ids, torch.Generator())
+
+
+def test_entropies_of_a_text():
+    ids = torch.tensor([0, 1, 0, 1, 0, 1, 0, 2, 0])
+    p = [5 / 9, 3 / 9, 1 / 9]
+    assert data.unigram_entropy(ids) == pytest.approx(-sum(x * math.log(x) for x in p))
+    # after 0 (four times): 1, 1, 1, 2; after 1 and 2: always 0
+    assert data.bigram_entropy(ids) == pytest.approx(0.5 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert data.bigram_entropy(torch.tensor([3, 3, 3, 3])) == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""Laws of the entropies and of the participation ratio, and means with their errors."""
+"""Laws of the entropies, of the participation ratio and of the matrix measures; means and slopes with their errors."""
 
 import itertools
 import math
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from kexue_nb import metrics
 from kexue_nb.metrics import mean_stderr, participation_ratio, renyi_entropy
 
 ORDERS = [0, 0.3, 0.7, 1, 1.5, 2, 5, math.inf]
@@ -105,3 +106,74 @@ def test_mean_and_standard_error(axis, dtype):
 def test_a_standard_error_needs_two_draws(shape, axis, draws):
     with pytest.raises(ValueError, match=f"{draws} draws along axis {axis}; a standard error needs at least 2"):
         mean_stderr(torch.zeros(shape), axis)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 8), (2, 4, 7, 3)])
+def test_spectral_norm(shape):
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = torch.as_tensor(np.linalg.norm(W.numpy(), 2, axis=(-2, -1)))
+    torch.testing.assert_close(metrics.spectral_norm(W), exact)
+    few, many = metrics.spectral_norm(W, 3), metrics.spectral_norm(W, 400)
+    assert (few <= exact + 1e-12).all()
+    assert (few > 0.7 * exact).all()
+    torch.testing.assert_close(many, exact, rtol=1e-6, atol=1e-6)
+    assert torch.equal(metrics.spectral_norm(W, 3), few)
+    assert metrics.spectral_norm(torch.zeros(3, 4), 3) == 0
+
+
+def test_stable_rank():
+    assert metrics.stable_rank(torch.eye(7)).item() == pytest.approx(7)
+    assert metrics.stable_rank(torch.outer(torch.arange(1.0, 4), torch.arange(1.0, 6))).item() == pytest.approx(1)
+    assert metrics.stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))).item() == pytest.approx(1.5)
+    assert metrics.stable_rank(torch.stack([torch.eye(2), torch.diag(torch.tensor([1.0, 0.0]))])).tolist() == pytest.approx([2, 1])
+
+
+def test_alignment_is_one_where_the_bound_is_attained():
+    W = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.linalg.svd(W)[0][..., :1].mT
+    torch.testing.assert_close(metrics.alignment(3 * x, 5 * W), torch.ones(2, dtype=torch.float64))
+    one = metrics.alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
+    assert one.item() == pytest.approx(0.5)
+    two = metrics.alignment(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
+    assert two.item() == pytest.approx((2.5**0.5) / 2)
+
+
+def test_rms():
+    assert metrics.rms(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist() == pytest.approx([12.5**0.5, 0])
+
+
+@given(st.floats(-2, 2), st.floats(0.1, 10))
+def test_a_power_law_is_found(slope, coefficient):
+    x = np.array([1.0, 2.0, 5.0, 11.0])
+    fit = metrics.loglog_slope(x, coefficient * x**slope)
+    noisy = metrics.loglog_slope(x, [1.0, 3.0, 2.0, 8.0])
+    peer = stats.linregress(np.log(x), np.log([1.0, 3.0, 2.0, 8.0]))
+    assert (noisy.slope, noisy.stderr, math.log(noisy.coefficient)) == pytest.approx((peer.slope, peer.stderr, peer.intercept))
+    assert (fit.slope, fit.coefficient) == pytest.approx((slope, coefficient), abs=1e-9, rel=1e-9)
+    assert fit.stderr < 1e-7
+
+
+def test_the_interval_of_a_slope_covers():
+    rng, x = np.random.default_rng(0), np.geomspace(1, 100, 6)
+    covered = 0
+    for _ in range(400):
+        low, high = metrics.loglog_slope(x, x**0.5 * np.exp(0.3 * rng.standard_normal(6))).interval(0.9)
+        covered += low < 0.5 < high
+    assert covered / 400 == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.loglog_slope([1, 2], [1, 2]), "at least three distinct x"),
+        (lambda: metrics.loglog_slope([1, 1, 2], [1, 2, 3]), "at least three distinct x"),
+        (lambda: metrics.loglog_slope([1, 2, 3], [1, 2]), "equally long"),
+        (lambda: metrics.loglog_slope([1, 2, 3], [1, 0, 2]), "positive and finite"),
+        (lambda: metrics.loglog_slope([1, 2, 3], [1, math.nan, 2]), "positive and finite"),
+        (lambda: metrics.spectral_norm(torch.eye(2), 0), "iterations=0"),
+        (lambda: metrics.alignment(torch.ones(1, 3), torch.eye(2)), "x has rows of 3 and W takes rows of 2"),
+    ],
+)
+def test_bad_input_of_the_matrix_measures(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

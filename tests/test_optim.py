@@ -1,13 +1,24 @@
-"""StackedAdam against torch.optim.AdamW run by run, and the bounds of the schedule."""
+"""Stacked optimizers against torch.optim's run by run; the matrix sign against the polar factor; the bounds of the schedule."""
 
 import math
 
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_nb.optim import StackedAdam, warmup_cosine
+from kexue_nb.optim import (
+    MUON_COEFFICIENTS,
+    StackedAdam,
+    StackedMuon,
+    StackedSGD,
+    Together,
+    msign,
+    newton_schulz,
+    spectral_multiplier,
+    warmup_cosine,
+)
 
 SHAPES = [(4, 3), (2, 3, 4), (5,), ()]
 
@@ -151,3 +162,146 @@ def test_warmup_cosine_values():
 def test_warmup_cosine_knows_its_steps(step, steps):
     with pytest.raises(ValueError, match=rf"step {step} is not in 0\.\.{steps - 1}"):
         warmup_cosine(step, steps)
+
+
+def test_each_run_evolves_as_under_sgd():
+    p = torch.nn.Parameter(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)))
+    singles = [torch.nn.Parameter(p[r].detach().clone()) for r in range(2)]
+    ours = StackedSGD([p], [0.1, 0.3], weight_decay=0.2)
+    theirs = [torch.optim.SGD([x], lr) for x, lr in zip(singles, (0.1, 0.3), strict=True)]
+    for _ in range(3):
+        p.grad = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+        ours.step()
+        for r, (x, lr) in enumerate(zip(singles, (0.1, 0.3), strict=True)):
+            x.grad = p.grad[r].clone()
+            x.data.mul_(1 - lr * 0.2)
+            theirs[r].step()
+    for r in range(2):
+        torch.testing.assert_close(p[r], singles[r])
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", [(48, 48), (64, 24), (24, 64)])
+def test_each_run_evolves_as_under_torch_muon(nesterov, shape):
+    torch.manual_seed(0)
+    rates, p = (0.02, 0.1), torch.nn.Parameter(torch.randn(2, *shape))
+    singles = [torch.nn.Parameter(p[r].detach().clone()) for r in range(2)]
+    ours = StackedMuon([p], rates, momentum=0.9, nesterov=nesterov, weight_decay=0.1, dtype=torch.bfloat16)
+    theirs = [torch.optim.Muon([x], lr, weight_decay=0.1, momentum=0.9, nesterov=nesterov) for x, lr in zip(singles, rates, strict=True)]
+    ours.param_groups[0]["multiplier"] = math.sqrt(max(1, shape[0] / shape[1]))
+    start = p.detach().clone()
+    for step in range(5):
+        p.grad = torch.randn(2, *shape, generator=torch.Generator().manual_seed(step))
+        ours.step()
+        for r, optimizer in enumerate(theirs):
+            singles[r].grad = p.grad[r].clone()
+            optimizer.step()
+    for r in range(2):
+        difference = (p[r] - singles[r]).norm() / (singles[r] - start[r]).norm()
+        assert difference < 0.02  # bfloat16 products in another order
+
+
+def test_muon_in_full_precision_takes_the_sign_of_the_momentum():
+    G = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = torch.nn.Parameter(torch.zeros_like(G))
+    optimizer = StackedMuon([{"params": [p], "multiplier": 3.0}], [0.1, 0.2], momentum=0.5, nesterov=True)
+    p.grad = G
+    optimizer.step()
+    rates = torch.tensor([0.1, 0.2], dtype=torch.float64).view(2, 1, 1, 1)
+    torch.testing.assert_close(p.detach(), -3 * rates * newton_schulz(0.75 * G), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (2, 3, 9)])
+def test_msign_is_the_polar_factor(shape):
+    G = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Q, G3 = msign(G).reshape(-1, *shape[-2:]), G.reshape(-1, *shape[-2:])
+    for q, g in zip(Q, G3, strict=True):
+        tall = g if g.shape[0] >= g.shape[1] else g.T
+        half = torch.linalg.inv(torch.from_numpy(scipy.linalg.sqrtm((tall.T @ tall).numpy()).real))
+        wanted = tall @ half
+        torch.testing.assert_close(q, wanted if tall is g else wanted.T, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_msign_drops_what_lies_below_the_numerical_rank(dtype):
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(40, 3, dtype=dtype))[0], torch.linalg.qr(torch.randn(30, 3, dtype=dtype))[0]
+    G = (left * torch.tensor([5.0, 1.0, 0.01], dtype=dtype)) @ right.T
+    torch.testing.assert_close(msign(G), left @ right.T, rtol=0, atol=2e-3 if dtype == torch.float32 else 1e-8)
+    assert torch.linalg.matrix_norm(msign(G)) ** 2 == pytest.approx(3, rel=1e-4)
+    torch.testing.assert_close(msign(G, tolerance=0.1), left[:, :2] @ right[:, :2].T, rtol=0, atol=1e-4)
+    assert torch.equal(msign(torch.zeros(4, 3)), torch.zeros(4, 3))
+    assert torch.equal(newton_schulz(torch.zeros(4, 3)), torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (8, 5), (2, 3, 6, 6)])
+def test_newton_schulz_acts_on_the_singular_values_alone(shape):
+    G = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    a, b, c = MUON_COEFFICIENTS
+    s = S / torch.linalg.matrix_norm(G)[..., None]
+    for _ in range(4):
+        s = a * s + b * s**3 + c * s**5
+    torch.testing.assert_close(newton_schulz(G, steps=4), (U * s[..., None, :]) @ Vh, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(newton_schulz(G, steps=40, coefficients=(15 / 8, -5 / 4, 3 / 8)), msign(G), rtol=1e-6, atol=1e-6)
+    assert newton_schulz(G.float(), dtype=torch.bfloat16).dtype == torch.float32
+
+
+def test_groups_scale_the_rate_and_optimizers_step_together():
+    p, q, w = (torch.nn.Parameter(torch.zeros(1, 2, 2)) for _ in range(3))
+    both = Together(StackedSGD([{"params": [p], "multiplier": 2.0}, {"params": [q]}], [0.1]), StackedAdam([w], [0.1]))
+    for x in (p, q, w):
+        x.grad = torch.ones_like(x)
+    both.step(0.5)
+    for x, moved in ((p, 0.1), (q, 0.05), (w, 0.05)):
+        torch.testing.assert_close(x.detach(), torch.full((1, 2, 2), -moved))
+    both.zero_grad()
+    assert p.grad is None
+    assert w.grad is None
+
+
+def test_a_reset_optimizer_starts_anew():
+    p = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = StackedAdam([p], [0.1, 0.2])
+    for _ in range(2):
+        p.data.zero_()
+        for step in range(3):
+            p.grad = torch.full_like(p, 1.0 + step)
+            optimizer.step()
+        end = p.detach().clone()
+        optimizer.reset()
+    fresh = torch.nn.Parameter(torch.zeros(2, 3))
+    other = StackedAdam([fresh], [0.1, 0.2])
+    for step in range(3):
+        fresh.grad = torch.full_like(fresh, 1.0 + step)
+        other.step()
+    assert torch.equal(end, fresh.detach())
+
+
+def test_rate_zero_moves_nothing():
+    p = torch.nn.Parameter(torch.ones(1, 3, 3))
+    optimizer = StackedAdam([p], [0.1], weight_decay=1.0)
+    p.grad = torch.ones_like(p)
+    optimizer.schedule(0.0)
+    optimizer.update()
+    assert torch.equal(p.detach(), torch.ones(1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: StackedMuon([p], [0.1]), r"Muon takes stacks of matrices \(runs, ..., m, n\); got \(1, 3\)"),
+        (lambda p: StackedMuon([p], [0.1], momentum=1.0), "momentum=1.0: it must lie in"),
+        (lambda p: StackedSGD([{"params": [p], "multiplier": 0.0}], [0.1]), "multiplier=0.0: give a positive number"),
+        (lambda p: Together(), "no optimizer given"),
+        (lambda p: spectral_multiplier(0, 4), r"shape \(0, 4\): both sides must be at least 1"),
+    ],
+)
+def test_bad_input_of_the_others(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.nn.Parameter(torch.ones(1, 3)))
+
+
+def test_spectral_multiplier():
+    assert spectral_multiplier(100, 25) == 0.5
+    assert spectral_multiplier(25, 100) == 2

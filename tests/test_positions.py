@@ -32,7 +32,10 @@ def test_rotation_is_multiplication_by_a_phase(shape):
 def test_products_depend_on_the_distance_alone():
     torch.manual_seed(0)
     q, k, theta = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64), rope_frequencies(8, 50.0)
-    at = lambda t, n: apply_rope(t, torch.tensor([float(n)]), theta)
+
+    def at(t, n):
+        return apply_rope(t, torch.tensor([float(n)]), theta)
+
     products = [float((at(q, n + 7) * at(k, n)).sum()) for n in (0, 3, 100)]
     assert products == pytest.approx([products[0]] * 3, rel=1e-10)
     assert products[0] != pytest.approx(float((at(q, 0) * at(k, 7)).sum()), rel=1e-3)

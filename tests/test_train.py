@@ -1,12 +1,13 @@
-"""The training loop: against plain gradient steps, with its schedule and its watcher, and where runs diverge."""
+"""The training loop: against plain gradient steps, as a CUDA graph, and where runs diverge; the coordinate check."""
 
 import math
 
 import pytest
 import torch
 
-from kexue_nb.optim import StackedAdam, warmup_cosine
-from kexue_nb.train import fit
+from kexue_nb import nn
+from kexue_nb.optim import StackedAdam, StackedMuon, Together, warmup_cosine
+from kexue_nb.train import coordinate_check, fit, fit_graphed
 
 LR = [0.1, 0.03]
 
@@ -74,3 +75,58 @@ def test_no_steps(steps):
     p = start()
     with pytest.raises(ValueError, match="step"):
         fit(quadratic(p), StackedAdam([p], LR), steps)
+
+
+def test_fit_graphed_is_fit_on_the_cpu():
+    p, q, drawn = start(), start(), []
+    goals = torch.tensor([[3.0], [-1.0]])
+
+    def batch(step):
+        drawn.append(step)
+        return (goals * (1 + step % 2),)
+
+    a = fit_graphed(lambda g: (p - g).square().sum(1), batch, StackedAdam([p], LR), 5, schedule=warmup_cosine)
+    b = fit(lambda step: (q - goals * (1 + step % 2)).square().sum(1), StackedAdam([q], LR), 5, schedule=warmup_cosine)
+    assert torch.equal(a, b)
+    assert torch.equal(p, q)
+    assert drawn == list(range(5))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_graph_trains_as_the_loop_does():
+    curves = []
+    for graphed in (True, False):
+        model = nn.Transformer(nn.Init([0, 1]), vocabulary=13, context=8, d=16, depth=3, heads=2, placement="post").cuda()
+        generator, curve = torch.Generator(device="cuda").manual_seed(0), []
+
+        def batch(step, generator=generator):
+            ids = torch.randint(13, (2, 4, 9), generator=generator, device="cuda")
+            return ids[..., :-1], ids[..., 1:]
+
+        def loss(x, y, model=model):
+            return nn.cross_entropy_per_run(model(x), y)
+
+        def watch(step, losses, curve=curve):
+            curve.append(losses)
+
+        matrices = [p for p in model.parameters() if p.ndim == 4]
+        rest = [p for p in model.parameters() if p.ndim < 4]
+        optimizer = Together(StackedMuon(matrices, LR), StackedAdam(rest, [0.01, 0.02]))
+        if graphed:
+            fit_graphed(loss, batch, optimizer, 12, schedule=warmup_cosine, watch=watch)
+        else:
+            fit(lambda step, batch=batch, loss=loss: loss(*batch(step)), optimizer, 12, schedule=warmup_cosine, watch=watch)
+        curves.append(torch.stack(curve))
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-3, atol=1e-3)
+    assert (curves[0][-1] < curves[0][0]).all()
+
+
+def test_coordinate_check_measures_the_change_since_the_start():
+    x = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+
+    def step(t):
+        x.add_(torch.tensor([[3.0, 4.0], [0.0, t + 1.0]]))
+
+    moved = coordinate_check(lambda: {"x": x, "twice": 2 * x.view(2, 1, 2)}, step, 2)
+    torch.testing.assert_close(moved["x"], torch.tensor([[12.5**0.5, 0.5**0.5], [50**0.5, 4.5**0.5]]))
+    torch.testing.assert_close(moved["twice"], 2 * moved["x"])

@@ -1399,7 +1399,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The differences are not small, and they run the other way: the smallest scale of the grid, 0.3, is best, and 2.5 is worse than 1 by 0.29 nats,
+# **What we saw.** The differences are not small, and they run the other way: the smallest scale of the grid, 0.3, is best, and 2.5 is worse than 1 by 0.26 nats,
 # many times the spread over seeds. Attention with unit norms wants a scale near $\sqrt{d_h}=8$.
 #
 # ## E4: the scale of a contrastive loss
