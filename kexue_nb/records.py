@@ -6,6 +6,7 @@ package (``kexue_nb/records``); ``KEXUE_RECORDS`` names another folder to write 
 
 from __future__ import annotations
 
+import ast
 import datetime
 import hashlib
 import inspect
@@ -163,10 +164,24 @@ def code_sha256(function) -> str:
         if id(item) in seen:
             continue
         seen.add(id(item))
-        lines = (line.rstrip() for line in inspect.getsource(item).splitlines())
+        lines = (line.rstrip() for line in _source(item).splitlines())
         sources.append("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
         waiting += [x for x in _reached(item) if _is_ours(x, function)]
     return hashlib.sha256("\n".join(sorted(sources)).encode()).hexdigest()
+
+
+def _source(item) -> str:
+    """The source of a function or class; that of a class in a notebook, where inspect looks for a file, is cut out of its cell."""
+    try:
+        return inspect.getsource(item)
+    except (OSError, TypeError):
+        method = next((f for f in vars(item).values() if inspect.isfunction(f) and f.__module__ == item.__module__), None)
+        if method is None:
+            raise
+    lines = inspect.findsource(method)[0]
+    nodes = [n for n in ast.walk(ast.parse("".join(lines))) if isinstance(n, ast.ClassDef) and n.name == item.__name__]
+    first = min([nodes[-1].lineno, *(d.lineno for d in nodes[-1].decorator_list)])
+    return "".join(lines[first - 1 : nodes[-1].end_lineno])
 
 
 def _reached(item) -> list:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kexue_nb import metrics
 from kexue_nb.optim import Stacked, Together
 
-Schedule = Callable[[int, int], float]
+Schedule = Callable[[int, int], float | Tensor]  # a factor on the rates: one for all runs, or (runs,) one for each
 Watch = Callable[[int, Tensor], None]
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import subprocess
 import sys
 from dataclasses import asdict, replace
 
@@ -340,3 +341,37 @@ BLIND_SPOTS = {
 def test_fingerprint_blind_spots(fingerprint, name):
     one, other, differ = BLIND_SPOTS[name]
     assert (fingerprint(one) != fingerprint(other)) is differ
+
+
+CELL = """
+class Model:
+    # what it computes
+    def value(self, x):
+        return helper(x) + {constant}
+
+
+def helper(x):
+    return 2 * x
+
+
+def experiment():
+    return Model().value(1)
+"""
+
+
+def fingerprint_in_a_notebook(constant):
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    ask = "from kexue_nb import records; print(records.code_sha256(experiment))"
+    book = new_notebook(cells=[new_code_cell(CELL.format(constant=constant)), new_code_cell(ask)])
+    NotebookClient(book, kernel_name="python3").execute()
+    return book.cells[1].outputs[0].text.strip()
+
+
+def test_a_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(CELL.format(constant=3) + "\n\nfrom kexue_nb import records\n\nprint(records.code_sha256(experiment))\n")
+    in_script = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.strip()
+    assert fingerprint_in_a_notebook(3) == in_script
+    assert fingerprint_in_a_notebook(4) != in_script
