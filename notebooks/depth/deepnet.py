@@ -15,7 +15,7 @@
 #
 # **The point.** A deep Post-LN Transformer has gradients of healthy size and does not train. The post's reason, after Admin and DeepNet: one
 # optimiser step moves all $2N$ sublayers, and the moves add up. It derives DeepNorm's two constants for SGD, and others for Adam and LAMB; the
-# exponents of every rule are found again, to a few hundredths. Two things it does not say. Plain Post-LN of that depth hands every token the same
+# exponents of every scaled scheme are found again, to a few hundredths. Two things it does not say. Plain Post-LN of that depth hands every token the same
 # vector before the first step, and this is what leaves it at the unigram entropy. And its rule for Adam, which bounds the first step and little
 # beyond, trains best at 1,000 layers in one set-up and fails earlier than DeepNorm in another.
 
@@ -828,7 +828,8 @@ nb.claim(
 #
 # $$\rho\ \leftarrow\ \frac{\alpha^2\rho+c_F\lambda^4\kappa(\rho)}{\alpha^2+c_F\lambda^4},\qquad\kappa(1-e)=1-e+\frac{2\sqrt2}{3\pi}e^{3/2}+\cdots,$$
 #
-# to leading order nothing. For plain Post-LN $m\to1$, and each layer **halves** the difference between tokens: $1-\rho\sim2^{-N}$. Two tokens differ
+# to leading order nothing: the $e^{3/2}$ is a slow collapse of its own, $1-\rho\sim(2/kN)^2$ with
+# $k=\frac{c_F}{1+c_F}\cdot\frac{2\sqrt2}{3\pi}$, polynomial where that of attention is exponential. For plain Post-LN $m\to1$, and each layer **halves** the difference between tokens: $1-\rho\sim2^{-N}$. Two tokens differ
 # by $\sqrt{2(1-\rho)}$ of their length: a hundredth after 17 layers, and less than float32 resolves after 50. All positions then carry one vector,
 # and the network can learn which characters are frequent and nothing else. For DeepNorm, where $m\le1$, the product of all the factors is at least
 # $\exp\bigl(-1/(8\sqrt{2N})\bigr)$: the tokens stay as they were. (That attention loses rank with depth is known {cite}`dong2021attention`, and its
@@ -837,6 +838,10 @@ nb.claim(
 # For real attention the averaging has a causal mask. The same argument then runs over the matrix $K$ of all inner products, with the rows of weights
 # in a matrix $A$: $K\leftarrow\alpha^2K+\lambda^4AKA^\top$ and $K\leftarrow\alpha^2K+c_F\lambda^4\kappa(K)$, scaled to a unit diagonal after each
 # (for Pre-LN: not scaled). That is the function below. It needs no fit.
+#
+# "Plain Post-LN" means Xavier-initialised throughout. The objection is at hand: BERT-large is Post-LN with 24 layers, unscaled, and trains. But its
+# matrices are drawn with standard deviation 0.02, for $W_v,W_o$ with $d=1024$ a gain of 0.64, so that attention weighs $0.64^4=0.17$. In the recursion
+# its tokens still differ by 25% after 24 layers, against 0.1% with Xavier's sizes (X9): its initialisation is small where it matters.
 
 
 # %%
@@ -883,6 +888,16 @@ def scalar_recursion(rho, n, alpha, lam, depth, r):
         kappa = (math.sqrt(1 - rho**2) + (math.pi - math.acos(rho)) * rho) / math.pi
         rho = (alpha**2 * rho + c_F * lam**4 * kappa) / (alpha**2 + c_F * lam**4)
         yield rho
+
+
+def gap_after(depth, attention, feed_forward, n, r):
+    """1 - rho after ``depth`` layers with alpha = 1 and lambda**4 = attention for W_v, W_o, feed_forward for W_1, W_2; unrelated tokens at first."""
+    rho, c = 0.0, 2 * r / (1 + r) ** 2 * feed_forward
+    for _ in range(depth):
+        averaged = attention * (1 + (n - 1) * rho) / n
+        rho = (rho + averaged) / (1 + averaged)
+        rho = (rho + c / math.pi * (math.sqrt(1 - rho**2) + (math.pi - math.acos(rho)) * rho)) / (1 + c)
+    return 1 - rho
 
 
 # %%
@@ -962,6 +977,40 @@ nb.derivation(
         machine=True,
         scope="d = 256, n = 32, 3 draws",
     ),
+)
+
+# %% tags=["hide-input"]
+bert = (0.02 / math.sqrt(2 / 2048)) ** 4, (0.02 / math.sqrt(2 / 5120)) ** 4  # gains to the fourth: d = 1024, width 4096
+relu_rate = (4 / 9) / (1 + 4 / 9) * 2 * math.sqrt(2) / (3 * math.pi)  # r = 2
+nb.claim(
+    "X9",
+    "Where attention is small the tokens still collapse, through ReLU alone and like N^(−2); and attention is small in an initialisation like BERT-large's.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(
+                f"this recursion over the one above, {layers_} layers", gap_after(layers_, 1.0, 1.0, 32, 4) / (1 - rho_), 1, rel=1e-6
+            )
+            for layers_, rho_ in (
+                (3, list(scalar_recursion(0.0, 32, 1.0, 1.0, 3, 4))[-1]),
+                (9, list(scalar_recursion(0.0, 32, 1.0, 1.0, 9, 4))[-1]),
+            )
+        ],
+        ledger.close(
+            "ReLU alone, r = 2: (1 − ρ)(kN/2)² at N = 20,000",
+            gap_after(20000, 0.0, 1.0, 32, 2) * (relu_rate * 1e4) ** 2,
+            1,
+            abs=0.01,
+            digits=3,
+        ),
+        ledger.close("W_v, W_o at S^(−1/2), r = 2 (E4b): 1 − ρ at N = 64", gap_after(64, 128.0**-2, 1.0, 64, 2), 0.06, abs=0.001, digits=2),
+        ledger.close("and at N = 1000", gap_after(1000, 2000.0**-2, 1.0, 64, 2), 4.4e-4, rel=0.02, digits=2),
+        ledger.close("gain of W_v, W_o with standard deviation 0.02, d = 1024", bert[0] ** 0.25, 0.64, abs=1e-9, digits=3),
+        ledger.close(
+            "its difference of two tokens after 24 layers, n = 512", math.sqrt(2 * gap_after(24, *bert, 512, 4)), 0.25, abs=0.005, digits=2
+        ),
+        ledger.close("with Xavier's sizes", math.sqrt(2 * gap_after(24, 1.0, 1.0, 512, 4)), 1.1e-3, rel=0.02, digits=2),
+    ],
 )
 
 # %% [markdown]
@@ -1104,6 +1153,9 @@ nb.derivation(
 )
 # %% [markdown]
 # ## The experiments
+#
+# E1 to E3 measure networks at initialisation, E4 and E5 train them; E4b separates the two causes of failure, increments and equal tokens; E6 follows
+# the first steps.
 #
 # All decoders below read characters of Shakespeare. ReLU, no biases, a LayerNorm without parameters after the embedding and in every sublayer,
 # Xavier-normal matrices. The shared model holds the weights of all layers of all runs in one tensor for each role, so that schemes, learning rates
@@ -1392,7 +1444,7 @@ e1_scope = f"full, {len(e1_record.config['seeds'])} seeds"
 clean = [name for name in post_schemes if name != "Post-LN"]
 nb.experiment(
     "E1",
-    "The first-order change of the loss at initialisation follows the predicted power of the depth for five schemes and three optimisers, and Muon follows Adam's.",
+    "The first-order change of the loss at initialisation follows the predicted power of the depth for the four schemes with α or λ and three optimisers, and Muon follows Adam's.",
     "verified",
     holds=[
         *[
@@ -1424,10 +1476,12 @@ nb.experiment(
 )
 
 # %% tags=["hide-input"]
+arithmetic = [float(np.mean(row["SGD"][0])) for row in e1_record.result.values()]
+arithmetic_slope = metrics.loglog_slope([int(n) for n in e1_record.result], arithmetic).slope
 nb.claim(
     "C1",
     "In a plain Post-LN Transformer the first step changes the loss by an amount proportional to the number of layers.",
-    "verified",
+    "partly",
     holds=[
         ledger.close(
             "slope of the real decrease of the loss, float64, N = 4 to 32",
@@ -1448,6 +1502,13 @@ nb.claim(
         ),
         ledger.less("the same for DeepNorm, distance to 0", abs(deep_real), 0.25, digits=2, machine=True, scope="4 draws, d = 16"),
         ledger.close("slope of Σ‖G‖², recorded to N = 256", measured_slopes["SGD", "Post-LN"], 1, abs=0.35, digits=3, scope=e1_scope),
+    ],
+    fails=[
+        ledger.more("its arithmetic mean over seeds grows faster: exponent", arithmetic_slope, 1.3, digits=2, scope=e1_scope),
+        *[
+            ledger.less(f"{term}: it grows more slowly: exponent", measured_slopes[term, "Post-LN"], 0.9, digits=2, scope=e1_scope)
+            for term in ("Adam", "LAMB", "Muon")
+        ],
     ],
 )
 nb.claim(
@@ -1472,22 +1533,19 @@ share = lambda run, i: [float(np.mean(np.array(row["qk"][i]) / (np.array(row["qk
 shares = {name: share(e1_record.result, i) for i, name in enumerate(post_schemes)}
 nb.claim(
     "C3",
-    "The gradients of queries and keys can be neglected.",
+    "The gradients of queries and keys can be neglected (tested at initialisation).",
     "verified",
     holds=[
         ledger.less(f"largest share of Σ‖G‖² over all depths, {name}", max(values), 0.1, digits=2, scope=e1_scope)
         for name, values in shares.items()
     ],
 )
-arithmetic = [float(np.mean(row["SGD"][0])) for row in e1_record.result.values()]
-arithmetic_slope = metrics.loglog_slope([int(n) for n in e1_record.result], arithmetic).slope
 plain_terms = {term: measured_slopes[term, "Post-LN"] for term in ("SGD", "Adam", "LAMB")}
 nb.claim(
     "C4",
     "Each optimiser has its own exponents: 1 − 2a − 2b for SGD, 1 − a − b for Adam, 1 − a − 2b for LAMB.",
     "verified",
     holds=[
-        ledger.more("plain Post-LN, SGD, arithmetic mean over seeds: exponent", arithmetic_slope, 1.3, digits=2, scope=e1_scope),
         ledger.less(
             "largest distance of the twelve recorded exponents with α or λ from D7",
             max(abs(measured_slopes[t, n] - predicted(t, n)) for t in ("SGD", "Adam", "LAMB") for n in clean),
@@ -1506,8 +1564,8 @@ nb.claim(
     "A Muon step has Adam's exponent in every scheme with α or λ: DeepNorm leaves it growing like √N.",
     "verified",
     holds=[
-        ledger.close("DeepNorm, recorded", measured_slopes["Muon", "DeepNorm"], 0.5, abs=0.1, digits=2, scope=e1_scope),
-        ledger.close("Adam rule, recorded", measured_slopes["Muon", "Adam rule"], 0, abs=0.1, digits=2, scope=e1_scope),
+        ledger.close(f"{name}, recorded", measured_slopes["Muon", name], slope, abs=0.1, digits=2, scope=e1_scope)
+        for name, slope in (("DeepNorm", 0.5), ("Adam rule", 0.0), ("LAMB rule", 0.5), ("alternative 2", 0.5))
     ],
 )
 
@@ -1561,7 +1619,15 @@ nb.experiment(
         ledger.close(
             "exponent at λ = S^(−1/2)", metrics.loglog_slope(pre_depths, pre_sums[-0.5]).slope, 0, abs=0.05, digits=2, scope=e1_scope
         ),
-        ledger.less("growth at λ = 1 from N = 8 to 256, a factor 32 in depth", growth_of[0.0], 6, digits=3, scope=e1_scope),
+        ledger.less("growth at λ = 1 from N = 8 to 256, a factor 32 in depth", growth_of[0.0], 4.5, digits=3, scope=e1_scope),
+        ledger.less(
+            "λ = 1, two constants each: misfit of the logarithm over that of the best power of N",
+            min(float((logs[0] - fit_law(c)[0]).std()) for c in misfit)
+            / float((logs[0] - np.polyval(np.polyfit(np.log(pre_depths), logs[0], 1), np.log(pre_depths))).std()),
+            0.8,
+            digits=2,
+            scope=e1_scope,
+        ),
     ],
 )
 nb.claim(
@@ -1587,7 +1653,7 @@ nb.claim(
             scope=e1_scope,
         ),
         ledger.more(
-            "and half-way scaling, λ = S^(−1/8), makes it larger at N = 256: ratio",
+            "and a quarter of the scaling, λ = S^(−1/8), makes it larger at N = 256: ratio",
             pre_sums[-0.125][-1] / pre_sums[0.0][-1],
             1.5,
             digits=3,
@@ -1712,7 +1778,7 @@ nb.experiment(
         ),
         *[
             ledger.less(f"{name}: the same", bits_off(e2_record.result, name), 0.5, digits=2, scope=e2_scope)
-            for name in ("DeepNorm", "alternative 2", "Pre-LN")
+            for name in ("DeepNorm", "Adam rule", "LAMB rule", "alternative 2", "Pre-LN")
         ],
         ledger.less("Post-LN, live", bits_off(e2, "Post-LN"), 2.5, digits=2, machine=True, scope="cpu, d = 64, 2 seeds"),
         *[
@@ -1755,7 +1821,7 @@ nb.claim(
 qk = {name: [float(np.mean(row["qk"][i])) for row in e1_record.result.values()] for i, name in enumerate(post_schemes)}
 nb.claim(
     "C12",
-    "In a deep Post-LN network the gradients can be of healthy size, and it is hard to train all the same.",
+    "What makes a deep Post-LN network hard to train is not its gradients, which are of healthy size, but the increment of all layers together.",
     "partly",
     holds=[
         ledger.less(
@@ -1764,7 +1830,8 @@ nb.claim(
             4,
             digits=2,
             scope=e2_scope,
-        )
+        ),
+        ledger.more("and its increment does grow: exponent of Σ‖G‖²", measured_slopes["SGD", "Post-LN"], 0.8, digits=2, scope=e1_scope),
     ],
     fails=[
         ledger.less(
@@ -1779,16 +1846,19 @@ nb.claim(
 )
 
 # %% [markdown]
-# This is the sharpest finding of the notebook. "Gradients are fine, increments explode" is half of the story: the *norms* are fine. But a plain
+# "Gradients are fine, increments explode" is half of the story: the *norms* are fine. But a plain
 # Post-LN network of 64 layers hands every token the same vector up to $10^{-5}$, so the gradients of queries and keys, which act on differences
-# between tokens, are $10^{-9}$ of what they are with 8 layers. No step size mends that.
+# between tokens, are $10^{-9}$ of what they are with 8 layers. None of the rates that we tried mends that (E4, E5).
+# The unigram entropy itself proves nothing, though: a network whose first steps were too large ends there as well, DeepNorm among them, at 0.01 with
+# 50 layers. What separates the two causes is that plain Post-LN stays there at *small* rates too (E4), and the direct test of E4b.
 #
 # ## E3: encoder and decoder
 #
 # **Question.** The paper's Figure 5: after one SGD step, is the change of a DeepNet encoder-decoder's output independent of the depth? And is the
 # encoder's share as its bound says? **Set-up.** Width 64, feed-forward 128, two heads, $N=M$ layers, random tokens, one step with $\eta=0.1$; a third
-# arm takes the encoder-only constants for both sides. **Expected.** The bound adds the $M$ cross-attentions coherently, which makes the encoder's
-# squared gradient grow as $N^{1/4}$. In high dimension they add like random vectors, energy by energy:
+# arm takes the encoder-only constants for both sides. **Expected.** The bound adds the $M$ cross-attentions coherently on the way forward, and bounds
+# the encoder's gradient without their factor, which makes its term constant. Coherent both ways, the encoder's squared gradient would grow as
+# $N^{1/4}$. In high dimension they add like random vectors, energy by energy:
 # $M(\beta_d^2/\alpha_d)^2\cdot2N(\beta_e/\alpha_e)^2\propto N^{-3/4}$ (and $N^{-1/2}$ for the third arm).
 
 
@@ -1975,7 +2045,7 @@ matrix_sizes = [
 e3_scope = f"full, {len(e3_record.config['seeds'])} seeds, N = M to {max(e3_depths)}"
 nb.experiment(
     "E3",
-    "After one SGD step the output of a DeepNet encoder-decoder has moved by the same amount at every depth; plain Post-LN's has moved as far as it can.",
+    "After one SGD step the output of a DeepNet encoder-decoder has moved by the same amount at every depth; plain Post-LN's has moved by about its own size.",
     "verified",
     holds=[
         *[
@@ -2013,6 +2083,7 @@ nb.experiment(
             digits=2,
             scope=e3_scope,
         ),
+        ledger.less("and the largest (the bound is 2)", max(e3_means["Post-LN", "moved"]), 1.3, digits=2, scope=e3_scope),
     ],
 )
 a_d, a_e, cross = (3 * M) ** sp.Rational(1, 4), (N**4 * M / 27) ** sp.Rational(1, 16), sp.Symbol("C", positive=True)
@@ -2021,7 +2092,7 @@ encoder_energy = 2 * N * (b_e / a_e) ** 2 * cross
 in_N = lambda expression: N * sp.Derivative(sp.expand_log(sp.log(expression.subs(M, N)), force=True), N)  # exponent of N at M = N
 nb.claim(
     "X6",
-    "The M cross-attentions add incoherently: the encoder's squared gradient falls like N^(−3/4), where the bound behind (N⁴M)^(1/16) has it rise like N^(1/4).",
+    "At initialisation, N = M, the M cross-attentions add incoherently: the encoder's squared gradient falls like N^(−3/4), where a coherent sum has it rise like N^(1/4).",
     "verified",
     holds=[
         sym.identity(
@@ -2031,6 +2102,11 @@ nb.claim(
         ),
         sym.identity(
             "exponent for a coherent sum", in_N(encoder_energy.subs(cross, sp.Sum(b_d**2 / a_d, (j_, 1, M)).doit() ** 2)), sp.Rational(1, 4)
+        ),
+        sym.identity(
+            "exponent of the paper's encoder term, coherent once: its gradient is bounded without the factor",
+            in_N(sp.sqrt(encoder_energy.subs(cross, 1) ** 2) * sp.Sum(b_d**2 / a_d, (j_, 1, M)).doit()),
+            sp.Integer(0),
         ),
         ledger.close("recorded exponent, DeepNet's encoder", e3_slopes["DeepNet", "encoder"], -0.75, abs=0.06, digits=2, scope=e3_scope),
         ledger.close(
@@ -2079,9 +2155,9 @@ nb.claim(
 )
 
 # %% [markdown]
-# The change is as flat as the theorem promises. But the encoder's part of it dies out: in high dimension the $M$ cross-attentions do not add up, so
-# the encoder's special exponents, $(N^4M)^{1/16}$, guard against an effect that only the scalar model has. The plain encoder-only constants do as
-# well.
+# The change is as flat as the theorem promises. But the encoder's part of it dies out: at initialisation, with $N=M$, the $M$ cross-attentions do not
+# add up. The encoder's special exponents, $(N^4M)^{1/16}$, guard against a coherence that is not seen here, and the plain encoder-only constants do
+# as well.
 #
 # ## E4: training, 24 and 50 layers
 #
@@ -2311,6 +2387,16 @@ nb.experiment(
             ledger.more(f"{label}: below the unigram entropy by", unigram - float(e4_last[label].max()), 1.0, digits=3, scope=e4_scope)
             for label in trained
         ],
+        *[
+            ledger.less(
+                f"{label} at 0.01: the same plateau, distance",
+                abs(float(e4_grid[label][4]) - unigram),
+                0.02,
+                digits=1,
+                scope="full, N = 50, 1 seed",
+            )
+            for label in ("DeepNorm", "LAMB rule")
+        ],
         ledger.less(
             "Post-LN, live: distance to the unigram entropy",
             abs(live_last["Post-LN"] - unigram),
@@ -2326,13 +2412,18 @@ nb.experiment(
 )
 
 # %% [markdown]
+# **What we saw.** Post-LN ends at the unigram entropy at all six rates, down to $10^{-4}$. That plateau alone does not name the cause. DeepNorm and the
+# LAMB rule end on it too, at 0.01 (right panel): increments that are too large, the post's case, have the same symptom. But those arms leave it at
+# smaller rates, and Post-LN does not.
+
+# %% [markdown]
 # ### E4b: increments or equal tokens?
 #
 # Two explanations are now on the table for the failure of plain Post-LN: its first steps are too large (the post), or its tokens are equal before the
-# first step (D11). A small rate and a long warm-up did not help, which speaks for the second. Here is the direct test. The tokens are averaged in the
-# *attention* sublayers only. So take plain Post-LN, $\alpha=1$, and shrink to $S^{-1/2}$ either $W_v,W_o$ alone or $W_1,W_2$ alone. In both cases
-# half of the matrices keep gradients of order 1, so the increment still grows with the depth. **Expected:** by the post's account both fail; by D11
-# shrinking the attention saves the network and shrinking the feed-forward part does not.
+# first step (D11). A small rate and a long warm-up did not help, which speaks for the second. Here is the direct test. What halves the differences of
+# tokens is the *attention*; ReLU is slower, like $N^{-2}$ (X9). So take plain Post-LN, $\alpha=1$, and shrink to $S^{-1/2}$ either $W_v,W_o$ alone or
+# $W_1,W_2$ alone. In both cases half of the matrices keep gradients of order 1, so the increment still grows with the depth. **Expected:** by the post's
+# account both fail; by D11 shrinking the attention saves the network at 50 layers and shrinking the feed-forward part does not.
 
 
 # %%
@@ -2426,13 +2517,19 @@ both = which_half(
 )
 plain_again = train_stack(cpu, [["Post-LN", 1e-3, 3], ["Post-LN", 1e-2, 3]], [1, 2], depth=2, shape=small, batch=4, steps=4)
 half_error = float((both["loss"][1] - plain_again.view(2, 2, 2, 2).mean(1).permute(1, 2, 0)).abs().max())
+deepnorm_64 = decoder(["DeepNorm"], e4b_record.config["seeds"], 64, e4b_record.config["shape"])
+x, y = text_batches(cpu, e4b_record.config["seeds"], 1, e4b_record.config["batch"], e4b_record.config["shape"]["context"])(0)
+nn.cross_entropy_per_run(deepnorm_64(x), y).sum().backward()
+squared_64 = sum(W.grad.square().sum((1, 2, 3)) for W in (deepnorm_64.wv, deepnorm_64.wo, deepnorm_64.w1, deepnorm_64.w2))
+deepnorm_energy = float(squared_64.log().mean().exp())
+del deepnorm_64
 live_half = {arm: float(np.mean(e4b["loss"][i][0][0][-2:])) for i, arm in enumerate(halves)}
 
 # %% tags=["hide-input"]
 half_scope = f"full, N = {e4b_record.config['depth']}, {len(e4b_record.config['seeds'])} seeds, rate tuned"
 nb.experiment(
     "E4b",
-    "Plain Post-LN trains once the attention branch alone is shrunk, although its increment still grows with the depth; with the feed-forward branch shrunk it does not.",
+    "Plain Post-LN of 50 layers trains once the attention branch alone is shrunk, although its increment still grows with the depth; with the feed-forward branch shrunk it does not.",
     "verified",
     holds=[
         ledger.less("its plain arm, two rates and seeds, against E4's loop", half_error, 1e-4, machine=True),
@@ -2459,12 +2556,28 @@ nb.experiment(
         ],
         ledger.more("attention shrunk: exponent of Σ‖G‖², recorded", half_slopes["wv wo"], 0.5, digits=2, scope=half_scope),
         ledger.more(
-            "attention shrunk: its Σ‖G‖² at N = 64 over DeepNorm's (E1)",
-            half_energy["wv wo"][at_64] / geometric(e1_record.result, "SGD", 1)[3],
+            "attention shrunk: its recorded Σ‖G‖² at N = 64 over DeepNorm's at the same shape, batch and seeds, computed live",
+            half_energy["wv wo"][at_64] / deepnorm_energy,
             100,
             digits=2,
-            scope="full",
+            machine=True,
+            scope=f"{len(e4b_record.config['seeds'])} seeds",
         ),
+        ledger.more(
+            "attention shrunk, rate 0.001: below the unigram entropy by, every seed",
+            unigram - float(half_last["wv wo"][e4b_record.config["rates"].index(1e-3)].max()),
+            0.6,
+            digits=3,
+            scope=half_scope,
+        ),
+        ledger.less(
+            "rate 0.003: distance to it, every seed",
+            float(np.abs(half_last["wv wo"][e4b_record.config["rates"].index(3e-3)] - unigram).max()),
+            0.1,
+            digits=2,
+            scope=half_scope,
+        ),
+        ledger.close("where DeepNorm is at its best (E4)", e4_best["DeepNorm"], 3e-3, rel=1e-6, digits=1, scope=e4_scope),
         ledger.more(
             "attention shrunk, live: below plain Post-LN by",
             live_half[""] - live_half["wv wo"],
@@ -2485,10 +2598,11 @@ nb.experiment(
 )
 
 # %% [markdown]
-# **What we saw.** With only $W_v,W_o$ shrunk the network trains, though its squared gradients are hundreds of times those of DeepNorm and grow with
-# the depth as plain Post-LN's do. With only $W_1,W_2$ shrunk nothing changes. So equal tokens are what stops plain Post-LN. The increment has its say
-# too: this network trains at rates up to $10^{-3}$ and fails at $3\cdot10^{-3}$, where DeepNorm is at its best. *The increment sets the rate; the
-# tokens decide whether there is anything to learn.* (At 64 layers and more $1-\rho$ stays at $10^{-7}$ in this run: the rounding noise of TF32.)
+# **What we saw.** With only $W_v,W_o$ shrunk the network trains, though at 64 layers its squared gradients are more than a hundred times those of
+# DeepNorm of the same shape, and grow with the depth. With only $W_1,W_2$ shrunk nothing changes. So equal tokens are what stops plain Post-LN here.
+# The increment has its say too: this network trains at rates up to $10^{-3}$ and fails at $3\cdot10^{-3}$, where DeepNorm is at its best, and it then
+# ends on the unigram plateau, the very symptom of equal tokens. *The increment sets the rate; the tokens decide whether there is anything to learn.*
+# (For the other two arms $1-\rho$ stays at $10^{-7}$ from 64 layers on: the rounding noise of TF32.)
 
 # %% [markdown]
 # ## E5: 1,000 layers
@@ -2629,19 +2743,23 @@ nb.experiment(
         ),
     ],
 )
+paired = {
+    "N = 1000: DeepNorm's loss over the Adam rule's": (e5_last["DeepNorm"] - e5_last["Adam rule"], 0.03, e5_scope),
+    "N = 1000: the small-λ Pre-LN's over the Adam rule's": (e5_last["Pre-LN, small λ"] - e5_last["Adam rule"], 0.04, e5_scope),
+    "N = 1000: the LAMB rule's over DeepNorm's": (e5_last["LAMB rule"] - e5_last["DeepNorm"], 0.01, e5_scope),
+    "N = 1000: Pre-LN's over DeepNorm's": (e5_last["Pre-LN"] - e5_last["DeepNorm"], 0.1, e5_scope),
+    "N = 50: the Adam rule's over DeepNorm's": (e4_last["Adam rule"] - e4_last["DeepNorm"], 0.03, e4_scope),
+    "N = 50: the Adam rule's over the LAMB rule's": (e4_last["Adam rule"] - e4_last["LAMB rule"], 0.01, e4_scope),
+}
 nb.claim(
     "X7",
-    "At 1,000 layers, with 40 steps of warm-up, the post's Adam rule trains best, ahead of DeepNorm and the LAMB rule, and at the largest rate; at 50 layers it was the slowest of the three.",
+    "At 1,000 layers, with 40 steps of warm-up, the post's Adam rule trains best of all arms, and at the largest rate; at 50 layers it was the slowest of the three scaled Post-LN rules.",
     "verified",
     holds=[
-        ledger.better(
-            "N = 1000: DeepNorm's loss over the Adam rule's", e5_last["DeepNorm"], e5_last["Adam rule"], sigmas=2, scope=e5_scope
-        ),
-        ledger.better(
-            "N = 1000: the LAMB rule's loss over DeepNorm's", e5_last["LAMB rule"], e5_last["DeepNorm"], sigmas=2, scope=e5_scope
-        ),
-        ledger.better("N = 1000: Pre-LN's loss over DeepNorm's", e5_last["Pre-LN"], e5_last["DeepNorm"], sigmas=3, scope=e5_scope),
-        ledger.better("N = 50: the Adam rule's loss over DeepNorm's", e4_last["Adam rule"], e4_last["DeepNorm"], sigmas=3, scope=e4_scope),
+        *[
+            ledger.more(f"{what}: smallest difference of runs of one seed and text", float(x.min()), bound, digits=2, scope=scope)
+            for what, (x, bound, scope) in paired.items()
+        ],
         ledger.close(
             "best rate of the Adam rule over that of the LAMB rule, N = 1000",
             e5_best["Adam rule"] / e5_best["LAMB rule"],
@@ -2655,7 +2773,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** Plain Post-LN does not diverge. It sits at the unigram entropy, at every rate and with any warm-up, as D11 says it must. The arms
+# **What we saw.** Plain Post-LN does not diverge. It sits at the unigram entropy, at every rate and both warm-ups tried, as D11 expects. The arms
 # that train come in an order that the budgets suggest: the Adam rule, whose first Adam step does not grow with the depth, takes ten times the rate of
 # the LAMB rule and three times that of DeepNorm, and ends lowest. At 50 layers that advantage does not exist yet, and its tiny initial branches are a
 # handicap. Unscaled Pre-LN trains at every rate of the grid and learns slowest; with $\lambda=S^{-1/2}$ it is level with DeepNorm.
@@ -2666,7 +2784,7 @@ nb.claim(
 # If the first step were all that matters, the largest rate that still trains would go as the budgets say: under Adam the first step of DeepNorm and
 # of the LAMB rule grows like $\eta\sqrt N$, that of the Adam rule like $\eta$. **Expected:** from $N=24$ to $N=384$ the largest rate of the first two
 # falls by a factor of 4, that of the Adam rule stays. **Set-up.** A grid of factor 2, two seeds, 100 steps, a warm-up of 20 and half the batch of E5.
-# "Trains" means that both seeds end 0.3 below the unigram entropy.
+# "Trains" means that the seed ends 0.3 below the unigram entropy.
 
 
 # %%
@@ -2698,25 +2816,29 @@ e5b = nb.run(
 e5b_record = nb.recorded("E5b")
 e5b_arms, e5b_rates, e5b_depths = (e5b_record.config[key] for key in ("schemes", "rates", "depths"))
 by_seed = {n: np.array(e5b_record.result[f"N = {n}"])[..., -2:].mean(3) for n in e5b_depths}  # (schemes, rates, seeds)
-best_rates = {(arm, n): e5b_rates[int(by_seed[n][i].mean(1).argmin())] for i, arm in enumerate(e5b_arms) for n in e5b_depths}
-training = {
-    (arm, n): [r for r, x in zip(e5b_rates, by_seed[n][i], strict=True) if x.max() < unigram - 0.3]
-    for i, arm in enumerate(e5b_arms)
-    for n in e5b_depths
-}
-largest = {key: max(rates, default=0.0) for key, rates in training.items()}
+
+
+def trains_at(losses, level):
+    """For losses (schemes, rates, seeds): the largest rate of each scheme and seed that ends below ``level``, 0 where none does."""
+    return [[max((r for r, x in zip(e5b_rates, runs, strict=True) if x < level), default=0.0) for runs in arm.T] for arm in losses]
+
+
+largest = {n: np.array(trains_at(by_seed[n], unigram - 0.3)) for n in e5b_depths}  # (schemes, seeds)
+deep_n = e5b_depths[-1]
+with np.errstate(divide="ignore"):
+    ratios = largest[e5b_depths[0]] / largest[deep_n]
 nb.results(
     "E5b",
-    f"Largest learning rate at which both seeds train (and the rate with the lowest mean loss), by depth; {e5b_record.provenance}",
-    ["arm", *(f"N = {n}" for n in e5b_depths), f"largest, N = {e5b_depths[0]} over N = {e5b_depths[-1]}", "expected"],
+    f"Largest learning rate that trains, seed {' / seed '.join(map(str, e5b_record.config['seeds']))}, by depth; {e5b_record.provenance}",
+    ["arm", *(f"N = {n}" for n in e5b_depths), f"N = {e5b_depths[0]} over N = {deep_n}", "expected"],
     [
         [
             arm,
-            *(f"{largest[arm, n]:g} ({best_rates[arm, n]:g})" if largest[arm, n] else f"none ({best_rates[arm, n]:g})" for n in e5b_depths),
-            f"{largest[arm, e5b_depths[0]] / largest[arm, e5b_depths[-1]]:g}" if largest[arm, e5b_depths[-1]] else "",
+            *(" / ".join(f"{rate:g}" if rate else "none" for rate in largest[n][i]) for n in e5b_depths),
+            " / ".join(f"{x:g}" if np.isfinite(x) else "no rate left" for x in ratios[i]),
             "1" if arm == "Adam rule" else "4",
         ]
-        for arm in e5b_arms
+        for i, arm in enumerate(e5b_arms)
     ],
 )
 
@@ -2726,10 +2848,15 @@ grid_test = {"depths": [2], "seeds": [1, 2], "warmup": 3, "shape": small, "batch
 small_grid = rate_by_depth(cpu, schemes=["DeepNorm", "Adam rule"], rates=[1e-3, 1e-2], **grid_test)["N = 2"]
 one_arm = train_stack(cpu, [["Adam rule", 1e-3, 3]], [1, 2], depth=2, shape=small, batch=4, steps=4)
 grid_error = float((small_grid[1, 0] - one_arm[:, 0].view(2, 2, 2).mean(1).T).abs().max())
-deep_n = e5b_depths[-1]
-outgrown = {
-    name: scheme(name, deep_n)[1] / (1.2e-3 * 64**0.5) for name in e5b_arms
-}  # steps of Adam at 0.0012 to move by the initial entries
+
+
+def outgrown(name, N, rate, warmup, d=64):
+    """Steps of Adam, each of the rate then in force (linear warm-up), until a branch matrix has moved by its initial entries."""
+    moved = np.cumsum([rate * min(1, (t + 1) / warmup) for t in range(1000)])
+    return int(np.argmax(moved >= scheme(name, N)[1] / d**0.5)) + 1
+
+
+deepnorm, lamb, adam_rule = (ratios[e5b_arms.index(name)] for name in ("DeepNorm", "LAMB rule", "Adam rule"))
 nb.experiment(
     "E5b",
     "The largest rate that trains falls like N^(−1/2) for DeepNorm and the LAMB rule and does not change for the Adam rule.",
@@ -2737,50 +2864,69 @@ nb.experiment(
     holds=[
         ledger.less("the grid of schemes, rates and seeds against one arm alone", grid_error, 1e-4, machine=True),
         ledger.close(
-            "DeepNorm: largest rate at N = 24 over N = 384",
-            largest["DeepNorm", 24] / largest["DeepNorm", deep_n],
-            4,
-            rel=0.01,
-            digits=2,
-            scope=e5b_scope,
+            "the reading of a made-up grid: the largest of two rates that train, one, none",
+            100 * np.array(trains_at(np.array([[[1.0, 5.0, 5.0], [1.0, 1.0, 5.0], *[[5.0, 5.0, 5.0]] * (len(e5b_rates) - 2)]]), 3.0)).sum(),
+            100 * (e5b_rates[1] + e5b_rates[1]),
+            rel=1e-9,
+            digits=3,
         ),
+        *[
+            ledger.more(
+                f"{name}, seed {seed}: largest rate at N = 24 over N = 384 (expected 4)",
+                float(ratio),
+                1.5,
+                digits=2,
+                scope="full, 1 seed, a grid of factor 2",
+            )
+            for name, pair in (("DeepNorm", deepnorm), ("LAMB rule", lamb))
+            for seed, ratio in zip(e5b_record.config["seeds"], pair, strict=True)
+        ],
     ],
     fails=[
-        ledger.close(
-            "LAMB rule: the same, a factor of 16",
-            largest["LAMB rule", 24] / largest["LAMB rule", deep_n],
-            16,
-            rel=0.01,
+        ledger.more(
+            "Adam rule, seed 0: the same ratio (expected 1)", float(adam_rule[0]), 4, digits=2, scope="full, 1 seed, a grid of factor 2"
+        ),
+        ledger.less(
+            "Adam rule, seed 1: largest rate that trains at N = 384",
+            float(largest[deep_n][e5b_arms.index("Adam rule"), 1]),
+            1e-9,
+            digits=1,
+            scope="full, 1 seed, a grid of factor 2",
+        ),
+        ledger.more(
+            "the exponent is not known: LAMB rule, ratio of seed 1 over that of seed 0",
+            float(lamb[1] / lamb[0]),
+            4,
             digits=2,
             scope=e5b_scope,
         ),
-        ledger.less(
-            "Adam rule at N = 384: rates at which both seeds train", len(training["Adam rule", deep_n]), 0.5, digits=1, scope=e5b_scope
-        ),
-        ledger.more(
-            "though seed 0 alone does: below the unigram entropy by",
-            unigram - float(by_seed[deep_n][1, :, 0].min()),
-            0.5,
-            digits=2,
-            scope="full, N = 384, 1 seed",
-        ),
-        ledger.less("steps until Adam at 0.0012 has moved by the initial entries: Adam rule", outgrown["Adam rule"], 4, digits=2),
-        ledger.more("DeepNorm", outgrown["DeepNorm"], 13, digits=2),
+        *[
+            ledger.close(
+                f"steps until Adam at 0.0012, warm-up of 20, has moved by the initial entries, N = 384: {name}",
+                outgrown(name, deep_n, 1.2e-3, 20),
+                steps,
+                abs=0.5,
+                digits=2,
+            )
+            for name, steps in (("Adam rule", 12), ("DeepNorm", 24))
+        ],
     ],
 )
 
 # %% [markdown]
-# **What we saw.** DeepNorm behaves as the budget says, the other two do not. At $N=384$ one of the two seeds of the Adam rule stops at the unigram
-# entropy, as the warm-up ends, at every rate from 0.0012 up; the same seed of the LAMB rule does so at every rate above 0.0003. Both start from the
-# smallest matrices, $\lambda=S^{-1/2}$, which a few steps of Adam outgrow (E6 will measure it): the budget then speaks of matrices that are no longer
-# there. With twice the warm-up and twice the batch, in E5, all seeds of the Adam rule train, even at 1,000 layers. So its lead there is real, and it
-# is not robust; DeepNorm's larger $\lambda$ lasts longer. Two seeds are few, but the failures are not subtle.
+# **What we saw.** With two seeds the ratio is known to a factor of 4; only the sign of the trend is. For all three arms the largest rate falls with the
+# depth, on each seed: for DeepNorm and the LAMB rule as expected in sign, for the Adam rule against the expectation. Seed 0 of the Adam rule trains at
+# $N=384$ up to 0.0024; seed 1 nowhere. The failures begin at rates at which other arms are at their best, and near the limit the two seeds of DeepNorm
+# part as well (2.72 and 3.36 at 0.0048). Why the Adam rule fails here and not in E5, which has a smaller $\lambda$ and trains at five times the rate,
+# we do not know. E5b has half of E5's warm-up and half of its batch, and the two are confounded. We suspect the first: with these matrices the steps
+# add up to the initial entries after 12 steps at 0.0012, inside the warm-up, against 24 for DeepNorm, and the budget is a statement about initial
+# matrices (E6 measures what follows). So the lead of the Adam rule in E5 is real, and it is not robust.
 
 # %% [markdown]
 # ## E6: the first steps
 #
-# **Question.** C5 and C6, and how long the guarantee of the initialisation lasts. **Measured:** the RMS change of the last hidden state (whose RMS is
-# 1) on a probe batch, after each of the first steps of SGD ($\eta=0.1$) and of Adam ($\eta=10^{-3}$), layers' matrices only. **Expected:** after one
+# **Question.** C5 and C6, and how long the guarantee of the initialisation lasts. **Measured:** the RMS change of the last hidden state (itself of RMS
+# one) on a probe batch, after each of the first steps of SGD ($\eta=0.1$) and of Adam ($\eta=10^{-3}$), layers' matrices only. **Expected:** after one
 # SGD step no dependence on $N$ for DeepNorm; after one Adam step growth like $\sqrt N$ for DeepNorm and none for the Adam rule. But Adam moves every
 # entry by $\eta$ a step, and the entries start at $\lambda/\sqrt d$: after some $\lambda/(\eta\sqrt d)$ steps the matrices have outgrown their
 # initialisation.
@@ -2964,10 +3110,26 @@ nb.claim(
             0.6,
             digits=3,
             scope=e5_scope,
-        )
+        ),
+        ledger.more(
+            "and on both seeds of E5b at N = 384, up to a rate of",
+            float(largest[deep_n][e5b_arms.index("DeepNorm")].min()),
+            2e-3,
+            digits=2,
+            scope=e5b_scope,
+        ),
+        ledger.less(
+            "where the Adam rule does so up to a rate of (0: at none)",
+            float(largest[deep_n][e5b_arms.index("Adam rule")].min()),
+            1e-9,
+            digits=1,
+            scope=e5b_scope,
+        ),
     ],
     fails=[
-        ledger.more("but its update under Adam grows: exponent", move_slopes["Adam", "DeepNorm"], 0.4, digits=2, scope=e6_scope),
+        ledger.more(
+            "but its update under Adam grows at initialisation: exponent", move_slopes["Adam", "DeepNorm"], 0.4, digits=2, scope=e6_scope
+        ),
         ledger.less(
             "the post's correction removes it: exponent of the Adam rule",
             abs(move_slopes["Adam", "Adam rule"]),
@@ -3112,24 +3274,27 @@ nb.results(
 # **A fixed constraint costs.** BranchNorm {cite}`liu2023branchnorm` starts from DeepNorm's $\alpha$ and anneals it away during training, because a
 # network held near the identity is under-trained. By X2 that is a change of the learning rates of $W_o$ and $W_2$ on the way.
 #
-# **Claims depend on the set-up.** DeepNet's table has Admin diverge at 50 layers a side. The authors of Admin's later implementation report the
-# reverse for small batches: there DeepNet fails where Admin trains. We have not repeated either.
+# **Claims depend on the set-up.** DeepNet's table has Admin diverge at 50 layers a side (a row that we have not been able to confirm). The authors of
+# Admin's later implementation, [admin-torch](https://github.com/microsoft/admin-torch), report both outcomes on WMT-17: at the regular batch DeepNet's
+# initialisation fails where the original Admin trains, at a batch sixteen times larger it is the other way round. We have not repeated either.
 #
 # ## What does not hold
 #
-# - **"Not the gradient but the increment"** (C12) is half of it. Plain Post-LN of 50 or 1,000 layers fails at any learning rate and with any warm-up,
-#   because its tokens are equal before the first step (D11, E2). Shrinking the attention branch alone cures it (E4b).
-# - **"Derived for SGD, used with Adam"** (C6): the post is right and the paper is not; DeepNorm's updates under Adam grow like $\sqrt N$. It trains
-#   all the same, at a rate that has to fall with the depth.
+# - **"Not the gradient but the increment"** (C12) is half of it. Xavier-initialised Post-LN of 50 or 1,000 layers fails at every rate and both warm-ups
+#   tried: its tokens are equal before the first step (D11, E2). Shrinking the attention branch alone cures it at 50 layers (E4b); deeper down ReLU
+#   takes over (X9).
+# - **"Derived for SGD, used with Adam"** (C6): at initialisation the post is right, DeepNorm's updates under Adam grow like $\sqrt N$. It trains all
+#   the same, at a rate that falls with the depth, and in E5b more reliably than the post's rule.
 # - **"$\lambda=1/\alpha$ is DeepNet's choice"** (C8): there is a $\sqrt2$ between them.
 # - **The scalar proof** (D10) predicts no update for plain Post-LN and a gain of 28 at 1,000 layers; it needs high dimension. The paper's appendix
 #   also prints $\beta>1$ among its assumptions, where its own $\beta=(8N)^{-1/4}$ is below 1.
-# - **The encoder's exponents** (X6) answer to a coherent sum of the cross-attentions, which does not occur; the encoder-only constants do as well.
-# - **"Xavier is nearly orthogonal"** (X1): its size is $\sqrt2$ times the gain and half of the distance remains. No exponent minds.
+# - **The encoder's exponents** (X6) answer to a coherent sum of the cross-attentions, which does not occur at initialisation with $N=M$; the
+#   encoder-only constants do as well there.
+# - **"Xavier is nearly orthogonal"** (X1): its size is $\sqrt2$ times the gain and half of the distance remains. The exponents do not depend on it.
 # - **"The same for Pre-LN"** (C13): Pre-LN is already logarithmic, and a timid rescaling makes its first steps larger.
 # - **"BLEU grows like the logarithm of depth"** (C15): from 200 to 1,000 layers by a quarter of the slope before.
 #
-# What survives: every exponent of the post.
+# What survives: every exponent of the post, for the four scaled schemes, at initialisation.
 #
 # ## Exercises
 #
@@ -3142,18 +3307,21 @@ nb.results(
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# With $a=1,\ b=0$: $1-2a=-1$ for SGD, $1-a=0$ for Adam and for LAMB.
+# With $a=1,\ b=0$: $1-2a=-1$ for SGD, $1-a=0$ for Adam and for LAMB. At these depths the measured exponents are still on their way there, by a tenth
+# or so: at $\alpha=16$ the branches are not yet small.
 # ```
 
 # %% tags=["hide-cell"]
 complete = {"SGD": [], "Adam": []}
 for layers_count in (8, 16, 32):
-    model, (x, y) = decoder(["Post-LN"], [0], layers_count, small), text_batches(cpu, [0], 1, 8, 32)(0)
+    model, (x, y) = decoder(["Post-LN"], [0, 1, 2], layers_count, small), text_batches(cpu, [0, 1, 2], 1, 8, 32)(0)
     model.skip.fill_(2.0 * layers_count)
     nn.cross_entropy_per_run(model(x), y).sum().backward()
+    four_terms = [first_order(W.detach(), W.grad) for W in (model.wv, model.wo, model.w1, model.w2)]
     for name, values in complete.items():
-        values.append(float(sum(first_order(W.detach(), W.grad)[name].sum() for W in (model.wv, model.wo, model.w1, model.w2))))
-print({name: f"≈{metrics.loglog_slope((8, 16, 32), values).slope:.2f}" for name, values in complete.items()})
+        values.append(float(sum(term[name].sum(1) for term in four_terms).log().mean().exp()))
+complete_slopes = {name: metrics.loglog_slope((8, 16, 32), values).slope for name, values in complete.items()}
+print({name: f"≈{slope:.2f}" for name, slope in complete_slopes.items()})
 
 # %% [markdown]
 # ```{admonition} Solution 2
@@ -3173,11 +3341,30 @@ print([{str(k): str(v) for k, v in root.items()} for root in parallel])
 # ```
 
 # %% tags=["hide-cell"]
+within_1_percent = {}
 for n_tokens in (8, 32, 128):
     A = torch.ones(n_tokens, n_tokens, dtype=torch.float64).tril()
     states = mean_field(torch.eye(n_tokens, dtype=torch.float64), A / A.sum(1, keepdim=True), 1.0, 1.0, 60, 4)
     gaps = [float((1 - K).sum()) / (n_tokens * (n_tokens - 1)) for K in states][::2]
-    print(n_tokens, "tokens:", next(l for l, gap in enumerate(gaps) if math.sqrt(2 * gap) < 0.01), "layers")
+    within_1_percent[n_tokens] = next(l for l, gap in enumerate(gaps) if math.sqrt(2 * gap) < 0.01)
+    print(n_tokens, "tokens:", within_1_percent[n_tokens], "layers")
+
+# %% tags=["hide-input"]
+nb.claim(
+    "X10",
+    "The solutions of exercises 1 and 3: CompleteP's exponents are −1 and 0; two tokens are within 1% after 25, 28, 32 layers.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(f"exercise 1: {name}", complete_slopes[name], slope, abs=0.2, digits=2, machine=True, scope="3 seeds, N = 8 to 32")
+            for name, slope in (("SGD", -1), ("Adam", 0))
+        ],
+        *[
+            ledger.close(f"exercise 3: layers for {n_tokens} tokens", within_1_percent[n_tokens], count, abs=0.5, digits=2)
+            for n_tokens, count in ((8, 25), (32, 28), (128, 32))
+        ],
+    ],
+)
 
 # %% [markdown]
 # ## The ledger
