@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,22 @@ def mean_stderr(x: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     if x.shape[axis] < 2:
         raise ValueError(f"{x.shape[axis]} draws along axis {axis}; a standard error needs at least 2")
     return x.mean(axis), x.std(axis) / math.sqrt(x.shape[axis])
+
+
+def best_rows(labels: Sequence[Hashable], values: Sequence[Sequence[float]], *, largest: bool = False) -> dict[Hashable, int]:
+    """For each label, in order of appearance, the index of its row (one number a seed) with the smallest mean, or the largest.
+
+    The choice of a tuning grid: rows that share a label are one arm at several learning rates.
+    """
+    if len(labels) != len(values):
+        raise ValueError(f"{len(labels)} labels for {len(values)} rows")
+    means = np.array([np.mean(row) for row in values])
+    if not np.isfinite(means).all():
+        raise ValueError("a row's mean is not finite; give diverged runs a number before they are compared")
+    rows: dict[Hashable, list[int]] = {}
+    for i, label in enumerate(labels):
+        rows.setdefault(label, []).append(i)
+    return {label: (max if largest else min)(mine, key=means.__getitem__) for label, mine in rows.items()}
 
 
 def rms(x: Tensor) -> Tensor:

@@ -177,3 +177,17 @@ def test_the_interval_of_a_slope_covers():
 def test_bad_input_of_the_matrix_measures(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_best_rows_of_a_tuning_grid():
+    labels = ["a", "b", "a", "b", "a"]
+    values = [[3, 3], [1, 9], [2, 2], [4, 4], [0, 5]]
+    assert metrics.best_rows(labels, values) == {"a": 2, "b": 3}
+    assert metrics.best_rows(labels, values, largest=True) == {"a": 0, "b": 1}
+    assert list(metrics.best_rows(["z", "a"], [[1], [2]])) == ["z", "a"]
+
+
+@pytest.mark.parametrize(("values", "message"), [([[1.0]], "2 labels for 1 rows"), ([[1.0], [math.nan]], "not finite")])
+def test_best_rows_refuses(values, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.best_rows(["a", "b"], values)

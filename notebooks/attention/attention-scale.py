@@ -514,12 +514,15 @@ with torch.random.fork_rng():
 relative_square = (exponentials / math.exp(0.5) - 1) ** 2
 cv, cv_error = (float(t) for t in metrics.mean_stderr(relative_square))
 star = float(lambert_alpha(1000))
+at_star = float((torch.softmax(star * scores, 1) * scores).sum(1).mean())
 nb.derivation(
     "D10",
     "The relative variance of (1/n) Σ exp(a sᵢ) is (exp(a²) − 1)/n; the post's optimum lies where this is huge, past the freezing point √(log n / 2).",
     sym.identity("relative variance", (second - first**2) / (n_keys * first**2), (sp.exp(a**2) - 1) / n_keys),
     sym.monte_carlo("relative variance, n = 1000, a = 1", cv, cv_error, math.expm1(1) / 1000, draws=20000),
     ledger.more("exp(4α*²)/n at n = 1000", math.exp(4 * star**2) / 1000, 1, margin=1e4),
+    ledger.close("f at α*, n = 1000", star * (1 - math.exp(star**2) / 1000), 1.93, abs=0.005),
+    ledger.close("mean attended score there", at_star, 2.06, abs=0.03, machine=True, scope="2,000 draws"),
     ledger.more("smallest α*/√(log n) on the post's grid", float((lambert_alpha(grid) / root_log).min()), math.sqrt(0.5)),
 )
 
@@ -1181,10 +1184,8 @@ e3_record = nb.recorded("E3")
 # %%
 def best_over_rates(table, arms):
     """For each (alpha, learned): the runs (one a seed) at the learning rate with the best mean."""
-    groups = {}
-    for (alpha, _, learned), runs in zip(arms, table, strict=True):
-        groups.setdefault((alpha, bool(learned)), []).append(runs)
-    return {key: max(candidates, key=np.mean) for key, candidates in groups.items()}
+    best = metrics.best_rows([(alpha, bool(learned)) for alpha, _, learned in arms], table, largest=True)
+    return {arm: table[i] for arm, i in best.items()}
 
 
 live = best_over_rates(e3["dot, n = 64"]["400"], dot_arms)
@@ -1335,15 +1336,11 @@ e3b = nb.run("E3b", language_model, arms=lm_arms, bf16=nb.scale != "cpu" and run
 e3b_record = nb.recorded("E3b")
 
 # %% tags=["hide-input"]
-lm = {}
-for (arm_scale, unit, _), losses in zip(e3b_record.config["arms"], e3b_record.result["loss"], strict=True):
-    lm.setdefault((arm_scale, bool(unit)), []).append(losses)
-lm = {arm: min(candidates, key=np.mean) for arm, candidates in lm.items()}
+lm_arms_recorded = e3b_record.config["arms"]
+lm_best = metrics.best_rows([(arm_scale, bool(unit)) for arm_scale, unit, _ in lm_arms_recorded], e3b_record.result["loss"])
+lm = {arm: e3b_record.result["loss"][i] for arm, i in lm_best.items()}
+rate_of = {arm: lm_arms_recorded[i][2] for arm, i in lm_best.items()}
 names = [f"{'cos × ' if unit else 'α = '}{arm_scale:g}" for arm_scale, unit in lm]
-rate_of = {}
-for (arm_scale, unit, rate), losses in zip(e3b_record.config["arms"], e3b_record.result["loss"], strict=True):
-    if losses == lm[arm_scale, bool(unit)]:
-        rate_of[arm_scale, bool(unit)] = rate
 nb.results(
     "E3b",
     f"Validation loss (nats a character), best learning rate of each arm, mean of {len(e3b_record.config['seeds'])} seeds ± standard deviation; {e3b_record.provenance}",
@@ -1462,10 +1459,8 @@ e4_record = nb.recorded("E4")
 # %%
 def by_scale(run, arms, metric):
     """For each scale the runs (one a seed) at the learning rate with the best mean."""
-    groups = {}
-    for (s, _), runs in zip(arms, run[metric], strict=True):
-        groups.setdefault(s, []).append(runs)
-    return {s: max(candidates, key=np.mean) for s, candidates in groups.items()}
+    best = metrics.best_rows([s for s, _ in arms], run[metric], largest=True)
+    return {s: run[metric][i] for s, i in best.items()}
 
 
 retrieval, accuracy = (by_scale(e4_record.result, e4_record.config["arms"], m) for m in ("retrieval", "accuracy"))
