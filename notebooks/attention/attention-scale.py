@@ -668,8 +668,8 @@ nb.derivation(
 # Is monotonicity an accident of the normal distribution? Take independent scores with any density $\rho=e^{-V}$ that vanishes at the ends of its range.
 # Integration by parts now gives $g(\alpha)=\mathbb E\sum_ip_i\,V'(s_i)$, and
 #
-# $$\frac{d}{d\alpha}\sum_ip_iV'(s_i)=\operatorname{Cov}_p\bigl(s,V'(s)\bigr)=\tfrac12\sum_{ij}p_ip_j\,(s_i-s_j)\bigl(V'(s_i)-V'(s_j)\bigr)\ \ge\ 0
-# \quad\text{if }V\text{ is convex}.$$
+# $$\begin{aligned}\frac{d}{d\alpha}\sum_ip_iV'(s_i)&=\operatorname{Cov}_p\bigl(s,V'(s)\bigr)\\
+# &=\tfrac12\sum_{ij}p_ip_j\,(s_i-s_j)\bigl(V'(s_i)-V'(s_j)\bigr)\ \ge\ 0\quad\text{if }V\text{ is convex}.\end{aligned}$$
 #
 # **For every log-concave density that vanishes at the ends the mean gradient increases in $\alpha$ and has no interior maximum.** Normal, logistic and Laplace
 # scores are of this kind, and cosines in $d>3$ dimensions. ($V$ need only be absolutely continuous, as for Laplace.) Where the density is cut off at a positive

@@ -108,7 +108,7 @@ nb.show(figure)
 # Expand the loss around the present weights. A step $\Delta W=-\eta\,D$ in a direction $D$ changes it by $-\eta\sum_W\langle G,D\rangle+O(\eta^2)$.
 # For the optimisers of interest
 #
-# $$\Delta\mathcal L\approx-\eta\sum_W\|G\|_F^2\ \ (\text{SGD}),\qquad-\eta\sum_W\|G\|_1\ \ (\text{Adam}),\qquad-\eta\sum_W\|W\|_F\|G\|_1\ \ (\text{LAMB}).$$
+# $$\Delta\mathcal L\approx-\eta\sum_W\begin{cases}\|G\|_F^2&\text{SGD}\\\|G\|_1&\text{Adam}\\\|W\|_F\,\|G\|_1&\text{LAMB}\end{cases}$$
 #
 # Adam is represented by its first step, the sign of the gradient, and LAMB {cite}`you2020lamb` by the sign times the norm of the weights.
 # ($\|\cdot\|_1$ is the sum of the absolute entries.) If every one of the $K$ matrices of each of the $N$ layers has a gradient of size $O(1)$, then
@@ -1133,8 +1133,8 @@ for A, B in pairs:
     stream = stream + torch.relu(norm0(stream) @ A) @ B
 token_losses = (norm0(stream) * gaussian(2, 6)).sum(1)
 explicit = [torch.autograd.grad(token_loss, [B for _, B in pairs], retain_graph=True) for token_loss in token_losses]
-explicit = sum(float(g.square().sum()) for grads in explicit for g in grads) / 2
 rng.set_state(saved)
+explicit = sum(float(g.square().sum()) for grads in explicit for g in grads) / 2
 
 # %% tags=["hide-input"]
 nb.derivation(
