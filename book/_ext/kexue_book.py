@@ -146,7 +146,8 @@ class ResultTables(FromNotebooks):
             )
             head = "".join(f"<th>{h}</th>" for h in ("run", "device", "date", "seconds", "peak GB", "torch"))
             provenance = (
-                f'<table class="kx-results"><caption>Recorded runs</caption><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table>'
+                f'<div class="kx-scroll" tabindex="0" role="region" aria-label="Recorded runs of {slug}"><table class="kx-results">'
+                f"<caption>Recorded runs</caption><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table></div>"
                 if runs
                 else ""
             )

@@ -1,4 +1,4 @@
-// The ledger's filter, the way into folded evidence, and formulas that can be scrolled from the keyboard.
+// The ledger's filter, the way into folded evidence, and formulas and tables that can be scrolled from the keyboard.
 (() => {
   const table = document.getElementById("kx-ledger");
   if (table) {
@@ -30,7 +30,7 @@
   addEventListener("hashchange", open);
   open();
   const focusable = () => {
-    for (const wide of document.querySelectorAll("mjx-container[display], div.math, .output, pre")) {
+    for (const wide of document.querySelectorAll("mjx-container[display], div.math, .output, pre, .pst-scrollable-table-container")) {
       if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
     }
   };
