@@ -69,7 +69,12 @@ def test_interrupting_leaves_no_half_written_file(small):
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "kexue_nb", "execute"]
-    process = subprocess.Popen(command, cwd=small.root, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def listen():  # a shell that runs the tests in the background has made them deaf to SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": listen}
+    process = subprocess.Popen(command, cwd=small.root, env=environment, **options)
     started = source.parent / "started"
     for _ in range(600):
         if started.exists() or process.poll() is not None:
