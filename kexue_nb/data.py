@@ -194,3 +194,27 @@ def associative_recall(
     values = torch.randint(value_ids, (*shape, pairs), generator=generator, device=device)
     target = torch.randint(pairs, shape, generator=generator, device=device)
     return keys, values, target, values.gather(-1, target[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Greyscale pictures (N, 1, size, size), float32 in [-1, 1], and their labels, split into train and test."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    def to(self, device: torch.device | str) -> Pictures:
+        """The same on another device."""
+        return Pictures(*(t.to(device) for t in (self.train, self.train_labels, self.test, self.test_labels)))
+
+
+def pictures(name: str) -> Pictures:
+    """ "digits8": :func:`digits8x8`, 1200 to train and 597 to test; "mnist28": :func:`mnist5000`, 4000 and 1000. Shuffled with seed 0."""
+    if name not in ("digits8", "mnist28"):
+        raise ValueError(f"no pictures {name!r}; there are 'digits8' and 'mnist28'")
+    (images, labels), top, train = (digits8x8(), 16.0, 1200) if name == "digits8" else (mnist5000(), 255.0, 4000)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    images, labels = images[order, None].float() / (top / 2) - 1, labels[order]
+    return Pictures(images[:train], labels[:train], images[train:], labels[train:])

@@ -127,3 +127,51 @@ def loglog_slope(x: Sequence[float], y: Sequence[float]) -> Slope:
     residual = v - v.mean() - slope * du
     stderr = math.sqrt(residual @ residual / (len(x) - 2) / (du @ du))
     return Slope(slope, stderr, math.exp(v.mean() - slope * u.mean()), len(x))
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to feature rows (N, k) and (M, k): |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)).
+
+    The square that "FID" reports, in whatever feature space the rows live in. Both samples need more rows than features.
+    """
+    a, b = a.double(), b.double()
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) <= a.shape[1]:
+        raise ValueError(f"features of shape {tuple(a.shape)} and {tuple(b.shape)}: give two samples of more rows than their common width")
+    A, B = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(A)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ B @ root).clamp_min(0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross)
+
+
+def w2_1d(a: Tensor, b: Tensor) -> Tensor:
+    """Wasserstein-2 distance of two samples on the line, over the last axis: the RMS difference of their quantiles.
+
+    Samples of different sizes are compared at the quantile levels of the larger one.
+    """
+    a, b = a.double().sort(-1).values, b.double().sort(-1).values
+    if a.shape[-1] != b.shape[-1]:
+        n = max(a.shape[-1], b.shape[-1])
+        a, b = (x if x.shape[-1] == n else _quantiles(x, n) for x in (a, b))
+    return (a - b).square().mean(-1).sqrt()
+
+
+def _quantiles(ordered: Tensor, n: int) -> Tensor:
+    m = ordered.shape[-1]
+    at = ((torch.arange(n, dtype=torch.float64, device=ordered.device) + 0.5) / n * m - 0.5).clamp(0, m - 1)
+    low = at.floor().long()
+    high = (low + 1).clamp_max(m - 1)
+    return ordered[..., low] + (at - low) * (ordered[..., high] - ordered[..., low])
+
+
+def sliced_w2(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
+    """Root mean square over random directions of the Wasserstein-2 distance of the projections; a and b are (N, ...) and (M, ...)."""
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    if a.shape[1] != b.shape[1] or not len(a) or not len(b):
+        raise ValueError(
+            f"samples of {a.shape[1]} and {b.shape[1]} dimensions, {len(a)} and {len(b)} rows: give two samples of equal dimension"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a.device)
+    directions = directions / directions.norm(dim=0)
+    return float(w2_1d((a @ directions).T, (b @ directions).T).square().mean().sqrt())
