@@ -531,15 +531,17 @@ def train_denoiser(
     rate: float = 3e-3,
     seed: int,
     weights: Tensor | None = None,
-    average: float = 0.999,
+    average: float | None = None,
     watch: Callable[[int, Tensor], None] = lambda step, loss: None,
 ) -> nn.Module:
     """Train net(x_vp, log_sigma) to predict the noise; afterwards it holds the exponential average of its weights.
 
     Each step draws ``batch`` of the ``images`` (N, ...) and for each a noise level, uniformly from ``sigmas`` (T,), and minimises the
     mean of ``weights`` (T,) times the squared error of the noise (post 9152; arXiv 2006.11239, equation 14). Adam with ``rate``, after
-    100 steps of warm-up falling linearly to 0. ``watch(step, loss)`` sees every step. On a GPU the step runs as one CUDA graph.
+    100 steps of warm-up falling linearly to 0. The average decays by ``average`` a step: by default 0.999, or 1 - 5/steps where that is
+    less, so that short trainings forget their start. ``watch(step, loss)`` sees every step. On a GPU the step runs as one CUDA graph.
     """
+    average = max(0.0, min(0.999, 1 - 5 / max(steps, 1))) if average is None else average
     if steps < 1 or batch < 1 or not 0 <= average < 1:
         raise ValueError(f"steps={steps}, batch={batch}, average={average}: give positive counts and 0 <= average < 1")
     device = images.device

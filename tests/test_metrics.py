@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import linalg, stats
 
 from kexue_nb import metrics
 from kexue_nb.metrics import mean_stderr, participation_ratio, renyi_entropy
@@ -191,3 +191,28 @@ def test_best_rows_of_a_tuning_grid():
 def test_best_rows_refuses(values, message):
     with pytest.raises(ValueError, match=message):
         metrics.best_rows(["a", "b"], values)
+
+
+def test_frechet_distance_of_fitted_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(500, 5, generator=generator, dtype=torch.float64) @ torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    b = 0.5 * torch.randn(300, 5, generator=generator, dtype=torch.float64) + 1
+    A, B = (np.cov(x.numpy().T) for x in (a, b))
+    wanted = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(A + B - 2 * linalg.sqrtm(A @ B).real)
+    assert metrics.frechet(a, b) == pytest.approx(wanted, rel=1e-8)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet(a, a + 3) == pytest.approx(45)
+    with pytest.raises(ValueError, match="more rows"):
+        metrics.frechet(a[:5], b)
+
+
+def test_wasserstein_distances():
+    a = torch.tensor([3.0, 1.0, 2.0])
+    assert float(metrics.w2_1d(a, torch.tensor([2.0, 3.0, 4.0]))) == pytest.approx(1)
+    assert float(metrics.w2_1d(a, torch.tensor([[1.0, 2.0, 5.0]]))) == pytest.approx(math.sqrt(4 / 3))
+    assert float(metrics.w2_1d(torch.linspace(0, 1, 1001), torch.linspace(0, 1, 400))) < 2e-3
+    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([1.0, 2.0, 2.0])
+    assert metrics.sliced_w2(x, x + shift, projections=4000) == pytest.approx(3 / math.sqrt(3), rel=0.05), "a shift s gives |s| / sqrt(d)"
+    with pytest.raises(ValueError, match="equal dimension"):
+        metrics.sliced_w2(x, x[:, :2])
