@@ -151,6 +151,11 @@ def test_records_travel_with_the_package(colab):
     assert json.loads(run("-c", code)) == sorted(p.name for p in (ROOT / "kexue_nb" / "records").glob("*.json"))
 
 
+def test_teachers_travel_with_the_package(colab):
+    code = "import kexue_nb, pathlib; print(*sorted(p.name for p in (pathlib.Path(kexue_nb.__file__).parent / 'teachers').iterdir()))"
+    assert run("-c", code).split() == sorted(p.name for p in (ROOT / "kexue_nb" / "teachers").iterdir())
+
+
 def test_notebook_runs_on_colab(colab, tmp_path, monkeypatch):
     kernel = tmp_path / "jupyter" / "kernels" / "colab" / "kernel.json"
     kernel.parent.mkdir(parents=True)
