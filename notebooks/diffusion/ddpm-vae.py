@@ -33,7 +33,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sympy as sp
 import torch
-from torch import nn
 
 import kexue_nb
 from kexue_nb import data, diffusion, ledger, metrics, unet
@@ -845,7 +844,7 @@ e2 = nb.run(
     "E2",
     loss_scale,
     **nb.at_scale(
-        cpu={"seeds": [0], "width": 64, "steps": 200},
+        cpu={"seeds": [0], "width": 64, "steps": 120},
         gpu={"seeds": [0], "width": 128, "steps": 600},
         full={"seeds": [0, 1, 2], "width": 128, "steps": 600},
     ),
@@ -906,7 +905,7 @@ def variant(kind, sigmas):
 
 
 @torch.no_grad()
-def refresh(net, images, sigmas, generator, batches=30):
+def refresh(net, images, sigmas, generator, batches):
     """Recompute batch norm's running statistics on training batches."""
     for m in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         m.reset_running_stats()
@@ -914,14 +913,14 @@ def refresh(net, images, sigmas, generator, batches=30):
     net.train()
     for _ in range(batches):
         which, t = (torch.randint(n, (128,), generator=generator, device=images.device) for n in (len(images), len(sigmas)))
-        s = sigmas[t].float().to(images.device)
+        s = sigmas.to(images.device)[t].float()
         noise = torch.randn(128, *images.shape[1:], generator=generator, device=images.device)
         net((images[which] + s[:, None, None, None] * noise) / (1 + s**2).sqrt()[:, None, None, None], s.log())
     return net.eval()
 
 
 # %% tags=["hide-input"]
-def ablation(device, arms, seeds, steps, samples, sampler_steps):
+def ablation(device, arms, seeds, steps, samples, sampler_steps, tests=1000, batches=30):
     """Test loss and FD, SW2 of DDPM samples for U-Net variants and loss weights; for batch norm also with batch statistics when sampling."""
     teacher, s = diffusion.teacher("mnist28", device), diffusion.su_schedule()
     images, sigmas, nodes = teacher.images, s.sigma[1:], s.nodes(diffusion.linear_taus(1000, sampler_steps))
@@ -934,9 +933,9 @@ def ablation(device, arms, seeds, steps, samples, sampler_steps):
             net = variant(arm, sigmas).to(device)
             diffusion.train_denoiser(net, images.train, sigmas, steps=steps, batch=128, seed=seed, weights=weights.get(arm))
             generator = torch.Generator(device).manual_seed(400 + seed)
-            net = refresh(net, images.train, sigmas, generator)
+            net = refresh(net, images.train, sigmas, generator, batches)
             eps = diffusion.noise_predictor(net)
-            out[arm]["loss"].append(float(diffusion.denoising_loss(eps, images.test, s.sigma[5::50], seed=13).mean()))
+            out[arm]["loss"].append(float(diffusion.denoising_loss(eps, images.test[:tests], s.sigma[5::50], seed=13).mean()))
             for mode in ("fd", "fd_train_mode")[: 2 if arm == "batch" else 1]:
                 net.train(mode == "fd_train_mode")
                 z = torch.randn(samples, 1, 28, 28, generator=generator, device=device)
@@ -951,8 +950,8 @@ e5 = nb.run(
     "E5",
     ablation,
     **nb.at_scale(
-        cpu={"arms": ["simple", "batch"], "seeds": [0], "steps": 3, "samples": 40, "sampler_steps": 3},
+        cpu={"arms": ["simple", "batch"], "seeds": [0], "steps": 3, "samples": 40, "sampler_steps": 3, "tests": 20, "batches": 2},
         gpu={"arms": ["simple", "batch"], "seeds": [0], "steps": 1000, "samples": 500, "sampler_steps": 50},
-        full={"arms": ["simple", "batch", "table", "vlb", "x0"], "seeds": [0, 1, 2], "steps": 2500, "samples": 2000, "sampler_steps": 50},
+        full={"arms": ["simple", "batch", "table", "vlb", "x0"], "seeds": [0, 1, 2], "steps": 2000, "samples": 2000, "sampler_steps": 50},
     ),
 )
