@@ -369,10 +369,16 @@ nb.derivation(
     "D7",
     "Analytic first step: x/√(1 + t²) is exact for unit variance and off by (1/2 − v)/t² otherwise.",
     sym.limit("relative error times t²", tt**2 * (sp.sqrt(1 + tt**2) ** -1 / (tt / (vv + tt**2)) - 1), tt, sp.oo, vv - sp.Rational(1, 2)),
-    sym.identity(
-        "unit variance, squared",
-        (1 / sp.sqrt(1 + tt**2)) ** 2 * (1 + tt**2),
-        (tt * path / (vv + tt**2)).subs(vv, 1) ** 2 * (1 + tt**2) / tt**2,
+    ledger.close(
+        "unit variance: exact ε at x = 3, t = 80",
+        float(
+            diffusion.GaussianMixture(torch.zeros(1, 1).double(), torch.ones(1).double(), torch.ones(1).double()).eps(
+                torch.tensor([[3.0]], dtype=torch.float64), 80.0
+            )
+        )
+        / (3 / math.sqrt(1 + 80**2)),
+        80 / math.sqrt(1 + 80**2),
+        rel=1e-9,
     ),
 )
 
