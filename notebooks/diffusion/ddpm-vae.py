@@ -37,7 +37,7 @@ import torch
 import kexue_nb
 from kexue_nb import data, diffusion, ledger, metrics, unet
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED
 
 # %%
 nb = kexue_nb.notebook("ddpm-vae")
