@@ -40,7 +40,7 @@ from kexue_nb import diffusion, ledger, metrics
 from kexue_nb import symbolic as sym
 from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE, RED
 
-# %%
+# %% tags=["hide-input"]
 nb = kexue_nb.notebook("ddim")
 su, toy = diffusion.su_schedule(), diffusion.toy1d()
 
@@ -69,6 +69,7 @@ def quality(law):
     return float(np.sqrt(np.mean((law.quantiles(20000) - truth) ** 2))), law.variance
 
 
+# %%
 COUNTS = (3, 5, 10, 20, 50, 100)
 laws = {(S, kind): exact_law(diffusion.linear_taus(1000, S), eta) for S in COUNTS for kind, eta in KINDS.items()}
 measured = {key: quality(law) for key, law in laws.items()}
@@ -149,25 +150,35 @@ mean = (kappa * xt + lam * guess).subs(lam, A0 - A1 * kappa).subs(kappa, k_plus)
 alpha = A1 / A0
 vp = {B1: sp.sqrt(1 - A1**2), B0: sp.sqrt(1 - A0**2)}
 tilde = B0 * sp.sqrt(1 - alpha**2) / B1
+
+# %%
 nb.derivation(
     "D2",
     "With the guess in place of x_0 the mean is (x_t − (β̄_t − α_t √(β̄² − σ²)) ε_θ)/α_t.",
     sym.identity("from κ x_t + λ μ̄", mean, (xt - (B1 - alpha * sp.sqrt(B0**2 - sigma**2)) * net) / alpha),
     sym.identity("as prediction plus direction", mean, A0 * guess + sp.sqrt(B0**2 - sigma**2) * net),
 )
+
+# %%
 at_ddpm = (B0**2 - tilde**2).subs(vp)
 ddpm_mean = ((xt - (1 - alpha**2) / B1 * net) / alpha).subs(vp)
+
+# %%
 nb.derivation(
     "D3",
     "σ_t = β̃_t gives DDPM's step.",
     sym.identity("the root, squared", at_ddpm, (alpha * B0**2 / B1).subs(vp) ** 2),
     sym.identity("the mean", ((xt - (B1 - alpha * (alpha * B0**2 / B1)) * net) / alpha).subs(vp), ddpm_mean),
 )
+
+# %%
 pair = torch.tensor([float(su.sigma[400]), float(su.sigma[350])], dtype=torch.float64)
 draw = torch.randn(4, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 moved = diffusion.to_vp(diffusion.endpoint(diffusion.ddim(toy.eps, pair, diffusion.from_vp(draw, pair[0]))), pair[1])
 ratio = su.bar_alpha[400] / su.bar_alpha[350]
 by_formula = (draw - (su.bar_beta[400] - ratio * su.bar_beta[350]) * toy.eps(diffusion.from_vp(draw, pair[0]), pair[0])) / ratio
+
+# %%
 nb.derivation(
     "D4",
     "σ_t = 0: a deterministic map.",
@@ -191,6 +202,8 @@ q = lambda y, m, s2: (y - m) ** 2 / s2
 form = q(x1, k_plus * xt + (A0 - A1 * k_plus) * x0, sigma**2) + q(xt, A1 * x0, B1**2) - q(x1, A0 * x0, B0**2)
 forward_mean = A1 * x0 + B1 * sp.sqrt(B0**2 - sigma**2) / B0**2 * (x1 - A0 * x0)
 on_x0 = sp.diff(forward_mean, x0)
+
+# %%
 nb.derivation(
     "D5",
     "The forward step that σ implies, by completing the square.",
@@ -206,7 +219,11 @@ nb.derivation(
         rel=1e-9,
     ),
 )
+
+# %%
 markov = sp.solve(sp.Eq(A1, B1 * kappa / B0**2 * A0), kappa)  # kappa stands for the root √(β̄² − σ²)
+
+# %%
 nb.claim(
     "C2",
     "DDPM's σ is the only one with a Markov forward process.",
@@ -251,6 +268,8 @@ short = su.respace(taus).nodes()
 by_helper = diffusion.endpoint(
     diffusion.ddim(toy.eps, short, diffusion.from_vp(start, short[0]), 0.7, diffusion.gaussian(torch.Generator().manual_seed(3)))
 )
+
+# %%
 nb.derivation(
     "D6",
     "A sub-sequence is a schedule of its own: the strided formula equals the plain sampler on the respaced schedule.",
@@ -267,9 +286,13 @@ nb.derivation(
         0.5,
     ),
 )
+
+# %%
 angle, part = sp.symbols("angle lambda_", positive=True)
 z1, z2 = sp.symbols("z1 z2")
 variance_of = lambda expr: sp.expand(expr).coeff(z1) ** 2 + sp.expand(expr).coeff(z2) ** 2
+
+# %%
 nb.derivation(
     "D7",
     "cos/sin mixtures of noises are standard normal, linear ones are not.",
@@ -289,6 +312,8 @@ def ode_residual(bar_alpha, right_side):
 
 
 sides = {1: 10 * s * (E / sp.sqrt(1 - sp.exp(-10 * s**2)) - xt), 2: 5 * (E / sp.sqrt(1 - sp.exp(-10 * s)) - xt)}
+
+# %%
 nb.derivation(
     "D8",
     "DDIM is the Euler step of dx̂/dς = ε_θ.",
@@ -304,6 +329,8 @@ nb.derivation(
         digits=2,
     ),
 )
+
+# %%
 nb.derivation(
     "D9",
     "The right sides for ᾱ = e^(−5s²) and e^(−5s); the ODE is the probability-flow ODE.",
@@ -315,11 +342,15 @@ nb.derivation(
         sides[1],
     ),
 )
+
+# %%
 g = torch.Generator().manual_seed(4)
 half = 0.5 * float(su.bar_beta[49] * su.beta[50] / su.bar_beta[50])  # σ = β̃/2
 now = su.bar_alpha[50] * 0.7 + su.bar_beta[50] * torch.randn(400_000, dtype=torch.float64, generator=g)  # x_50 given x_0 = 0.7
 before = su.bar_alpha[49] * 0.7 + (su.bar_beta[49] ** 2 - half**2).sqrt() / su.bar_beta[50] * (now - su.bar_alpha[50] * 0.7)
 before = before + half * torch.randn(400_000, dtype=torch.float64, generator=g)
+
+# %%
 nb.claim(
     "C1",
     "The whole family has the marginals of the data's noising, for any σ.",
@@ -370,6 +401,8 @@ predict = (A1 * v / (A1**2 * v + B1**2)) * xt  # E[x_0 | x_t] for N(0, v)
 step = A0 * predict + sp.sqrt(B0**2 - sigma**2) * (xt - A1 * predict) / B1
 circle = {A1: sp.cos(phi1), B1: sp.sin(phi1), A0: sp.cos(phi0), B0: sp.sin(phi0)}
 equal = {S: math.prod(math.cos(math.pi / 2 / S) ** 2 for _ in range(S)) for S in (5, 10, 20)}
+
+# %%
 nb.derivation(
     "D10",
     "Gaussian data: the factor of a step; cos(φ_t − φ_s) for v = 1 without noise; cos^{2S}(π/2S) in all.",
@@ -631,6 +664,7 @@ def slope_in_s2(x, r):
     return 5 * (toy.eps(x / A, B / A) / B - x)
 
 
+# %%
 def integrate(slope, x, times, rule):
     for t0, t1 in zip(times, times[1:], strict=False):
         h, k1 = t1 - t0, slope(x, t0)
@@ -668,6 +702,7 @@ def coordinate_error(method, S):
     return float(np.sqrt(np.mean((x[:, 0].numpy() - final) ** 2)))
 
 
+# %%
 E4_ROWS = {
     "DDIM": (0.2695, 0.1080, 0.0505, 0.0209, 0.0107),
     "Euler, s": (0.1774, 0.0686, 0.0275, 0.0108, 0.0055),
@@ -710,6 +745,8 @@ def order_of(sampler, counts=(32, 64, 128, 256)):
 
 
 orders = {name: order_of(name) for name in ("euler", "heun", "dpm_solver_2", "dpmpp_2m", "RK4")}
+
+# %%
 nb.experiment(
     "E4",
     "Euler in (x̂, ς) is DDIM; Euler in x(s) makes half its error here, Euler in x(s²) twice to nine times; orders 1, 2, 2, 2, 4 as expected.",
@@ -734,7 +771,7 @@ nb.experiment(
 # at every $S$.
 
 
-# %%
+# %% tags=["hide-input"]
 def step_table(device, name, seeds, samples, counts):
     """FD, SW2 and total variance for S steps and η = 0, 0.5, 1, σ̂ (no noise in the last step), and σ̂ with it."""
     teacher, schedule = diffusion.teacher(name, device), diffusion.su_schedule()
@@ -765,6 +802,7 @@ def step_table(device, name, seeds, samples, counts):
     return out
 
 
+# %%
 def encode(eps, nodes, x):
     """From pictures to noise: Euler steps up the grid; the step from 0 uses the network at the first level above."""
     up = nodes.flip(0).tolist()
@@ -773,6 +811,7 @@ def encode(eps, nodes, x):
     return x
 
 
+# %%
 @torch.no_grad()
 def determinism(device, name, seed, samples, counts, reference):
     """RMSE between η = 0 samples of S steps and of many, the same at η = 1; MSE of encoding and decoding test pictures on [0, 1]."""
@@ -800,6 +839,7 @@ def determinism(device, name, seed, samples, counts, reference):
     return out
 
 
+# %%
 @torch.no_grad()
 def interpolation(device, name, seed, samples, steps, shares):
     """FD of η = 0 samples from mixtures of two noises: linear and cos/sin, at the given shares."""
@@ -818,6 +858,7 @@ def interpolation(device, name, seed, samples, steps, shares):
     return {name: [fd(f(w)) for w in shares] for name, f in mix.items()}
 
 
+# %%
 def architectures(device, arms, seeds, steps, samples):
     """FD and SW2 at 10 and 50 deterministic steps for digit U-Nets: concatenated or added skips, and training on the levels of 10 or 20 steps alone."""
     schedule, reference = diffusion.su_schedule(), diffusion.teacher("digits8", device)
@@ -859,6 +900,8 @@ e5 = nb.run(
         full={"name": "digits8", "seed": 0, "samples": 597, "counts": [5, 10, 20, 50, 100, 200], "reference": 1000},
     ),
 )
+
+# %%
 e5b = nb.run(
     "E5b",
     interpolation,

@@ -117,6 +117,8 @@ def quadratic(y, mean, variance):
 at = {a: sp.Rational(9, 10), A: sp.Rational(3, 5), x0: sp.Rational(7, 10), xt: sp.Rational(2, 5)}
 joint = sp.exp(log_normal(xt, a * x, b2) + log_normal(x, A * x0, B2)).subs(at)
 by_integral = float(sp.Integral(joint, (x, -sp.oo, sp.oo)).evalf())
+
+# %%
 nb.derivation(
     "D1",
     "Given x_0 the marginal is N(ᾱ_t x_0, β̄_t²): one more step keeps the form.",
@@ -131,6 +133,7 @@ nb.derivation(
 )
 
 
+# %%
 def bayes_mean(t, x_t, mixture, points=20001):
     """E[x_{t-1} | x_t] from the marginal p(x_{t-1}) by quadrature: Bayes' rule without x_0."""
     y = torch.linspace(-6, 6, points, dtype=torch.float64)
@@ -143,6 +146,8 @@ single = lambda mean, std: diffusion.GaussianMixture(*(torch.tensor(z, dtype=tor
 at_100 = {
     name: bayes_mean(100, 0.5, law)[0] for name, law in {"toy": toy, "N(0, 1)": single(0.0, 1.0), "a point at 0": single(0.0, 0.0)}.items()
 }
+
+# %%
 nb.derivation(
     "D2",
     "Without x_0 Bayes' rule needs the data law: one chain, three data laws, three reverse means. With x_0 it does not.",
@@ -168,6 +173,8 @@ nb.derivation(
 on_xt, on_x0, tilde2 = a * B2 / Bt2, A * b2 / Bt2, B2 * b2 / Bt2
 mu_tilde = on_xt * xt + on_x0 * x0
 exponent = -2 * (log_normal(xt, a * x, b2) + log_normal(x, A * x0, B2) - log_normal(xt, a * A * x0, Bt2))
+
+# %%
 nb.derivation(
     "D3",
     "p(x_{t−1}|x_t, x_0) is N(μ̃, β̃²).",
@@ -186,6 +193,8 @@ nb.derivation(
         method="numeric, 12 digits",
     ),
 )
+
+# %%
 nb.claim(
     "C1",
     "Bayes' rule with x_0 gives the mean μ̃ and the variance β̃².",
@@ -217,22 +226,32 @@ nb.claim(
 # %%
 Bt = sp.sqrt(Bt2)
 guess = (xt - Bt * net) / (a * A)
+
+# %%
 nb.derivation(
     "D4",
     "Through the noise, the denoiser's loss is β̄²/ᾱ² times DDPM's.",
     sym.identity("squared error of the guess", (x0 - guess.subs(xt, a * A * x0 + Bt * e)) ** 2, Bt2 / (a * A) ** 2 * (e - net) ** 2),
 )
+
+# %%
 sampler_mean = (xt - b2 / Bt * net) / a
+
+# %%
 nb.derivation(
     "D5",
     "The guess in μ̃ gives DDPM's sampling step.",
     sym.identity("the two coefficients of x_t", on_xt + on_x0 / (a * A), 1 / a),
     sym.identity("μ̃(x_t, μ̄)", mu_tilde.subs(x0, guess), sampler_mean),
 )
+
+# %%
 draw = torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 one = torch.tensor([float(su.sigma[300]), float(su.sigma[299])], dtype=torch.float64)
 stepped = diffusion.to_vp(diffusion.endpoint(diffusion.ddpm(toy.eps, one, diffusion.from_vp(draw, one[0]), torch.zeros(1), None)), one[1])
 by_hand = (draw - su.beta[300] ** 2 / su.bar_beta[300] * toy.eps(diffusion.from_vp(draw, one[0]), one[0])) / su.alpha[300]
+
+# %%
 nb.claim(
     "C2",
     "The sampling step derived this way is DDPM's.",
@@ -242,7 +261,11 @@ nb.claim(
         ledger.less("the helper's ddpm step at t = 300 against this formula", float((stepped - by_hand).abs().max()), 1e-9, digits=2),
     ],
 )
+
+# %%
 one_step_net = sp.sqrt(b2) / Bt * net  # what post 2 calls eps_theta
+
+# %%
 nb.claim(
     "C4",
     "This sampler, that of post 2 (ddpm-vae) and that of the paper are the same map.",
@@ -273,6 +296,8 @@ row = lambda t: [float(f(float(su.alpha[t]), float(su.bar_alpha[t - 1]))) for f 
 near = lambda name, column, ts, rel=2e-5: [
     ledger.close(f"{name}, t = {t}", row(t)[column], TABLE[t][column], rel=rel, digits=6) for t in ts
 ]
+
+# %%
 nb.claim(
     "C5",
     "The dropped weight spans nine decades.",
@@ -285,7 +310,11 @@ nb.claim(
     "verified",
     holds=[*near("on x_t", 1, (2, 10, 100, 300, 500, 700, 1000)), *near("on x_0", 2, TABLE)],
 )
+
+# %%
 star_weight = (b2 / (a * Bt)) ** 2 / tilde2  # post 2's weight with σ = β̃
+
+# %%
 nb.claim(
     "C15",
     "The denoiser is reached directly here; its loss is that of post 2 up to a weight that depends on t.",
@@ -315,6 +344,8 @@ nb.claim(
 # %%
 reverse_normal = -2 * (log_normal(xt, a * x, b2) + log_normal(x, 0, sp.Integer(1)) - log_normal(xt, 0, sp.Integer(1)))
 star = sp.Symbol("x_star", real=True)
+
+# %%
 nb.derivation(
     "D6",
     "A single data point x_*: variance β̃², mean μ̃(x_t, x_*), which for x_* ≠ 0 is shifted by γ x_*.",
@@ -335,7 +366,11 @@ nb.derivation(
     "Standard normal data: N(α x_t, β²).",
     sym.identity("unconditional Bayes with p(x_t) = N(0, 1)", reverse_normal, -2 * log_normal(x, a * xt, b2)),
 )
+
+# %%
 kernels = {name: bayes_mean(100, 0.5, law) for name, law in {"point": single(0.3, 0.0), "normal": single(0.0, 1.0)}.items()}
+
+# %%
 nb.claim(
     "C3",
     "A point mass needs β̃_t, standard normal data β_t.",
@@ -374,6 +409,8 @@ nb.claim(
 gamma = A * b2 / Bt2
 m_gauss = 1 / (1 / v + (a * A) ** 2 / Bt2)  # Var(x_0 | x_t), data N(0, v)
 by_precision = 1 / (a**2 / b2 + 1 / (A**2 * v + B2))  # Var(x_{t-1} | x_t) from its own marginal
+
+# %%
 nb.derivation(
     "D8",
     "With the posterior mean as the guess, DDPM's mean is exact; the covariance lacks γ² Cov(x_0|x_t).",
@@ -381,6 +418,8 @@ nb.derivation(
     sym.identity("Gaussian data: the mean", mu_tilde.subs(x0, m_gauss * a * A / Bt2 * xt), by_precision * a / b2 * xt),
     sym.identity("the gap to β²", b2 - (tilde2 + gamma**2 * m), gamma**2 * (Bt2 - m)),
 )
+
+# %%
 grid = [(t, z) for t in (2, 20, 100, 300, 700) for z in (-1.2, -0.3, 0.0, 0.5, 1.0)]
 
 
@@ -395,6 +434,8 @@ def defects(t, z):
 
 
 worst = np.abs([defects(t, z) for t, z in grid]).max(0)
+
+# %%
 nb.claim(
     "C16",
     "On the toy data the mean is exact and the variance defect is γ² Var(x_0|x_t).",
@@ -411,10 +452,14 @@ nb.claim(
         ),
     ],
 )
+
+# %%
 m_toy = diffusion.mmse_1d(toy, su.sigma[1:])
 tilde_t = su.bar_beta[:-1] * su.beta[1:] / su.bar_beta[1:]
 star_t = tilde_t**2 + (su.bar_alpha[:-1] * su.beta[1:] ** 2 / su.bar_beta[1:] ** 2) ** 2 * m_toy
 wide = single(0.0, 1.5)
+
+# %%
 nb.claim(
     "C10",
     "β̃² <= σ*² always; σ*² <= β² if and only if m_t <= β̄_t², as for data of variance at most 1.",
@@ -427,6 +472,8 @@ nb.claim(
         ),
     ],
 )
+
+# %%
 SIX = {
     1: (0.99952, 0),
     2: (0.99904, 0.33334),
@@ -439,6 +486,8 @@ SIX = {
     300: (0.99905, 0.99590),
     500: (0.99973, 0.99911),
 }
+
+# %%
 nb.claim(
     "C11",
     "For smooth data β is nearly right and β̃ badly wrong in the last fifty steps.",
@@ -485,6 +534,8 @@ u = sp.Symbol("u", positive=True)
 rho_shape = sp.sqrt(u) / (1 - sp.exp(-u))
 optimum = float(sp.nsolve(sp.exp(u) - 1 - 2 * u, u, 1.2))
 rho = (su.beta[1:] / su.bar_beta[1:]) ** 2
+
+# %%
 nb.derivation(
     "D9",
     "In y = x/ᾱ the mean step is Lookahead's rule with step size ρ = β²/β̄², least at t = 0.354 T.",
@@ -552,6 +603,7 @@ def kernel_divergences(T):
 kl = {T: kernel_divergences(T) for T in (20, 100)}
 
 
+# %%
 def kernel_kl_directly(t, schedule, points=801):
     """The same for one step from the exact two-component kernel, by quadrature over x_t and x_{t-1}."""
     total = 0.0
@@ -574,6 +626,7 @@ def kl_variance(schedule, t):
     return float(value(a_, A_, float(diffusion.mmse_1d(toy, schedule.sigma[t : t + 1])[0])))
 
 
+# %%
 nb.experiment(
     "E1",
     "The exact kernel is nearly Gaussian at T = 100 and not at T = 20; with σ* the sum of divergences is a third smaller than with β and far smaller than with β̃.",
@@ -609,6 +662,8 @@ def simulate(t, chains=200_000):
 
 
 checks = []
+
+# %%
 for t in (2, 10, 100):
     start, before, now = simulate(t)
     X = torch.stack([now, start], 1)
@@ -632,6 +687,8 @@ for t in (2, 10, 100):
 guess = toy.denoise(now[:, None] / su.bar_alpha[100], su.sigma[100])[:, 0]
 alone = torch.stack([now, guess], 1)  # by D8 the mean given x_t is linear in these two
 alone = (before - alone @ torch.linalg.lstsq(alone, before[:, None]).solution[:, 0]).var()
+
+# %%
 nb.experiment(
     "E2",
     "Simulated chains regress as Bayes' rule says: coefficients, residual variance; without x_0 the residual grows by γ² m.",
@@ -682,6 +739,7 @@ def guesses(device, name, draws):
     return {"loss": np.mean(loss, 0).tolist(), "one_minus_power": np.mean(power, 0).tolist(), "variance": float(test.var(0).mean())}
 
 
+# %% tags=["hide-input"]
 def few_steps(device, name, seeds, samples, counts):
     """FD, SW2 and total variance of samples for S steps and four noises: none (DDIM), β̃, β, σ* from the loss; no noise in the last step."""
     teacher, s = diffusion.teacher(name, device), diffusion.su_schedule()
@@ -720,6 +778,7 @@ def few_steps(device, name, seeds, samples, counts):
     return out
 
 
+# %%
 e3 = nb.run(
     "E3",
     guesses,

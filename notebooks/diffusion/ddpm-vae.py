@@ -142,15 +142,21 @@ def unroll(alphas, betas):
 alphas = sp.symbols("alpha1:7", positive=True)
 kept = {n: unroll(alphas[:n], [sp.sqrt(1 - a**2) for a in alphas[:n]]) for n in range(2, 7)}
 careless = unroll(alphas[:2], [sp.sqrt(1 - a) for a in alphas[:2]])
+
+# %%
 nb.derivation(
     "D1",
     "x_t given x_0 is N(ᾱ_t x_0, (1 − ᾱ_t²) I): the squared noise coefficients sum to 1 − ᾱ_t².",
     *[sym.identity(f"n = {n} steps", sum(c**2 for c in noise), 1 - sp.prod(alphas[:n]) ** 2) for n, (_, noise) in kept.items()],
     sym.identity("with the data's coefficient, n = 6", sum(c**2 for c in kept[6][1]) + kept[6][0] ** 2, 1),
 )
+
+# %%
 misfit = sum(c**2 for c in careless[1]) - (1 - careless[0] ** 2)
 third = unroll([0.9, 0.8, 0.7], [math.sqrt(1 - a * a) for a in (0.9, 0.8, 0.7)])[1]
 draws = torch.randn(3, 200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+# %%
 nb.claim(
     "C1",
     "The marginal of n steps has noise variance 1 − ᾱ², n = 2..6; with β² = 1 − α in place of β² = 1 − α² it has not.",
@@ -281,6 +287,8 @@ old, new = sp.Matrix(rotation.T * sp.Matrix([eps, omega]))
 error = sp.expand((new - net_out) ** 2)
 averaged = error.coeff(omega, 0) + error.coeff(omega, 2)  # E ω = 0, E ω² = 1
 claimed = (b / Bt) ** 2 * (eps - Bt / b * net_out) ** 2 + (a * B / Bt) ** 2
+
+# %%
 nb.derivation(
     "D5",
     "Rotating the two noises leaves one in the state; averaging the other adds the constant α²β̄²_{t−1}/β̄²_t.",
@@ -288,12 +296,16 @@ nb.derivation(
     sym.identity("the state holds ε alone", x_now.subs({eps_old: old, eps_new: new}), a * A * x0 + Bt * eps),
     sym.identity("average over ω", averaged, claimed),
 )
+
+# %%
 su = diffusion.su_schedule()
 unpredictable = [1 - float(su.beta[t] / su.bar_beta[t]) ** 2 for t in (1, 100, 1000)]
 noise = torch.randn(2, 400_000, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 B99, a100, b100, B100 = (float(x) for x in (su.bar_beta[99], su.alpha[100], su.beta[100], su.bar_beta[100]))
 state = a100 * B99 * noise[0] + b100 * noise[1]
 left = noise[1] - (state * noise[1]).mean() / (state * state).mean() * state  # what regression on the state leaves of ε_t
+
+# %%
 nb.claim(
     "C2",
     "Variance reduction: the rotation, the conditional expectation and its constant; at t = 1000 the constant is 98% of the noise.",
@@ -327,6 +339,8 @@ vlb_weight = (su.beta[1:] ** 2 / (su.alpha[1:] ** 2 * su.bar_beta[1:] ** 2)).tol
 expected_weight = (1.00002, 0.666702, 0.181942, 0.0208472, 0.0101384, 0.0109912, 0.020409)
 of_term = sp.lambdify((a, A, sigma), weight)
 tilde = (su.bar_beta[:-1] * su.beta[1:] / su.bar_beta[1:]).tolist()
+
+# %%
 nb.derivation(
     "D6",
     "Term t is β⁴/(β̄²α²σ²) times the squared error of the accumulated noise (times 1/2).",
@@ -371,6 +385,8 @@ beta_free = sp.Symbol("beta", positive=True)
 bound = torch.arange(1, 1001, dtype=torch.float64)
 bound = 0.005 * bound * (bound + 1) / 1000
 ratio = -su.log_bar_alpha[1:] / bound
+
+# %%
 nb.derivation(
     "D7",
     "(a) α² + β² = 1 keeps N(0, I); (b) the prior needs ᾱ_T near 0; (c) log ᾱ_t lies below −0.005 t(t+1)/T, and close to it.",
@@ -388,6 +404,8 @@ nb.derivation(
     ledger.more("(c) log ᾱ_t over the bound, smallest over t = 1..1000", float(ratio.min()), 1),
     ledger.less("(c) largest", float(ratio.max()), 1.0068),
 )
+
+# %%
 nb.claim(
     "C4",
     "α² + β² = 1 is necessary and sufficient for the step to keep N(0, I).",
@@ -406,6 +424,8 @@ nb.claim(
         ledger.less("which settles at", chain_variance, 1.03),
     ],
 )
+
+# %%
 nb.claim(
     "C5",
     "ᾱ_1000 = 0.00648, under the bound e^(−5.005) = 0.0067; log ᾱ_t is within 0.7% of the bound throughout.",
@@ -486,6 +506,8 @@ def price_by_quadrature(schedule, mixture=toy, points=1201, reach=7.0):
 
 
 brute = {T: price_by_quadrature(diffusion.exponential_schedule(T)) for T in (1, 2, 4, 8, 16)}
+
+# %%
 uneven = diffusion.GaussianMixture(
     *(torch.tensor(z, dtype=torch.float64) for z in ([[-1.0], [0.1], [0.9]], [0.1, 0.15, 0.2], [0.3, 0.4, 0.3]))
 )
@@ -496,6 +518,8 @@ gauss_prices = {
     T: prices(diffusion.exponential_schedule(T, 0.4), one, 0.5 * math.log(2 * math.pi * math.e * 0.25))["star"] for T in (1, 3, 10)
 }
 var_T = math.exp(-0.8) * 0.25 + 1 - math.exp(-0.8)
+
+# %%
 nb.derivation(
     "D8",
     "The best T-step chain misses the data by −h + (d/2)log 2π + E‖x_T‖²/2 + (d/2)Σ log σ*²/β², with σ*² = β̃² + γ² m.",
@@ -525,6 +549,8 @@ b2, B2, Bt2 = 1 - a**2, 1 - A**2, 1 - a**2 * A**2
 m_gauss = 1 / (1 / v + a**2 * A**2 / Bt2)  # posterior variance of x_0: precisions add
 best_var = B2 * b2 / Bt2 + (A * b2 / Bt2) ** 2 * m
 bayes_var = 1 / (a**2 / b2 + 1 / (A**2 * v + B2))  # precisions of x_{t-1}: from x_t and from its own marginal
+
+# %%
 nb.derivation(
     "D9",
     "σ*_t is β̃_t for a point mass, β_t for N(0, I), and the Bayes variance for N(0, v).",
@@ -533,6 +559,8 @@ nb.derivation(
     sym.identity("v = 1 gives β²", bayes_var.subs(v, 1), b2),
     sym.identity("its m is β̄²", m_gauss.subs(v, 1), Bt2),
 )
+
+# %%
 nb.claim(
     "C8",
     "σ = β̃ is right for a single point, σ = β for standard normal data.",
@@ -583,6 +611,8 @@ sheet = {
     64: (0.0530510, 0.1062431),
     1000: (0.0032654, 0.0072786),
 }
+
+# %%
 nb.experiment(
     "E1",
     "The price falls monotonically with T, like 1/T from about 16 steps on, on both laws; the marginal misses by less than the joint.",
@@ -652,6 +682,8 @@ outputs = {
 }
 w2 = {name: float(metrics.w2_1d(torch.from_numpy(law.quantiles(20000)), torch.from_numpy(truth))) for name, law in outputs.items()}
 ratio_tilde = np.array(tilde) / su.beta[1:].numpy()
+
+# %%
 nb.claim(
     "C9",
     "The two reverse variances serve equally well: in samples yes, in likelihood no.",
@@ -748,6 +780,7 @@ class AdamStack:
             p -= factor * self.rate * update
 
 
+# %%
 def train_stack(device, arms, seed, *, width, steps, batch=128, weights=None, lamb=False, log=()):
     """Train one seed's stack of arms (loss factor c, epsilon, rate, initial scale); returns the net, losses at log, and gradients' zeros in half."""
     images = data.pictures("digits8").to(device).train.flatten(1)
@@ -772,6 +805,7 @@ def train_stack(device, arms, seed, *, width, steps, batch=128, weights=None, la
     return net, curve, zeros
 
 
+# %%
 @torch.no_grad()
 def stack_loss(net, images, sigmas, runs, seed=12):
     """Per-pixel eps loss of every run on pictures (N, 64), averaged over noise levels."""
@@ -808,6 +842,7 @@ def loss_scale(device, seeds, width, steps):
     return out
 
 
+# %%
 def weighting(device, seeds, width, steps, samples):
     """Test loss, FD and SW2 (100 DDPM steps) of the dense net trained with L_simple, the VLB's weights and the x_0 loss."""
     teacher, s = diffusion.teacher("digits8", device), diffusion.su_schedule()
@@ -827,6 +862,7 @@ def weighting(device, seeds, width, steps, samples):
     return out
 
 
+# %%
 def initial_scales(device, seeds, width, steps):
     """Test loss of Adam and LAMB over rates and initial scales, (seeds, arms) each."""
     images = data.pictures("digits8").to(device).test.flatten(1)
@@ -849,6 +885,8 @@ e2 = nb.run(
         full={"seeds": [0, 1, 2], "width": 128, "steps": 600},
     ),
 )
+
+# %%
 e3 = nb.run(
     "E3",
     weighting,
@@ -867,7 +905,6 @@ e18 = nb.run(
         full={"seeds": [0, 1, 2], "width": 128, "steps": 600},
     ),
 )
-
 
 # %% [markdown]
 # ### E5. Three parts of the network
@@ -904,6 +941,7 @@ def variant(kind, sigmas):
     return net
 
 
+# %%
 @torch.no_grad()
 def refresh(net, images, sigmas, generator, batches):
     """Recompute batch norm's running statistics on training batches."""
@@ -995,15 +1033,19 @@ power = 2.0**-16
 twin, _, _ = train_stack(
     nb.device, [(1.0, 1e-8, 1e-3, 1.0), (power, power * 1e-8, 1e-3, 1.0), (power, 1e-8, 1e-3, 1.0)], 5, width=32, steps=20
 )
-apart = [max(float((p[0] - p[i]).abs().max()) for p in twin.parameters()) for i in (1, 2)]
+apart = [max(float((p[0] - p[i]).detach().abs().max()) for p in twin.parameters()) for i in (1, 2)]
 hand = torch.nn.Parameter(torch.tensor([[[0.3, -0.2]]]))  # the stack's Adam against torch's, three steps of a quadratic
 peer = torch.nn.Parameter(hand[0].detach().clone())
 ours, theirs = AdamStack([hand], torch.tensor([1e-2]), torch.tensor([1e-6])), torch.optim.Adam([peer], lr=1e-2, eps=1e-6)
+
+# %%
 for _ in range(3):
     for parameter in (hand, peer):
         parameter.grad = (2 * parameter.detach() + 0.1).sign() * parameter.detach().abs().sqrt()
     ours.step(1.0)
     theirs.step()
+
+# %%
 nb.experiment(
     "E2",
     "With ε = 1e-8 the factor 1/49152 on the loss changes the result by under 1%; with ε = 1e-6 it costs a quarter; with 1e-4 nothing is learned.",
@@ -1026,6 +1068,8 @@ nb.experiment(
         ),
     ],
 )
+
+# %%
 nb.claim(
     "C12",
     "The squared error must be summed, not averaged, or training fails: Adam does not see the factor; its ε does.",
@@ -1205,7 +1249,14 @@ nb.claim(
 #
 # A short training live, then the recorded teacher.
 
+
 # %% tags=["hide-input"]
+def tile(pictures, columns):
+    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
+    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
+    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
+
+
 torch.manual_seed(1)
 fresh, losses = unet.UNet().to(nb.device), []
 diffusion.train_denoiser(
@@ -1238,8 +1289,9 @@ overall = float(free.flatten(1).var(0).sum())
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 2.9), width_ratios=(1, 1.9))
 panels[0].plot(losses, color=GREY, lw=0.8)
 panels[0].set(xlabel="step", ylabel="loss a pixel", yscale="log", title="a live training", ylim=(0.1, 1.5))
-panels[1].imshow(out40.permute(0, 2, 1, 3).reshape(32, 80).cpu().clamp(-1, 1), cmap="gray")
-panels[1].set(xticks=[], yticks=[3.5, 11.5, 19.5, 27.5], yticklabels=["x_T #1", "#2", "#3", "#4"], title="recorded teacher: one x_T a row")
+panels[1].imshow(tile(out40.flatten(0, 1), 10), cmap="gray")
+panels[1].grid(False)
+panels[1].set(xticks=[], yticks=[4.5, 14.5, 24.5, 34.5], yticklabels=["x_T #1", "#2", "#3", "#4"], title="recorded teacher: one x_T a row")
 figure.suptitle("The same starting noise gives ten different digits: x_T is no code", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
