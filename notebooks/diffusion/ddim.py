@@ -74,7 +74,7 @@ COUNTS = (3, 5, 10, 20, 50, 100)
 laws = {(S, kind): exact_law(diffusion.linear_taus(1000, S), eta) for S in COUNTS for kind, eta in KINDS.items()}
 measured = {key: quality(law) for key, law in laws.items()}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Exact output densities of four samplers at 5, 10 and 20 steps over the density of the data with two modes. With few steps all but sigma-hat give modes too close to the middle and valleys too shallow, eta = 0 the least; sigma-hat gives a density that is too wide. At 20 steps eta = 0 nearly lies on the data."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Exact output densities of four samplers at 5, 10 and 20 steps over the density of the data with two modes. With few steps eta = 0 and eta = 1 give modes that are too narrow and leave mass between them; sigma-hat gives a density that is too wide, hardly with modes. At 20 steps the first two come close to the data."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True)
 line = np.linspace(-2, 2, 800)
 density = toy.log_density(torch.from_numpy(line)[:, None]).exp()
@@ -84,7 +84,7 @@ for axes, S in zip(panels, (5, 10, 20), strict=True):
         if kind != "η = 0.5":
             axes.plot(laws[S, kind].grid, laws[S, kind].density, style, color=color, label=kind)
     axes.set(xlim=(-2, 2), title=f"{S} steps", xlabel="x₀")
-panels[0].legend(fontsize=8, loc="lower center")
+panels[2].legend(fontsize=8, loc="upper center")
 panels[0].set_ylabel("density")
 figure.suptitle("Few steps lose variance; less noise loses less; σ̂ adds too much", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
@@ -936,6 +936,7 @@ toy_map = np.array([[measured[S, k][0] for k in KINDS] for S in (10, 20, 50, 100
 paper_map = np.array([[PAPER[k][i] for k in KINDS] for i in range(4)])
 for axes, values, title in ((panels[0], toy_map, "W2, toy (exact)"), (panels[1], paper_map, "FID, CIFAR-10 (paper)")):
     axes.imshow(np.log(values), cmap="viridis", aspect="auto")
+    axes.grid(False)
     for i in range(4):
         for j in range(4):
             axes.annotate(
@@ -950,27 +951,29 @@ for axes, values, title in ((panels[0], toy_map, "W2, toy (exact)"), (panels[1],
 figure.suptitle("One dimension has the shape of the paper's table", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
-# %% tags=["hide-input"]
-picture = diffusion.teacher("digits8", nb.device)
-seed_z = torch.randn(8, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(21), device=nb.device)
-rows = []
-for S in (5, 10, 50):
-    nodes_ = su.nodes(diffusion.linear_taus(1000, S))
-    begin_ = diffusion.from_vp(seed_z, nodes_[0])
-    for eta in (0.0, 1.0):
-        rows.append(
-            diffusion.endpoint(
-                diffusion.ddim(picture.eps, nodes_, begin_, eta, diffusion.gaussian(torch.Generator(nb.device).manual_seed(22)))
-            )[:, 0]
-        )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Six rows of eight generated digits from the same eight noises. The three rows without noise, at 5, 10 and 50 steps, show the same digits, sharper from row to row. The three rows with eta = 1 show different digits in each."}}
+# %% tags=["hide-input"]
+def tile(pictures, columns):
+    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
+    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
+    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
+
+
+picture = diffusion.teacher("mnist28", nb.device)
+seed_z = torch.randn(8, 1, 28, 28, generator=torch.Generator(nb.device).manual_seed(21), device=nb.device)
+rows = []
+for eta in (0.0, 1.0):
+    for S in (5, 10, 30):
+        nodes_ = su.nodes(diffusion.linear_taus(1000, S))
+        begin_, fresh_noise = diffusion.from_vp(seed_z, nodes_[0]), diffusion.gaussian(torch.Generator(nb.device).manual_seed(22))
+        rows.append(diffusion.endpoint(diffusion.ddim(picture.eps, nodes_, begin_, eta, fresh_noise))[:, 0])
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Six rows of eight generated MNIST digits from the same eight noises. The three rows without noise, at 5, 10 and 30 steps, show the same digits, sharper from row to row. The three rows with eta = 1 show different digits in each."}}
 figure, axes = plt.subplots(figsize=(6.4, 4.6))
-axes.imshow(
-    torch.cat([torch.cat(list(row.cpu()), 1) for row in (rows[0], rows[2], rows[4], rows[1], rows[3], rows[5])]).clamp(-1, 1), cmap="gray"
-)
-axes.set(xticks=[], yticks=[3.5 + 8 * i for i in range(6)], yticklabels=[f"{S} steps, η = {e}" for e in (0, 1) for S in (5, 10, 50)])
-axes.set_title("Without noise the same start gives the same digit at any number of steps")
+axes.imshow(tile(torch.cat(rows), 8), cmap="gray")
+axes.grid(False)
+axes.set(xticks=[], yticks=[14.5 + 30 * i for i in range(6)], yticklabels=[f"{S} steps, η = {e}" for e in (0, 1) for S in (5, 10, 30)])
+axes.set_title("Without noise one start gives one digit at any number of steps", fontsize=10)
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1155,23 +1158,17 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eleven digits between two generated digits. In the upper row, cos/sin mixtures, each picture is a clean digit. In the lower row, linear mixtures, the middle pictures are pale and blurred."}}
-pair_z = torch.randn(2, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(33), device=nb.device)
-walk = torch.linspace(0, 1, 11, device=nb.device)[:, None, None, None]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of nine MNIST digits between two generated ones. In the upper row, cos/sin mixtures, each picture is a digit. In the lower row, linear mixtures, the strokes of the middle pictures fade."}}
+pair_z = torch.randn(2, 1, 28, 28, generator=torch.Generator(nb.device).manual_seed(34), device=nb.device)
+walk = torch.linspace(0, 1, 9, device=nb.device)[:, None, None, None]
 mixes = ((walk * math.pi / 2).sin() * pair_z[:1] + (walk * math.pi / 2).cos() * pair_z[1:], walk * pair_z[:1] + (1 - walk) * pair_z[1:])
-fifty = su.nodes(diffusion.linear_taus(1000, 50))
-figure, axes = plt.subplots(figsize=(7.6, 2.0))
-axes.imshow(
-    torch.cat(
-        [
-            torch.cat(list(diffusion.endpoint(diffusion.euler(picture.eps, fifty, diffusion.from_vp(w, fifty[0])))[:, 0].cpu()), 1)
-            for w in mixes
-        ]
-    ).clamp(-1, 1),
-    cmap="gray",
-)
-axes.set(xticks=[], yticks=[3.5, 11.5], yticklabels=["cos/sin", "linear"])
-axes.set_title("A line through the ball of noises leaves the sphere, and the digits fade")
+thirty = su.nodes(diffusion.linear_taus(1000, 30))
+walked = diffusion.endpoint(diffusion.euler(picture.eps, thirty, diffusion.from_vp(torch.cat(mixes), thirty[0])))[:, 0]
+figure, axes = plt.subplots(figsize=(7.6, 2.2))
+axes.imshow(tile(walked, 9), cmap="gray")
+axes.grid(False)
+axes.set(xticks=[], yticks=[14.5, 44.5], yticklabels=["cos/sin", "linear"])
+axes.set_title("On the circle every mixture of two noises is a digit; on the line the middle fades", fontsize=10)
 nb.show(figure)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Error against number of network calls, both axes logarithmic, for eight methods in three coordinate systems. Euler in x of s runs parallel to DDIM at half its error. Heun's curves are steeper, RK4's steepest. Methods in s squared lie far above."}}

@@ -54,14 +54,14 @@ def reverse_kernel(t, x_t, schedule=su):
     return weight, center + a * prior / total * (x_t - a * center), float((prior * b**2 / total)[0])
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for a chain of 20 steps. Each compares it with Gaussians of the same mean and three widths. At the start of sampling all agree; in the middle, between the modes, the exact density is wider and has two humps; near the data the Gaussian with beta tilde is a narrow spike, far too thin, while the one with sigma star nearly fits."}}
-short = diffusion.exponential_schedule(20)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for a chain of 8 steps. Each compares it with Gaussians of the same mean and three widths. At t = 6 all agree. At t = 2, between the modes, the exact density has two humps, which no Gaussian follows. At t = 2 near a mode it is narrower than two of the Gaussians and wider than the one with beta tilde."}}
+coarse, short = diffusion.exponential_schedule(8), diffusion.exponential_schedule(20)
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.1))
-for axes, (t, x) in zip(panels, ((15, 0.3), (6, 0.0), (2, 0.75)), strict=True):
-    weight, means, variance = reverse_kernel(t, x, short)
-    b, Bt, Bm, A = (float(v) for v in (short.beta[t], short.bar_beta[t], short.bar_beta[t - 1], short.bar_alpha[t - 1]))
+for axes, (t, x) in zip(panels, ((6, 0.3), (2, 0.0), (2, 0.6)), strict=True):
+    weight, means, variance = reverse_kernel(t, x, coarse)
+    b, Bt, Bm, A = (float(v) for v in (coarse.beta[t], coarse.bar_beta[t], coarse.bar_beta[t - 1], coarse.bar_alpha[t - 1]))
     tilde, gamma = Bm * b / Bt, A * b**2 / Bt**2
-    m = float(diffusion.mmse_1d(toy, short.sigma[t : t + 1])[0])
+    m = float(diffusion.mmse_1d(toy, coarse.sigma[t : t + 1])[0])
     center = float(weight @ means)
     grid = np.linspace(center - 4 * b, center + 4 * b, 400)
     normal = lambda g, mu, s: np.exp(-((g - mu) ** 2) / (2 * s * s)) / s / math.sqrt(2 * math.pi)
@@ -69,7 +69,7 @@ for axes, (t, x) in zip(panels, ((15, 0.3), (6, 0.0), (2, 0.75)), strict=True):
     axes.fill_between(grid, exact, color=GREY, alpha=0.4, lw=0)
     for s, name, color, style in ((tilde, "β̃", ORANGE, "--"), (b, "β", GREEN, ":"), (math.sqrt(tilde**2 + gamma**2 * m), "σ*", BLUE, "-")):
         axes.plot(grid, normal(grid, center, s), style, color=color, label=name)
-    axes.set(title=f"t = {t} of 20, x_t = {x:g}", xlabel="x at t − 1", ylim=(0, None))
+    axes.set(title=f"t = {t} of 8, x_t = {x:g}", xlabel="x at t − 1", ylim=(0, None))
 panels[0].legend(fontsize=9)
 panels[0].set_ylabel("density (grey: exact)")
 figure.suptitle("The mean is exact; the width is what the guess of x₀ gets wrong", fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -1048,27 +1048,31 @@ nb.claim(
 # %% [markdown]
 # ### E5. Predictor and corrector at work
 
+
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eleven pictures along one sampling path. Above, the state, pure noise until about t = 300. Below, the predicted digit: a blurred average for the first half of the path, then a definite digit that changes little."}}
+def tile(pictures, columns):
+    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
+    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
+    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
+
+
+mnist = diffusion.teacher("mnist28", nb.device)
 strip_nodes = su.nodes(diffusion.linear_taus(1000, 100))
 source = torch.Generator(nb.device).manual_seed(12)
 states, guesses_ = [], []
-current = diffusion.from_vp(torch.randn(1, 1, 8, 8, generator=source, device=nb.device), strip_nodes[0])
+current = diffusion.from_vp(torch.randn(1, 1, 28, 28, generator=source, device=nb.device), strip_nodes[0])
 with torch.no_grad():
     for i, state_ in enumerate(
-        diffusion.ddpm(pictures.eps, strip_nodes, current, diffusion.posterior_std(strip_nodes), diffusion.gaussian(source))
+        diffusion.ddpm(mnist.eps, strip_nodes, current, diffusion.posterior_std(strip_nodes), diffusion.gaussian(source))
     ):
         if i % 10 == 0 and i < 100:
             states.append(diffusion.to_vp(state_, strip_nodes[i])[0, 0].cpu())
-            guesses_.append((state_ - strip_nodes[i] * pictures.eps(state_, strip_nodes[i]))[0, 0].cpu())
+            guesses_.append((state_ - strip_nodes[i] * mnist.eps(state_, strip_nodes[i]))[0, 0].cpu())
 figure, axes = plt.subplots(figsize=(8, 2.3))
-axes.imshow(torch.cat([torch.cat(states, 1).clamp(-2, 2) / 2, torch.cat(guesses_, 1).clamp(-1, 1)]), cmap="gray")
-axes.set(
-    xticks=[3.5 + 8 * i for i in range(10)],
-    xticklabels=[str(1000 - 100 * i) for i in range(10)],
-    yticks=[3.5, 11.5],
-    yticklabels=["state x_t", "guess of x₀"],
-    xlabel="t",
-)
+axes.imshow(tile(torch.cat([torch.stack(states) / 2, torch.stack(guesses_)]), 10), cmap="gray")
+axes.grid(False)
+axes.set(xticks=[14.5 + 30 * i for i in range(10)], xticklabels=[str(1000 - 100 * i) for i in range(10)], xlabel="t")
+axes.set(yticks=[14.5, 44.5], yticklabels=["state x_t", "guess of x₀"])
 axes.set_title("The guess settles long before the state does")
 nb.show(figure)
 drift = [float((a_ - b_).square().mean().sqrt()) for a_, b_ in zip(guesses_, guesses_[1:], strict=False)]
