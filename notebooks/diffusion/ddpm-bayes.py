@@ -28,6 +28,7 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
 import math
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,7 +40,7 @@ from kexue_nb import diffusion, ledger, metrics
 from kexue_nb import symbolic as sym
 from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED
 
-# %%
+# %% tags=["hide-input"]
 nb = kexue_nb.notebook("ddpm-bayes")
 su, toy = diffusion.su_schedule(), diffusion.toy1d()
 
@@ -87,7 +88,7 @@ nb.show(figure)
 # {cite}`ho2020ddpm`, loss and sampler. What does the replacement cost? On data whose posterior is known in closed form we can say it in numbers, and then look
 # at a trained network.
 #
-# Notation as in `ddpm-vae`: $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$, $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$,
+# Notation as in {doc}`ddpm-vae <ddpm-vae>`: $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$, $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$,
 # $\gamma_t=\bar\alpha_{t-1}\beta_t^2/\bar\beta_t^2$, $m_t$ the mean over dimensions of $\operatorname{Var}(x_0|x_t)$, averaged over $x_t$. New here:
 # $\bar\mu(x_t)$, the prediction of $x_0$; $\tilde\mu(x_t,x_0)$, the mean of $p(x_{t-1}|x_t,x_0)$; $\rho_t=\beta_t^2/\bar\beta_t^2$. From here on $\epsilon_\theta$
 # predicts the *accumulated* noise $\varepsilon$ in $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$.
@@ -277,7 +278,7 @@ nb.claim(
 # ### The weight that is dropped
 #
 # $\bar\beta_t^2/\bar\alpha_t^2$, the squared noise level $\sigma_t^2$ of the sibling notebooks' code, spans nine decades. Dropping it is not cosmetic:
-# `ddpm-vae` (E3) trains with and without it. And the denoiser's loss and the divergence of post 2 differ by more than a constant: the ratio of their weights,
+# {doc}`ddpm-vae <ddpm-vae>` (E3) trains with and without it. And the denoiser's loss and the divergence of post 2 differ by more than a constant: the ratio of their weights,
 # $\bar\beta_t^2\bar\beta_{t-1}^2/(\bar\alpha_{t-1}^2\beta_t^2)$, depends on $t$. For an unlimited network all weights give the same minimiser.
 
 # %%
@@ -970,7 +971,7 @@ nb.experiment(
 #
 # ### E4, E6. Which variance for few steps?
 #
-# DDIM's zero (`ddim`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss, on the same starts; the last step adds no noise, as in the paper's algorithm.
+# DDIM's zero ({doc}`ddim <ddim>`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss, on the same starts; the last step adds no noise, as in the paper's algorithm.
 
 # %% tags=["hide-input"]
 mean_se = lambda values: (lambda m_, s_: f"{m_:.3f} ± {s_:.3f}")(*(float(w) for w in metrics.mean_stderr(torch.tensor(values))))
@@ -983,11 +984,31 @@ for id_, rec, what in (("E4", r4, "digits"), ("E6b", r6b, "MNIST")):
         ["steps", *kinds.values()],
         [[S, *(f"{mean_se(pick(rec, k_, S, 0))} / {np.mean(pick(rec, k_, S, 1)):.3f}" for k_ in kinds)] for S in (5, 10, 20, 50)],
     )
+with mock.patch.object(diffusion, "optimal_std", side_effect=diffusion.optimal_std) as spy:
+    few_steps(nb.device, "digits8", [0], 40, [4])
+grid_used, mmse_used = spy.call_args.args
+guess_error = []  # the same by hand: the mean squared error of the guess of x_0 on the training pictures
+for level_ in grid_used[:-1].tolist():
+    train_ = pictures.images.train
+    noised = train_ + level_ * torch.randn(train_.shape, generator=torch.Generator(nb.device).manual_seed(77), device=nb.device)
+    with torch.no_grad():
+        guess_error.append(float((noised - level_ * pictures.eps(noised, level_) - train_).square().mean()))
 nb.experiment(
     "E4",
     "Digits: no noise is best at 5 and 10 steps; σ* is at least as good as β̃ in SW2 at every S; at 50 steps all meet.",
     "verified",
     holds=[
+        *[
+            ledger.close(
+                f"mmse given to σ*, step {i + 1} of 4, over the squared error of the guess",
+                float(mmse_used[i]) / min(guess_error[i], float(train_.var(0).mean())),
+                1,
+                abs=0.1,
+                machine=True,
+                scope="1,200 pictures",
+            )
+            for i in range(4)
+        ],
         *[ledger.better(f"SW2, {S} steps: β̃ over none", pick(r4, "tilde", S, 1), pick(r4, "none", S, 1), scope=SCD) for S in (5, 10, 20)],
         *[ledger.better(f"FD, {S} steps: σ* over none", pick(r4, "star", S, 0), pick(r4, "none", S, 0), scope=SCD) for S in (5, 10)],
         *[

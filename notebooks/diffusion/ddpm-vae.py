@@ -27,7 +27,9 @@ if "google.colab" in sys.modules:
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
+import contextlib
 import math
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,7 +41,7 @@ from kexue_nb import data, diffusion, ledger, metrics, unet
 from kexue_nb import symbolic as sym
 from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED
 
-# %%
+# %% tags=["hide-input"]
 nb = kexue_nb.notebook("ddpm-vae")
 toy = diffusion.toy1d()  # 1/2 N(-0.8, 0.2²) + 1/2 N(0.8, 0.2²)
 line = torch.linspace(-4, 4, 40001, dtype=torch.float64)[:, None]
@@ -52,7 +54,7 @@ NEGENTROPY = 0.5 * math.log(2 * math.pi * math.e * toy.variance) - ENTROPY
 # The figure rests on one formula, derived below as D8. `prices` is that formula.
 
 
-# %%
+# %% tags=["hide-input"]
 def variances(schedule, mixture):
     """β_t², β̃_t² and σ*_t² for t = 1..T of a schedule, on data whose score is known."""
     b, bar_a, bar_b = schedule.beta, schedule.bar_alpha, schedule.bar_beta
@@ -117,7 +119,7 @@ nb.show(figure)
 # all code and in the sibling notebooks it predicts the *accumulated* noise. They differ by the factor $\beta_t/\bar\beta_t$: code that mixes them is
 # wrong by that factor.
 #
-# The same chain is derived through Bayes' rule in `ddpm-bayes`, and freed from its forward steps in `ddim`.
+# The same chain is derived through Bayes' rule in {doc}`ddpm-bayes <ddpm-bayes>`, and freed from its forward steps in {doc}`ddim <ddim>`.
 
 # %% [markdown]
 # ## From the data to any step at once
@@ -1046,11 +1048,50 @@ for _ in range(3):
     theirs.step()
 
 # %%
+seen = []  # what the training loop feeds the network
+hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+train_stack(nb.device, [(1.0, 1e-8, 1e-3, 1.0)], 6, width=16, steps=60)
+hook.remove()
+fed = float(torch.stack([x_.square().mean() for x_, _ in seen]).mean())
+digit_power = float(data.pictures("digits8").train.square().mean())
+due = float(((digit_power + su.sigma[1:] ** 2) / (1 + su.sigma[1:] ** 2)).mean())
+
+
+def captured(target, name, call):
+    """The keyword arguments of the first call of target.name inside call, which is then stopped."""
+
+    class Stop(Exception):
+        pass
+
+    def spy(*args, **kwargs):
+        spy.kwargs = kwargs
+        raise Stop
+
+    with mock.patch.dict(target, {name: spy}) if isinstance(target, dict) else mock.patch.object(target, name, spy):
+        with contextlib.suppress(Stop):
+            call()
+    return spy.kwargs
+
+
+# %%
+dense_weights = captured(globals(), "train_stack", lambda: weighting(nb.device, [0], 8, 1, 40))["weights"].cpu().double()
+unet_weights = {
+    arm_: captured(diffusion, "train_denoiser", lambda arm_=arm_: ablation(nb.device, [arm_], [0], 1, 40, 2))["weights"].cpu().double()
+    for arm_ in ("vlb", "x0")
+}
+wanted_weights = {"vlb": torch.tensor(vlb_weight, dtype=torch.float64), "x0": su.bar_beta[1:] ** 2 / su.bar_alpha[1:] ** 2}
+off_weights = max(
+    float((w_ / w_.mean() - wanted_weights[k_] / wanted_weights[k_].mean()).abs().max())
+    for k_, w_ in (("vlb", dense_weights[1]), ("x0", dense_weights[2]), *unet_weights.items())
+)
+
+# %%
 nb.experiment(
     "E2",
     "With ε = 1e-8 the factor 1/49152 on the loss changes the result by under 1%; with ε = 1e-6 it costs a quarter; with 1e-4 nothing is learned.",
     "verified",
     holds=[
+        ledger.close("mean square of what the loop feeds the network, 60 batches", fed, due, rel=0.03, machine=True, scope="cpu"),
         ledger.less(
             "sum/49152 over sum, ε = 1e-8: |ratio − 1|",
             abs(np.mean(ends(c3[2], 1e-8)) / np.mean(ends(1.0, 1e-8)) - 1),
@@ -1110,6 +1151,9 @@ nb.experiment(
     "Trained with L_simple the dense net has the lowest loss, and the best samples by SW2; with the x_0 weights the worst by far.",
     "verified",
     holds=[
+        ledger.less(
+            "weights used by both trainings against D6 and the x_0 loss, largest difference over their mean", off_weights, 1e-3, digits=1
+        ),
         ledger.better("eps loss: VLB weights over L_simple", mlp("loss", 1), mlp("loss", 0), scope=SCOPE3),
         ledger.better("eps loss: x_0 weights over VLB", mlp("loss", 2), mlp("loss", 1), scope=SCOPE3),
         ledger.better("SW2: VLB weights over L_simple", mlp("sw2", 1), mlp("sw2", 0), scope=SCOPE3),
