@@ -1067,9 +1067,9 @@ def captured(target, name, call):
         spy.kwargs = kwargs
         raise Stop
 
-    with mock.patch.dict(target, {name: spy}) if isinstance(target, dict) else mock.patch.object(target, name, spy):
-        with contextlib.suppress(Stop):
-            call()
+    patch = mock.patch.dict(target, {name: spy}) if isinstance(target, dict) else mock.patch.object(target, name, spy)
+    with patch, contextlib.suppress(Stop):
+        call()
     return spy.kwargs
 
 
