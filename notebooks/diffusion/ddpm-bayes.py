@@ -55,7 +55,7 @@ def reverse_kernel(t, x_t, schedule=su):
     return weight, center + a * prior / total * (x_t - a * center), float((prior * b**2 / total)[0])
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for a chain of 8 steps. Each compares it with Gaussians of the same mean and three widths. At t = 6 all agree. At t = 2, between the modes, the exact density has two humps, which no Gaussian follows. At t = 2 near a mode it is narrower than two of the Gaussians and wider than the one with beta tilde."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for a chain of 8 steps. Each compares it with Gaussians of the same mean and three widths. At t = 6 all agree. At t = 2, between the modes, the exact density has two humps, which no Gaussian follows. At t = 2, off the middle, it is skewed; the Gaussian with beta tilde is far too narrow there, too."}}
 coarse, short = diffusion.exponential_schedule(8), diffusion.exponential_schedule(20)
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.1))
 for axes, (t, x) in zip(panels, ((6, 0.3), (2, 0.0), (2, 0.6)), strict=True):
@@ -565,7 +565,7 @@ nb.claim(
 figure, axes = plt.subplots(figsize=(6.6, 3.2))
 axes.plot(np.arange(1, 1001), rho, color=BLUE)
 axes.plot([353], [float(rho.min())], "o", color=ORANGE, mec=BLACK)
-axes.annotate("0.0099 at t = 353", (353, float(rho.min())), xytext=(-4, 10), textcoords="offset points", ha="right", fontsize=9)
+axes.annotate("0.0099 at t = 353", (353, float(rho.min())), xytext=(0, 14), textcoords="offset points", ha="center", fontsize=9)
 axes.set(xscale="log", yscale="log", xlabel="step t", ylabel="ρ, share of the way to the guess")
 axes.set_title("The corrector trusts its predictor by one per cent in the middle")
 nb.show(figure)
