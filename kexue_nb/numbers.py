@@ -67,7 +67,7 @@ def min_sum_decomposition(N: SupportsIndex, *, all_optima: bool = False) -> Deco
     p, block = least, 256
     while p <= best:
         if p <= least + _ALONE or (p + block) ** 2 - 4 * N >= _LIMIT:
-            total, winners, tried = _with_sum(N, p).total, [p], 1
+            total, winners, tried = _best_total(N, p), [p], 1
         else:
             tried = min(block, best - p + 1)
             totals = least_remainders(N, p, tried) + np.arange(tried)
@@ -83,11 +83,20 @@ def min_sum_decomposition(N: SupportsIndex, *, all_optima: bool = False) -> Deco
     return optima if all_optima else optima[0]
 
 
-def _with_sum(N: int, p: int) -> Decomposition:
-    """The best decomposition of N with a + b = p: the largest a <= p/2 with a(p - a) <= N, which leaves the smallest c."""
+def _largest_a(N: int, p: int) -> int:
+    """The best a for a + b = p: the largest a <= p/2 with a(p - a) <= N, which leaves the smallest c."""
     discriminant = p * p - 4 * N
     root = math.isqrt(discriminant - 1) + 1 if discriminant > 0 else 0  # rounded up
-    a = (p - root) // 2
+    return (p - root) // 2
+
+
+def _best_total(N: int, p: int) -> int:
+    a = _largest_a(N, p)
+    return p + N - a * (p - a)
+
+
+def _with_sum(N: int, p: int) -> Decomposition:
+    a = _largest_a(N, p)
     return Decomposition(a, p - a, N - a * (p - a))
 
 
