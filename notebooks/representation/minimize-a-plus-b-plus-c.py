@@ -61,16 +61,16 @@ figure, (axes, right) = plt.subplots(1, 2, figsize=(7.8, 3.8))
 a = np.arange(2, 41)
 axes.plot(a, a + 130 // a + 130 % a, color=BLUE, marker=".", lw=1.2, label="best sum for this a")
 fine = np.linspace(2, 40, 300)
-axes.plot(fine, fine + 130 / fine, color=GREY, ls=":", label="N/a a whole number")
-axes.plot(fine, 2 * fine + 130 / fine - 1, color=GREY, ls="--", label="N/a just below one")
+axes.plot(fine, fine + 130 / fine, color=GREY, ls=":", label="N/a whole: {N/a} = 0")
+axes.plot(fine, 2 * fine + 130 / fine - 1, color=GREY, ls="--", label="{N/a} close to one")
 axes.plot([11], [31], "X", color=RED, ms=9, label="11·11 + 9: 31")
 axes.plot([10], [23], "*", color=GREEN, ms=13, label="10·13 + 0: 23")
 axes.set(xlabel="a", ylabel="a + b + c", ylim=(15, 92))
 axes.set_title("N = 130", fontsize=10)
 axes.legend(loc="upper center", fontsize=8)
 logs = np.array([float(s) for s in sizes])
-for power, factor, name, color, style in ((1 / 2, 1, "scan over a", ORANGE, "--"), (1 / 4, 2, "fixed window", PURPLE, "-.")):
-    right.plot(logs, factor * logs**power, color=color, ls=style, label=f"{name}: {'2 ' if factor == 2 else ''}N^{power:g}")
+right.plot(logs, logs**0.5, color=ORANGE, ls="--", label="scan over a: √N")
+right.plot(logs, 2 * logs**0.25, color=PURPLE, ls="-.", label="fixed window: 2 N^(1/4)")
 right.plot(logs, 1.03 * logs ** (1 / 6), color=BLUE, label="early stop: 1.03 N^(1/6)")
 low, middle, high = (np.array([np.quantile(excess[s], q) for s in sizes]) for q in (0.1, 0.5, 0.9))
 right.fill_between(logs / 2, np.maximum(low, 0.5), high, color=SKY, alpha=0.4, lw=0)
@@ -94,8 +94,6 @@ nb.show(figure)
 #
 # A word on zero: it counts as natural here, so that $S^*(1)=1$, $S^*(2)=2$, $S^*(3)=3$ (with $a=b=0$). If $a,b\ge1$ were asked, these three would be
 # 2, 3 and 4, and nothing else would change.
-#
-# This is the book's one notebook without a network in it.
 
 # %% [markdown]
 # ## One variable less
@@ -120,7 +118,7 @@ def sums_by_products(X):
         b = np.arange(a, X // a + 1, dtype=np.int32)
         gain[a * a :: a] = np.minimum(gain[a * a :: a], a + b - a * b)
     running = np.minimum.accumulate(gain)
-    return np.arange(X + 1) + running, running
+    return np.arange(X + 1, dtype=np.int32) + running, running
 
 
 def by_definition(N):
@@ -158,8 +156,8 @@ nb.derivation(
 # sum 31, or $11\cdot12>130$, which does not fit. But $10\cdot13+0$ has the sum 23.
 
 # %%
-table_N = np.arange(10**7 + 1)
-root = np.sqrt(table_N).astype(np.int64)  # exact: N is far below 2^52
+table_N = np.arange(10**7 + 1, dtype=np.int32)
+root = np.sqrt(table_N).astype(np.int32)  # exact: N is far below 2^52
 square, pronic = table_N - root**2 + 2 * root, table_N - root * (root + 1) + 2 * root + 1
 guess = np.where(root * (root + 1) <= table_N, np.minimum(square, pronic), square)
 wrong = (guess != least)[1:]
@@ -370,7 +368,7 @@ nb.claim(
 #
 # The second half of the story is due to another reader. If $a$ and $b$ have the same parity, put $a=x-y$, $b=x+y$; then
 #
-# $$N+y^2=x^2+c,\qquad S=2x+c=N+y^2+1-(x-1)^2 .$$
+# $$\begin{aligned}N+y^2&=x^2+c,\\S=2x+c&=N+y^2+1-(x-1)^2 .\end{aligned}$$
 #
 # For a given $x$, $y$ should be as small as $c\ge0$ allows. Below $\sqrt N$ that is $y=0$, and the best $x$ is $\lfloor\sqrt N\rfloor$. From
 # $\sqrt N$ on it is $y=\lceil\sqrt{x^2-N}\,\rceil<\sqrt{x^2-N}+1$, hence
@@ -385,12 +383,12 @@ nb.claim(
 #
 # With $p=a+b$ and $q=b-a$ both parities are one case:
 #
-# $$4c=q^2-(p^2-4N)=q^2-D_p,\qquad 4S=4N+q^2+4-(p-2)^2 .$$
+# $$\begin{aligned}4c&=q^2-(p^2-4N)=q^2-D_p,\\4S&=4N+q^2+4-(p-2)^2 .\end{aligned}$$
 #
 # For a given $p$ the best $q$ is the smallest of $p$'s parity with $q^2\ge D_p$. Even this parity can be forgotten, because $a$ is a whole number
 # anyway: the best $a$ is
 #
-# $$a=\Bigl\lfloor\frac{p-\lceil\sqrt{D_p}\,\rceil}2\Bigr\rfloor\quad(D_p>0),\qquad a=\Bigl\lfloor\frac p2\Bigr\rfloor\quad(D_p\le0),$$
+# $$a=\begin{cases}\bigl\lfloor\frac12(p-\lceil\sqrt{D_p}\,\rceil)\bigr\rfloor&D_p>0\\\lfloor p/2\rfloor&D_p\le0\end{cases}$$
 #
 # by $\lfloor(p-s)/2\rfloor=\lfloor(p-\lceil s\rceil)/2\rfloor$, which holds for real $s$ and whole $p$.
 
@@ -412,7 +410,7 @@ by_trial = {
 }
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "The lattice of pairs a, b between 6 and 18 with the hyperbola ab = 130. Points on or below it are allowed. Straight diagonals show a + b = 22, 23 and 24. The pair 10, 13 lies exactly on the hyperbola and on the diagonal 23; the guess 11, 11 lies inside, nine units of c below the hyperbola, although its diagonal 22 is lower."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The lattice of pairs a, b between 6 and 18 with the hyperbola ab = 130. Points on or below it are allowed. Straight diagonals show a + b = 22, 23 and 24. Numbers beside the upper points give their sums, 23 to 43. The pair 10, 13 lies exactly on the hyperbola and on the diagonal 23; the guess 11, 11 lies inside, nine units of c below the hyperbola, although its diagonal 22 is lower."}}
 figure, axes = plt.subplots(figsize=(6.2, 4.6))
 curve_a = np.linspace(7.2, 12.2, 200)
 axes.plot(curve_a, 130 / curve_a, color=BLACK, ls="-", label="ab = 130")
@@ -422,11 +420,14 @@ allowed_pairs = [(i, j) for i in range(7, 13) for j in range(i, 19) if i * j <= 
 axes.plot(*zip(*allowed_pairs, strict=True), "o", color=SKY, ms=5, ls="none")
 for i, j in allowed_pairs:
     if i * j >= 108:
-        axes.annotate(str(i + j + 130 - i * j), (i, j), xytext=(5, -9), textcoords="offset points", fontsize=8, color=GREY)
+        box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9}
+        axes.annotate(
+            str(i + j + 130 - i * j), (i, j), xytext=(-7, -6), textcoords="offset points", ha="right", va="top", fontsize=9, bbox=box
+        )
 axes.plot([10], [13], "*", color=GREEN, ms=15)
 axes.plot([11], [11], "X", color=RED, ms=10)
 axes.set(xlabel="a", ylabel="b", ylim=(9.6, 18.4), xlim=(6.9, 12.5))
-axes.set_title("N = 130: the sums a + b + c at the allowed pairs")
+axes.set_title("N = 130: the sums of the pairs; 23 lies on the hyperbola")
 axes.legend(loc="upper right", fontsize=8)
 nb.show(figure)
 
@@ -499,30 +500,19 @@ nb.derivation(
         lambda t: next(j for j in itertools.count(t[0] % 2, 2) if j * j >= t[0] ** 2 - 4 * t[1]),
     ),
 )
-t = sp.Symbol("t", positive=True)
-nb.derivation(
-    "D9",
-    "2√N ≤ S* for N ≥ 4, and S* < 2√N + 2 + √(1 + 4√N) for N ≥ 1.",
-    sym.identity("D_p at p = 2√N + 1", (2 * sp.sqrt(N) + 1) ** 2 - 4 * N, 1 + 4 * sp.sqrt(N)),
-    sym.identity("c at q = √D + 2", ((sp.sqrt(t) + 2) ** 2 - t) / 4, sp.sqrt(t) + 1),
-    ledger.less("largest share of the allowance 2 + √(1 + 4√N) used, N ≤ 200,000", d9_use[:200_000].max(), 0.898),
-    ledger.close("N there", int(d9_use[:200_000].argmax()) + 1, 89743, abs=0.5, digits=6),
-    sym.limit("the bound's excess over N^(1/4)", (2 + sp.sqrt(1 + 4 * t**2)) / t, t, sp.oo, 2, side="-"),
-    ledger.close("share of 4 ≤ N ≤ 10⁷ with S*² ≥ 4N, in integers", float(lower_end(4).mean()), 1, abs=1e-9),
-    sym.identity(
-        "N + p − p²/4 ≥ 2√N for p ≤ 2√N: the difference", N + p - p**2 / 4 - 2 * sp.sqrt(N), (sp.sqrt(N) - p / 2) * (sp.sqrt(N) + p / 2 - 2)
-    ),
-)
 
 # %% [markdown]
-# D9 is the post's bound of complexity. For $p=\lceil2\sqrt N\,\rceil<2\sqrt N+1$ we have $D_p<1+4\sqrt N$; with $q<\sqrt{D_p}+2$ this makes
+# ### How far to go
+#
+# For $p=\lceil2\sqrt N\,\rceil<2\sqrt N+1$ we have $D_p<1+4\sqrt N$; with $q<\sqrt{D_p}+2$ this makes
 # $c<\sqrt{D_p}+1$, and so
 #
 # $$2\sqrt N\le S^*<2\sqrt N+2+\sqrt{1+4\sqrt N}.$$
 #
-# Since $S\ge p$, only the $p$ in this window matter: about $2N^{1/4}$ of them. And below the window?
+# This is the post's bound of complexity: since $S\ge p$, only the $p$ in this window matter, about $2N^{1/4}$ of them. (The lower end holds for
+# $N\ge4$.) And below the window, for $p\le p_0$?
 #
-# $$S(p)=N+p-\lfloor p^2/4\rfloor\quad(p\le p_0),\qquad S(p+1)-S(p)=1-\lfloor(p+1)/2\rfloor\le0\quad(p\ge1),$$
+# $$\begin{aligned}S(p)&=N+p-\lfloor p^2/4\rfloor,\\S(p+1)-S(p)&=1-\lfloor(p+1)/2\rfloor\le0\quad(p\ge1),\end{aligned}$$
 #
 # so that the best up to $p_0$ is $p_0$ itself, or $p=0$, which is $a=b=0$.
 
@@ -538,6 +528,20 @@ def below(n):
 
 
 largest = lambda p: max(j * (p - j) for j in range(p + 1))
+t = sp.Symbol("t", positive=True)
+nb.derivation(
+    "D9",
+    "2√N ≤ S* for N ≥ 4, and S* < 2√N + 2 + √(1 + 4√N) for N ≥ 1.",
+    sym.identity("D_p at p = 2√N + 1", (2 * sp.sqrt(N) + 1) ** 2 - 4 * N, 1 + 4 * sp.sqrt(N)),
+    sym.identity("c at q = √D + 2", ((sp.sqrt(t) + 2) ** 2 - t) / 4, sp.sqrt(t) + 1),
+    ledger.less("largest share of the allowance 2 + √(1 + 4√N) used, N ≤ 200,000", d9_use[:200_000].max(), 0.898),
+    ledger.close("N there", int(d9_use[:200_000].argmax()) + 1, 89743, abs=0.5, digits=6),
+    sym.limit("the bound's excess over N^(1/4)", (2 + sp.sqrt(1 + 4 * t**2)) / t, t, sp.oo, 2, side="-"),
+    ledger.close("share of 4 ≤ N ≤ 10⁷ with S*² ≥ 4N, in integers", float(lower_end(4).mean()), 1, abs=1e-9),
+    sym.identity(
+        "N + p − p²/4 ≥ 2√N for p ≤ 2√N: the difference", N + p - p**2 / 4 - 2 * sp.sqrt(N), (sp.sqrt(N) - p / 2) * (sp.sqrt(N) + p / 2 - 2)
+    ),
+)
 nb.derivation(
     "D10",
     "Up to p₀ = ⌊2√N⌋ the best sum is that of p₀, or N (a = b = 0).",
@@ -576,13 +580,13 @@ for n in (130, 9999, 12345, 10**18 + 9):
 # $S\ge p\ge$ best. Why it is fast: it ends at $p=S^*$ at the latest. When exactly? If the optimum found has $c>0$, the loop tries $p_0+1,\dots,S^*-1$; if
 # it has $c=0$ and $p>p_0$, it must reach $p=S^*$ to see it. So
 #
-# $$\text{steps}=S^*-1-p_0\;\bigl(+1\text{ if every optimum has }c=0,\ p>p_0\bigr),$$
+# $$\text{steps}=S^*-1-p_0,$$
 #
-# and the cost of a run can be read off the answer. The running minimum of D1 knows which case it is: a drop at $N$ means that no earlier product does
-# as well.
+# and one more if every optimum has $c=0$ and $p>p_0$ (none at all where $p_0\ge S^*$). The cost of a run can be read off the answer. The running
+# minimum of D1 knows which case it is: a drop at $N$ means that no earlier product does as well.
 
 # %%
-first_p = np.sqrt(4 * table_N).astype(np.int64)  # exact again
+first_p = np.sqrt(4 * table_N).astype(np.int32)  # exact again
 drop = np.diff(running, prepend=1) < 0
 steps = np.maximum(least - 1 - first_p + (drop & (least > first_p)), 0)
 answers = [smallest_sum(n) for n in range(10**5 + 1)]
@@ -873,14 +877,13 @@ def seconds(solve, N, repeats=5):
 
 dice = random.Random(30)
 typical = {
-    e: sorted((dice.randrange(10 ** (e - 1), 10**e) for _ in range(9)), key=lambda n: min_sum_decomposition(n).total - isqrt(4 * n))[4]
-    for e in (12, 18, 24, 30, 33, 36, 39)
+    e: sorted((dice.randrange(10 ** (e - 1), 10**e) for _ in range(5)), key=lambda n: min_sum_decomposition(n).total - isqrt(4 * n))[2]
+    for e in (12, 18, 24, 30, 33, 36)
 }
-timing = {e: (seconds(min_sum_decomposition, n), seconds(smallest_sum, n, 2) if e <= 33 else math.nan) for e, n in typical.items()}
-for e, (fast, plain) in timing.items():
-    print(
-        f"N ≈ 10^{e}: {min_sum_decomposition(typical[e]).total - isqrt(4 * typical[e]):>9,} steps, blocks ≈{1e3 * fast:8.2f} ms, ten lines ≈{1e3 * plain:8.2f} ms"
-    )
+timing = {e: [seconds(min_sum_decomposition, n)] + [seconds(smallest_sum, n, 2)] * (e <= 33) for e, n in typical.items()}
+for e, times in timing.items():
+    shown = ", ".join(f"{name} ≈{1e3 * t:.2f} ms" for name, t in zip(("blocks", "ten lines"), times, strict=False))
+    print(f"N ≈ 10^{e}: {min_sum_decomposition(typical[e]).total - isqrt(4 * typical[e]):>9,} steps, {shown}")
 
 # %% tags=["hide-input"]
 nb.claim(
@@ -888,7 +891,7 @@ nb.claim(
     "N ≈ 10³⁰ takes milliseconds, N ≈ 10³⁶ hundredths of a second; the ten lines take many times longer.",
     "verified",
     holds=[
-        ledger.less("seconds at 10³⁰, median N of nine", timing[30][0], 0.03, machine=True, digits=2, scope="cpu"),
+        ledger.less("seconds at 10³⁰, median N of five", timing[30][0], 0.03, machine=True, digits=2, scope="cpu"),
         ledger.more("ten lines over blocks at 10³³", timing[33][1] / timing[33][0], 5, machine=True, digits=2, scope="cpu"),
         ledger.less("seconds at 10³⁶", timing[36][0], 0.5, machine=True, digits=2, scope="cpu"),
     ],
@@ -1162,7 +1165,9 @@ nb.experiment(
 # right on one run after each $m^2$ and each $m(m+1)$. The law of the excess says how long: about $1.183\,N^{1/6}$ numbers, and
 # summed over $m\le\sqrt X$, twice each,
 #
-# $$\#\{N\le X:\text{the guess is right}\}\approx2\sum_{m\le\sqrt X}1.183\,m^{1/3}\approx1.774\,X^{2/3}.$$
+# $$2\sum_{m\le\sqrt X}1.183\,m^{1/3}\approx1.774\,X^{2/3}$$
+#
+# of the $N\le X$ have a right guess. (At $10^7$ it is still a quarter more: the phase 0 lengthens the run at finite $N$.)
 
 
 # %%
@@ -1175,6 +1180,7 @@ def run_length(m, odd):
     return low + 1
 
 
+# %%
 def mean_run(N):
     """Its mean by the product, at phase 0."""
     length, r = 0.0, 0
@@ -1185,7 +1191,7 @@ def mean_run(N):
     return length
 
 
-sizes_m = {10**5: 600, 10**9: 300}
+sizes_m = {10**5: 500, 10**9: 250}
 runs = {M: [run_length(rng.randrange(M // 2, M), rng.randrange(2)) / (0.75 * M) ** (1 / 3) for _ in range(k)] for M, k in sizes_m.items()}
 predicted = {M: mean_run((0.75 * M) ** 2) / (0.75 * M) ** (1 / 3) for M in sizes_m}
 right_count = np.cumsum(~wrong)
@@ -1265,7 +1271,7 @@ axes.plot(centre_, upper_, color=PURPLE, ls=":", label="99% of N lie below")
 axes.plot(centre_, middle_, color=BLUE, ls="-", label="median")
 axes.plot(curve, 1.026 * curve ** (1 / 6), color=GREY, ls=(0, (5, 1)), lw=1.2, label="1.026 N^(1/6)")
 axes.set(xscale="log", yscale="log", xlabel="N", ylabel="S* − 2√N", ylim=(1, 400))
-axes.set_title("Up to 10⁷ the worst numbers use 9/10 of what the bound allows")
+axes.set_title("Up to 10⁷ the worst numbers use up to 9/10 of what the bound allows")
 axes.legend(loc="upper left", fontsize=8, ncol=2)
 nb.show(figure)
 
