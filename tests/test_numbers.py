@@ -196,7 +196,7 @@ def test_beyond_float64_the_exact_loop_goes_on():
             assert 2 * m + 100 < d.total == by_loop(N) <= 2 * m + 400
 
 
-def test_examples_of_the_post_and_of_the_sheet():
+def test_the_example_of_the_post_and_some_more():
     assert min_sum_decomposition(130) == Decomposition(10, 13, 0)
     cases = {0: 0, 1: 1, 2: 2, 3: 3, 101: 21, 127: 24, 1000: 65, 9999: 200, 12345: 226, 99991: 634, 10**18 + 9: 2000000009}
     assert {N: min_sum_decomposition(N).total for N in cases} == cases
