@@ -93,7 +93,7 @@ nb.show(figure)
 # parity; $p_0=\lfloor2\sqrt N\rfloor$; $D_p=p^2-4N$; $\{t\}=t-\lfloor t\rfloor$.
 #
 # A word on zero: it counts as natural here, so that $S^*(1)=1$, $S^*(2)=2$, $S^*(3)=3$ (with $a=b=0$). If $a,b\ge1$ were asked, these three would be
-# 2, 3 and 4, and nothing else would change.
+# 2, 3 and 4, and no other value with $N\ge1$ would change.
 
 # %% [markdown]
 # ## One variable less
@@ -426,8 +426,8 @@ for i, j in allowed_pairs:
         )
 axes.plot([10], [13], "*", color=GREEN, ms=15)
 axes.plot([11], [11], "X", color=RED, ms=10)
-axes.set(xlabel="a", ylabel="b", ylim=(9.6, 18.4), xlim=(6.9, 12.5))
-axes.set_title("N = 130: the sums of the pairs; 23 lies on the hyperbola")
+axes.set(xlabel="a", ylabel="b", ylim=(9.6, 18.4), xlim=(6.6, 12.5))
+axes.set_title("N = 130: the pair with the smallest sum lies on the hyperbola")
 axes.legend(loc="upper right", fontsize=8)
 nb.show(figure)
 
@@ -772,8 +772,8 @@ nb.experiment(
 # Put $p=p_0+j$, so that $D=(p_0^2-4N)+j(2p_0+j)$.
 #
 # *The guess.* Compute $D$ and its root in float64, and round up to the next number $\hat q$ of $p$'s parity. With $u=2^{-53}$ every operation has a
-# relative error of at most $u$. The first term lies in $[-2p_0,0]$ and carries an error of $u$; for $j\ge2$ it is at most $D$ in size. So the second
-# is at most $2D$; it carries $3u$. With the rounding of the sum this makes less than $10uD$ for $D$ and less than $6u\sqrt D<2^{-50}\sqrt D$ for its
+# relative error of at most $u$. The first term lies in $[-2p_0,0]$ and carries an error of $u$; for $j\ge2$ it is at most $D$ in size, because
+# $D\ge2p_0(j-1)+j^2$. So the second is at most $2D$; it carries $3u$. With the rounding of the sum this makes less than $10uD$ for $D$ and less than $6u\sqrt D<2^{-50}\sqrt D$ for its
 # root. While $D<2^{100}$ that is less than 1. All further steps of the rounding are exact, and a shift of less than 2 moves a rounding to steps of 2
 # by at most one step: $|\hat q-q|\le2$.
 #
@@ -1466,8 +1466,8 @@ nb.results(
 #   $y=0$ it is right. (The text of the window is our reading; the two candidates below $\sqrt N$ are needed.)
 # - **N = 1, 2, 3** (C10): $a=b=0$ is better. The original question, $N>100$, is untouched.
 #
-# What survives is all that matters: the change of variables, the parity trick and the bound are right, and the bound $2N^{1/4}$ is close to sharp as far
-# as we could look.
+# What survives is all that matters: the change of variables, the parity trick and the bound are right, and up to $10^7$ the bound
+# $2N^{1/4}$ is close to sharp.
 #
 # ## Exercises
 #
