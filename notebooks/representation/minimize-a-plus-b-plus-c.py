@@ -773,9 +773,9 @@ nb.experiment(
 #
 # *The guess.* Compute $D$ and its root in float64, and round up to the next number $\hat q$ of $p$'s parity. With $u=2^{-53}$ every operation has a
 # relative error of at most $u$. The first term lies in $[-2p_0,0]$ and carries an error of $u$; for $j\ge2$ it is at most $D$ in size, because
-# $D\ge2p_0(j-1)+j^2$. So the second is at most $2D$; it carries $3u$. With the rounding of the sum this makes less than $10uD$ for $D$ and less than $6u\sqrt D<2^{-50}\sqrt D$ for its
-# root. While $D<2^{100}$ that is less than 1. All further steps of the rounding are exact, and a shift of less than 2 moves a rounding to steps of 2
-# by at most one step: $|\hat q-q|\le2$.
+# $D\ge2p_0(j-1)+j^2$. So the second is at most $2D$; it carries $3u$. With the rounding of the sum this makes less than $10uD$ for $D$ and less
+# than $6u\sqrt D<2^{-50}\sqrt D$ for its root. While $D<2^{100}$ that is less than 1. All further steps of the rounding are exact, and a shift of
+# less than 2 moves a rounding to steps of 2 by at most one step: $|\hat q-q|\le2$.
 #
 # *The decision.* The residual $R=\hat q^2-D$ is computed in 64-bit integers that wrap around, that is, modulo $2^{64}$. Its true size is at most
 # $8q<2^{63}$, so the wrapped number *is* the true one, although neither $\hat q^2$ nor $D$ fits. If $R<0$ the guess was too small; if
@@ -890,7 +890,7 @@ for e, times in timing.items():
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "N ≈ 10³⁰ takes milliseconds, N ≈ 10³⁶ hundredths of a second; the ten lines take many times longer.",
+    "N ≈ 10³⁰ takes milliseconds, N ≈ 10³⁶ about a hundredth of a second; the ten lines take many times longer.",
     "verified",
     holds=[
         ledger.less("seconds at 10³⁰, median N of five", timing[30][0], 0.03, machine=True, digits=2, scope="cpu"),
