@@ -121,15 +121,15 @@ nb.show(figure)
 # ## The question
 #
 # In {doc}`ddpm-bayes <ddpm-bayes>` the step $p(x_t|x_{t-1})$ is used to find $p(x_{t-1}|x_t,x_0)$, and never again. The loss needs
-# $p(x_t|x_0)=\mathcal N(\bar\alpha_tx_0,\bar\beta_t^2I)$; the sampler needs $p(x_{t-1}|x_t,x_0)$. DDIM {cite}`song2021ddim`, in the post's reading
-# {cite}`su2022ddim`, asks: which $p(x_{t-1}|x_t,x_0)$ fit the marginals, whatever the forward steps? Each of them is a sampler for a network that is
-# already trained.
+# $p(x_t|x_0)=\mathcal N(\bar\alpha_tx_0,\bar\beta_t^2I)$; the sampler needs $p(x_{t-1}|x_t,x_0)$. DDIM {cite}`song2021ddim`, in the post's
+# reading {cite}`su2022ddim`, asks: which $p(x_{t-1}|x_t,x_0)$ fit the marginals, whatever the forward steps? Each of them is a sampler for a
+# network that is already trained.
 #
 # Notation as in {doc}`ddpm-vae <ddpm-vae>`: $\bar\alpha_t,\bar\beta_t$, now free apart from $\bar\alpha_0=1$, $\bar\beta_0=0$;
-# $\alpha_t=\bar\alpha_t/\bar\alpha_{t-1}$ and $\beta_t=\sqrt{1-\alpha_t^2}$ are *derived* symbols. (The paper's $\alpha_t$ is our $\bar\alpha_t^2$.)
-# New: $\kappa_t,\lambda_t,\sigma_t$, the coefficients of $p(x_{t-1}|x_t,x_0)=\mathcal N(\kappa_tx_t+\lambda_tx_0,\sigma_t^2I)$;
-# $\eta=\sigma_t/\tilde\beta_t$; a sub-sequence $\tau_1<\dots<\tau_S$ of $1..T$; and the coordinates $\hat x=x/\bar\alpha$,
-# $\varsigma=\bar\beta/\bar\alpha$ of the ODE, in which the helper's samplers work.
+# $\alpha_t=\bar\alpha_t/\bar\alpha_{t-1}$ and $\beta_t=\sqrt{1-\alpha_t^2}$ are *derived* symbols. (The paper's $\alpha_t$ is our
+# $\bar\alpha_t^2$.) New: $\kappa_t,\lambda_t,\sigma_t$, the coefficients of $p(x_{t-1}|x_t,x_0)=\mathcal
+# N(\kappa_tx_t+\lambda_tx_0,\sigma_t^2I)$; $\eta=\sigma_t/\tilde\beta_t$; a sub-sequence $\tau_1<\dots<\tau_S$ of $1..T$; and the coordinates
+# $\hat x=x/\bar\alpha$, $\varsigma=\bar\beta/\bar\alpha$ of the ODE, in which the helper's samplers work.
 #
 # ## Two equations for three unknowns
 #
@@ -286,9 +286,9 @@ nb.claim(
 # %% [markdown]
 # ## Fewer steps, curves between noises, and an ODE
 #
-# **Sub-sequences.** The loss of a model with the $\bar\alpha_{\tau_1},\dots,\bar\alpha_{\tau_S}$ is a part of the full loss, so the trained network
-# contains it. Its sampler is D2 with $t\to\tau_i$, $t-1\to\tau_{i-1}$; note that $\alpha_t$ becomes $\bar\alpha_{\tau_i}/\bar\alpha_{\tau_{i-1}}$, not
-# $\alpha_{\tau_i}$.
+# **Sub-sequences.** The loss of a model with the $\bar\alpha_{\tau_1},\dots,\bar\alpha_{\tau_S}$ is a part of the full loss, so the trained
+# network contains it. Its sampler is D2 with $t\to\tau_i$, $t-1\to\tau_{i-1}$; note that $\alpha_t$ becomes
+# $\bar\alpha_{\tau_i}/\bar\alpha_{\tau_{i-1}}$, not $\alpha_{\tau_i}$.
 #
 # **Interpolation.** For independent $z_1,z_2$ the combination $z_1\cos\frac{\lambda\pi}2+z_2\sin\frac{\lambda\pi}2$ is standard normal;
 # $\lambda z_1+(1-\lambda)z_2$ has the variance $\lambda^2+(1-\lambda)^2$, one half in the middle.
@@ -519,20 +519,20 @@ nb.claim(
 # ## What the family does not contain
 #
 # The post says that $\sigma_t$ is hardly constrained and names $\sigma_t=\beta_t$ as its second example. D1 has a root in it:
-# $\sigma_t\le\bar\beta_{t-1}$, and $\beta_t$ violates this near the data. What the paper calls $\hat\sigma$ (appendix D.3) is something else: noise of
-# size $\beta_t$ *on top of the mean for $\eta=1$*. That violates the marginals. Where the data has no variance, the true noise variance over the
-# nominal one obeys
+# $\sigma_t\le\bar\beta_{t-1}$, and $\beta_t$ violates this near the data. What the paper calls $\hat\sigma$ (appendix D.3) is something else:
+# noise of size $\beta_t$ *on top of the mean for $\eta=1$*. That violates the marginals. Where the data has no variance, the true noise variance
+# over the nominal one obeys
 #
 # $$\begin{aligned}\rho_{i-1}&=(1-u)\rho_i+w,\\ u&=\hat\sigma_i^2/\bar\beta_{\tau_i}^2,\qquad w=\hat\sigma_i^2/\bar\beta_{\tau_{i-1}}^2,\end{aligned}$$
 #
-# so the network meets noise it was not told about: an excess of standard deviation 0.45 at $\tau_1$ with ten even steps, on pictures in $[-1,1]$, and
-# 0.009 with a thousand.
+# so the network meets noise it was not told about: an excess of standard deviation 0.45 at $\tau_1$ with ten even steps, on pictures in $[-1,1]$,
+# and 0.009 with a thousand.
 #
-# Is that why the paper's $\hat\sigma$ row is so bad (FID 367, 133, 33, 10, 3)? Not because the network is confused: leave out the noise of the *last*
-# step, and the same excess does no harm. On the toy $\hat\sigma$ with a quiet end is the best of all rows from 5 to 20 steps (E1). The harm is the noise
-# that no further step removes. The authors' published code (ermongroup/ddim) does switch off the noise of one step, but only of that from $t=1$, and its sub-sequences
-# ($1,101,\dots,901$ for ten even steps) contain $t=1$: the noise of the step from 101 to 1 stays in the picture. It is $\hat\sigma$ with a noisy end in
-# all but name (X1).
+# Is that why the paper's $\hat\sigma$ row is so bad (FID 367, 133, 33, 10, 3)? Not because the network is confused: leave out the noise of the
+# *last* step, and the same excess does no harm. On the toy $\hat\sigma$ with a quiet end is the best of all rows from 5 to 20 steps (E1). The
+# harm is the noise that no further step removes. The authors' published code (ermongroup/ddim) does switch off the noise of one step, but only of
+# that from $t=1$, and its sub-sequences ($1,101,\dots,901$ for ten even steps) contain $t=1$: the noise of the step from 101 to 1 stays in the
+# picture. It is $\hat\sigma$ with a noisy end in all but name (X1).
 
 
 # %%
@@ -678,8 +678,8 @@ axes.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
 # %% [markdown]
-# Which sub-sequence the $\hat\sigma$ row of CIFAR-10 used, we cannot tell. The paper says quadratic for CIFAR-10; that of the code would leave 0.04 at
-# ten steps, and an FID of 367, above CelebA's 300, for an eighth of the noise.
+# Which sub-sequence the $\hat\sigma$ row of CIFAR-10 used, we cannot tell. The paper says quadratic for CIFAR-10; that of the code would leave
+# 0.04 at ten steps, and an FID of 367, above CelebA's 300, for an eighth of the noise.
 #
 # ## E1. Steps and noise, exactly in law
 #
@@ -687,9 +687,9 @@ nb.show(figure)
 # function is pushed through each mean and convolved with each noise, on 2,048 points. The table is the paper's Table 1 in one dimension, with the
 # variance as a second column: quality rises with $S$, and falls with $\eta$ at every $S$, by little until $\eta=0.5$.
 #
-# Two things differ from the paper. $\hat\sigma$ is not always last: it is too wide by the noise of its last step, which at three steps makes up for
-# the variance lost elsewhere, and from 50 steps on is small. And with the exact score no noise helps at 1000 steps, where the paper's $\hat\sigma$ wins:
-# that reversal is a property of trained networks, not of the family.
+# Two things differ from the paper. $\hat\sigma$ is not always last: it is too wide by the noise of its last step, which at three steps makes up
+# for the variance lost elsewhere, and from 50 steps on is small. And with the exact score no noise helps at 1000 steps, where the paper's
+# $\hat\sigma$ wins: that reversal is a property of trained networks, not of the family.
 
 # %% tags=["hide-input"]
 E1_ROWS = {  # η = 0, 0.2, 0.5, 1, σ̂: W2 and variance each
@@ -803,8 +803,9 @@ nb.claim(
 # ## E4. In which coordinates is DDIM Euler's method?
 #
 # D8 says: in $(\hat x,\varsigma)$. The post calls the iterations Euler's method for the ODE, and then prefers other time variables because
-# $\varsigma$ is unbounded. But Euler's method on D9's equations is a *different* sampler. On the toy the exact flow maps quantiles to quantiles, so the
-# error of each is known. Coordinates and nodes are two choices: the first five rows share nodes even in $t/T$, the last three nodes even in $t^2/T^2$.
+# $\varsigma$ is unbounded. But Euler's method on D9's equations is a *different* sampler. On the toy the exact flow maps quantiles to quantiles,
+# so the error of each is known. Coordinates and nodes are two choices: the first five rows share nodes even in $t/T$, the last three nodes even
+# in $t^2/T^2$.
 
 
 # %%
@@ -885,8 +886,9 @@ error4 = {m: [coordinate_error(m, S) for S in S4] for m in E4_ROWS}
 flat_error = coordinate_error("DDIM, nodes even in ς", 20)
 
 # %% [markdown]
-# On the same nodes Euler in $x(s)$ makes half of DDIM's error, and Euler in $x(s^2)$ 0.6 to 1.2 of it: the coordinate is worth a factor of two at most.
-# Even nodes in $s^2$ cost DDIM a factor of 2 to 8, and even nodes in $\varsigma$ itself more: what the post fears about $\varsigma$ is a choice of nodes.
+# On the same nodes Euler in $x(s)$ makes half of DDIM's error, and Euler in $x(s^2)$ 0.6 to 1.2 of it: the coordinate is worth a factor of two at
+# most. Even nodes in $s^2$ cost DDIM a factor of 2 to 8, and even nodes in $\varsigma$ itself more: what the post fears about $\varsigma$ is a
+# choice of nodes.
 #
 # Orders of convergence want a problem without a stiff end: the same toy, from $\varsigma=10$ to $0.05$, nodes of {cite}`karras2022edm`. DPM-Solver
 # {cite}`lu2022dpm` and its multistep successor {cite}`lu2022dpmpp` are exponential integrators for this same equation.
@@ -962,12 +964,12 @@ nb.claim(
 # %% [markdown]
 # ## On digits
 #
-# Now a trained network: the U-Net teachers of {doc}`ddpm-vae <ddpm-vae>` for scikit-learn's 8 x 8 digits and for MNIST. FD is the Fréchet distance in the
-# feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels. $\hat\sigma$ is run twice: with a quiet end (no noise in the
-# last step) and as the formula has it. The converged network matters: an undertrained one favours noise at every $S$.
+# Now a trained network: the U-Net teachers of {doc}`ddpm-vae <ddpm-vae>` for scikit-learn's 8 x 8 digits and for MNIST. FD is the Fréchet
+# distance in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels. $\hat\sigma$ is run twice: with a quiet
+# end (no noise in the last step) and as the formula has it. The converged network matters: an undertrained one favours noise at every $S$.
 #
-# The floor in the tables is the distance of *half* of the training pictures to the test pictures, and too high for their small number: all 1,200 training
-# digits give 0.149, and the samples of 50 deterministic steps are no farther away.
+# The floor in the tables is the distance of *half* of the training pictures to the test pictures, and too high for their small number: all 1,200
+# training digits give 0.149, and the samples of 50 deterministic steps are no farther away.
 #
 # What we expect from the toy: less noise is better with few steps, and the noisy end of $\hat\sigma$ costs most of what $\hat\sigma$ loses.
 
@@ -1641,31 +1643,33 @@ nb.claim(
 # %% [markdown]
 # ## What does not hold
 #
-# - **"$\sigma_t$ is hardly constrained; take $\beta_t$"** (C3). Near the data the family ends below $\beta_t$. What the paper tests as $\hat\sigma$ is
-#   outside the family.
-# - **The paper's $\hat\sigma$ row** (C18, X1) is the price of one noise. With a quiet end the same sampler is the best of the toy's rows up to 20 steps,
-#   and on the pictures three quarters or more of what it loses to $\eta=1$ is gone. (Ours, that is: the paper's networks we did not run.) The row says little about the sampler before its end.
+# - **"$\sigma_t$ is hardly constrained; take $\beta_t$"** (C3). Near the data the family ends below $\beta_t$. What the paper tests as
+#   $\hat\sigma$ is outside the family.
+# - **The paper's $\hat\sigma$ row** (C18, X1) is the price of one noise. With a quiet end the same sampler is the best of the toy's rows up to 20
+#   steps, and on the pictures three quarters or more of what it loses to $\eta=1$ is gone. (Ours, that is: the paper's networks we did not run.)
+#   The row says little about the sampler before its end.
 # - **"DDIM is Euler's method"** (C15) in one coordinate system; on the same nodes the choice of coordinates is worth a factor of two at most, the
 #   choice of nodes much more (X3). For DDPM it is false.
-# - **"Noise-free sampling looks worse"** (C11): by FD on MNIST from 20 steps on; SW2 never agrees (X2), and with the exact score noise never helps (X5).
-# - **"Training on all levels generalises better"** (C19): at the same $S$ a network trained on the $S$ levels alone is no worse, and at ten steps better
-#   by FD. What all levels buy is the freedom to choose $S$ later.
-# - **Concatenated skips** (C10) are no better than added ones on digits. The other half of the claim, sinusoidal features against a trained table, is
-#   left open: a test of it needs a longer training than a notebook has.
-# - Slips: the sum in the post's bound on $\log\bar\alpha$ starts at $i=k$ (for $k=1$), $\bar\alpha_{\dim\tau}$ should be $\bar\alpha_{\tau_{\dim\tau}}$,
-#   and "small $\alpha_t$ and $\alpha_{t-1}$" means close to each other.
+# - **"Noise-free sampling looks worse"** (C11): by FD on MNIST from 20 steps on; SW2 never agrees (X2), and with the exact score noise never
+#   helps (X5).
+# - **"Training on all levels generalises better"** (C19): at the same $S$ a network trained on the $S$ levels alone is no worse, and at ten steps
+#   better by FD. What all levels buy is the freedom to choose $S$ later.
+# - **Concatenated skips** (C10) are no better than added ones on digits. The other half of the claim, sinusoidal features against a trained
+#   table, is left open: a test of it needs a longer training than a notebook has.
+# - Slips: the sum in the post's bound on $\log\bar\alpha$ starts at $i=k$ (for $k=1$), $\bar\alpha_{\dim\tau}$ should be
+#   $\bar\alpha_{\tau_{\dim\tau}}$, and "small $\alpha_t$ and $\alpha_{t-1}$" means close to each other.
 #
 # ## Exercises
 #
-# 1. Which nodes minimise the exact W2 for ten deterministic steps on the toy? Compare even, quadratic, and the $\rho$-nodes of {cite}`karras2022edm`.
-# 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler?
-# 3. Prove that $V_{out}<v$ for every deterministic sampler on Gaussian data with $v=1$ and finitely many steps.
+# 1. Which nodes minimise the exact W2 for ten deterministic steps on the toy? Compare even, quadratic, and the $\rho$-nodes of
+# {cite}`karras2022edm`. 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler? 3. Prove that $V_{out}<v$ for
+# every deterministic sampler on Gaussian data with $v=1$ and finitely many steps.
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# Of these the quadratic ones (0.070 against 0.108 for even ones). $\rho$-nodes from 154 down do worse than even ones (0.12 to 0.14, by the last level):
-# they spend steps at noise levels where nothing is decided yet.
+# Of these the quadratic ones (0.070 against 0.108 for even ones). $\rho$-nodes from 154 down do worse than even ones (0.12 to 0.14, by the last
+# level): they spend steps at noise levels where nothing is decided yet.
 # ```
 
 # %% tags=["hide-cell"]
