@@ -1140,7 +1140,10 @@ nb.claim(
 # ### E3. The dropped weight
 #
 # The likelihood's weights put their effort into the last strokes, the $x_0$-loss all of its into pure noise. By the same dense network and by the U-Net, the unweighted loss makes the better
-# samples, as in the paper (its Table 2: FID 13.51 with the weights, 3.17 without; quoted from memory).
+# samples, as in the paper (its Table 2: FID 13.51 with the weights, 3.17 without; quoted from memory). Which of the other two is worse depends on
+# the measure and the network: the dense net's FD says the $x_0$ weights, its SW2 and the U-Net say the likelihood's. And the U-Net's samples with
+# the likelihood's weights have an SW2 of 2.4 to 4.7 on pictures in $[-1,1]$: they have left the range of the data, so that their FD of 18 is a
+# sampler that diverged and no measure of detail. We did not find out where it diverges.
 
 # %% tags=["hide-input"]
 column = lambda table, i: [row[i] for row in table]
@@ -1148,7 +1151,7 @@ mlp = lambda key, i: column(r3[key], i)
 unet_fd = {a_: r5[a_]["fd"] for a_ in r5}
 nb.experiment(
     "E3",
-    "Trained with L_simple the dense net has the lowest loss, and the best samples by SW2; with the x_0 weights the worst by far.",
+    "Trained with L_simple the dense net has the lowest loss and the best samples by SW2; FD finds the x_0 weights worst, and does not tell the other two apart.",
     "verified",
     holds=[
         ledger.less(
@@ -1157,16 +1160,18 @@ nb.experiment(
         ledger.better("eps loss: VLB weights over L_simple", mlp("loss", 1), mlp("loss", 0), scope=SCOPE3),
         ledger.better("eps loss: x_0 weights over VLB", mlp("loss", 2), mlp("loss", 1), scope=SCOPE3),
         ledger.better("SW2: VLB weights over L_simple", mlp("sw2", 1), mlp("sw2", 0), scope=SCOPE3),
+        ledger.better("SW2: x_0 weights over L_simple", mlp("sw2", 2), mlp("sw2", 0), scope=SCOPE3),
         ledger.better("FD: x_0 weights over VLB", mlp("fd", 2), mlp("fd", 1), scope=SCOPE3),
     ],
 )
 nb.claim(
     "C11",
-    "Dropping the weight helps the samples.",
+    "Dropping the weight helps the samples (of the U-Net those with the weight leave the range of the data).",
     "verified",
     holds=[
         ledger.better("U-Net, FD: VLB weights over L_simple", unet_fd["vlb"], unet_fd["simple"], scope=SCOPE5),
         ledger.better("U-Net, FD: x_0 weights over L_simple", unet_fd["x0"], unet_fd["simple"], scope=SCOPE5),
+        ledger.more("U-Net, VLB weights: smallest SW2 of 3 seeds (pictures lie in [-1, 1])", min(r5["vlb"]["sw2"]), 2, scope=SCOPE5),
         ledger.better("dense net, SW2: VLB weights over L_simple", mlp("sw2", 1), mlp("sw2", 0), scope=SCOPE3),
     ],
 )
@@ -1271,23 +1276,23 @@ grid18 = {name: np.mean(r2b[name], 0).reshape(6, 3) for name in ("adam", "lamb")
 at_rate = r2b["rates"].index(1e-3)
 nb.claim(
     "C18",
-    "LAMB with a rate near 1e-3 suits any initialisation: any it does, but in 600 steps, with a last layer that starts at zero, it needs thirty times the rate.",
+    "LAMB with a rate near 1e-3 suits any initialisation: in 600 steps, with a last layer that starts at zero, it needs thirty times the rate or more, and at its best rate Adam minds the initial scale as little.",
     "not reproduced",
     holds=[
         ledger.less(
             "spread of LAMB's loss over initial scales 0.3, 1, 3 at its best rate", float(np.ptp(grid18["lamb"][-1])), 0.02, scope=SCOPE2
         ),
-        ledger.more("of Adam's at rate 3e-4", float(np.ptp(grid18["adam"][1])), 0.05, scope=SCOPE2),
     ],
     fails=[
+        ledger.less("of Adam's loss at its best rate", float(np.ptp(grid18["adam"][grid18["adam"].mean(1).argmin()])), 0.01, scope=SCOPE2),
         ledger.more("LAMB's loss at rate 1e-3 (1 is no learning)", float(grid18["lamb"][at_rate].min()), 0.95, scope=SCOPE2),
         ledger.less("at rate 3e-2", float(grid18["lamb"][-1].max()), 0.26, scope=SCOPE2),
     ],
 )
 
 # %% [markdown]
-# LAMB changes a matrix by a fixed share of its norm a step, whatever the gradient. That is why the initial scale does not matter, and why a rate of $10^{-3}$ needs the tens of thousands of steps
-# that the post's runs had.
+# LAMB changes a matrix by a fixed share of its norm a step, whatever the gradient, so a rate of $10^{-3}$ needs many more steps than these 600; the
+# post's runs had tens of thousands. The best rates of both optimizers lie at or near the upper edge of the grid, so this compares no tuned optima.
 #
 # ### E4. Samples
 #
