@@ -77,18 +77,21 @@ class Entry:
         """The entry by the contract of the ledger's MIME type (schema 1)."""
         checks = self.holds + self.fails
 
-        def joined(name: str) -> str:
-            return "; ".join(dict.fromkeys(value for c in checks if (value := getattr(c, name))))
+        def values(name: str) -> list[str]:
+            return [value for c in checks if (value := getattr(c, name))]
+
+        def distinct(name: str) -> str:
+            return "; ".join(dict.fromkeys(values(name)))
 
         return {
             "id": self.id,
             "statement": self.statement,
             "verdict": self.verdict,
-            "method": joined("method") or "argument",
-            "expected": joined("expected"),
-            "measured": joined("measured") or self.reason,
-            "tolerance": joined("tolerance"),
-            "scope": joined("scope") or "no experiment within reach",
+            "method": distinct("method") or "argument",
+            "expected": "; ".join(values("expected")),
+            "measured": "; ".join(values("measured")) or self.reason,
+            "tolerance": distinct("tolerance"),
+            "scope": distinct("scope") or "no experiment within reach",
             "where": f"#{self.id}",
             "evidence": [{"side": "holds", **asdict(c)} for c in self.holds] + [{"side": "fails", **asdict(c)} for c in self.fails],
         }
@@ -315,3 +318,11 @@ def _mean_se(sample: Sequence[float]) -> tuple[float, float]:
     mean = sum(sample) / len(sample)
     variance = sum((x - mean) ** 2 for x in sample) / (len(sample) - 1)
     return mean, math.sqrt(variance / len(sample))
+
+
+def with_error(sample: Sequence[float], digits: int = 3) -> str:
+    """ "mean ± standard error" of one number a seed (at least two), both to ``digits`` decimals."""
+    if len(sample) < 2:
+        raise ValueError(f"{len(sample)} numbers; a standard error needs at least 2")
+    mean, error = _mean_se([float(x) for x in sample])
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"

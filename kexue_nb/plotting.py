@@ -51,3 +51,13 @@ def png(figure, dpi: int = 144, colors: int = 128) -> bytes:
         small, format="PNG", optimize=True
     )
     return small.getvalue()
+
+
+def tile(pictures, columns: int):
+    """Pictures (N, s, s) in [-1, 1] as one array, ``columns`` a row, each in a grey frame; N must be a multiple of ``columns``."""
+    import torch
+
+    if pictures.ndim != 3 or len(pictures) % columns:
+        raise ValueError(f"pictures of shape {tuple(pictures.shape)} in rows of {columns}: give (N, s, s) with N a multiple of it")
+    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
+    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)]).numpy()

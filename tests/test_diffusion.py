@@ -119,8 +119,17 @@ def test_an_output_law_is_the_law_of_the_sampler():
     assert law.density.min() > -1e-6
 
 
+def test_an_output_law_keeps_its_accuracy_over_a_thousand_steps():
+    """Gaussian data of variance 1 is reproduced exactly by DDPM's mean with the noise sigma-hat, whatever the number of steps."""
+    sigmas = SU.nodes()
+    law = diffusion.output_law(one_gaussian(1.0).eps, sigmas, diffusion.forward_std(sigmas), mean_std=diffusion.posterior_std(sigmas))
+    exact = torch.special.ndtri((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000).numpy()
+    assert np.abs(law.quantiles(1000) - exact).max() < 1e-4
+    assert law.variance == pytest.approx(1, abs=1e-5)
+
+
 def test_an_output_law_of_a_decreasing_mean_is_refused():
-    with pytest.raises(ValueError, match="the mean decreases"):
+    with pytest.raises(ValueError, match="does not increase"):
         diffusion.output_law(lambda x, sigma: 3 * x, torch.tensor([1.0, 0.5], dtype=torch.float64), torch.zeros(1))
 
 

@@ -119,11 +119,11 @@ def test_json_round_trip(rows, scale):
         assert back == [("holds", c) for c in row["holds"]] + [("fails", c) for c in row["fails"]]
 
 
-def test_columns_join_distinct_values_in_order():
+def test_columns_join_values_in_order_and_methods_once():
     a, b = Check("a", "series", True, "1", "1", "", "exact"), Check("b", "limit", True, "2", "1", "0.1", "exact")
     book = Ledger("slug", "cpu")
     entry = book.add("C1", "a claim", "partly", holds=[a], fails=[b]).as_dict()
-    assert [entry[k] for k in ("method", "expected", "measured", "tolerance", "scope")] == ["series; limit", "1; 2", "1", "0.1", "exact"]
+    assert [entry[k] for k in ("method", "expected", "measured", "tolerance", "scope")] == ["series; limit", "1; 2", "1; 1", "0.1", "exact"]
     plain = book.add("C2", "an opinion", "not checkable", reason="taste").as_dict()
     assert [plain[k] for k in ("method", "measured", "scope")] == ["argument", "taste", "no experiment within reach"]
 
@@ -285,3 +285,10 @@ def test_runs_without_any_spread_are_refused_by_name():
 def test_every_verdict_has_a_color_of_its_own():
     assert set(ledger.VERDICTS) == set(TAKES)
     assert len(set(ledger.VERDICTS.values())) == len(TAKES)
+
+
+def test_mean_with_its_error():
+    assert ledger.with_error([1.0, 2.0, 3.0]) == "2.000 ± 0.577"
+    assert ledger.with_error([1, 3], digits=1) == "2.0 ± 1.0"
+    with pytest.raises(ValueError, match="1 numbers"):
+        ledger.with_error([1.0])

@@ -63,3 +63,15 @@ def test_lines_differ_in_color_dash_and_lightness():
     grey = [np.dot(matplotlib.colors.to_rgb(c), (0.2126, 0.7152, 0.0722)) for c in plotting.COLORS]
     assert all(abs(a - b) > 0.05 for a, b in itertools.pairwise(grey))
     assert plt.rcParams["savefig.facecolor"] == "white"
+
+
+def test_pictures_in_rows():
+    import torch
+
+    sheet = plotting.tile(torch.stack([torch.full((2, 2), v) for v in (-1.0, 0.5, 1.0, 3.0)]), 2)
+    assert sheet.shape == (8, 8)
+    assert sheet[1:3, 1:3].tolist() == [[-1, -1], [-1, -1]]
+    assert sheet[5:7, 5:7].tolist() == [[1, 1], [1, 1]], "clipped"
+    assert set(sheet[0].tolist()) == {0}
+    with pytest.raises(ValueError, match="in rows of 3"):
+        plotting.tile(torch.zeros(4, 2, 2), 3)

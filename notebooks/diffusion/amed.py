@@ -38,7 +38,7 @@ import torch
 import kexue_nb
 from kexue_nb import diffusion, ledger, metrics
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, tile
 
 # %% tags=["hide-input"]
 nb = kexue_nb.notebook("amed")
@@ -349,14 +349,27 @@ nb.claim(
 )
 
 # %%
-c_, mean_v, first_v = sp.symbols("c mean v", positive=True)
+c_, span, integral, first_v = sp.symbols("c h integral factor", positive=True)
 
 # %%
 nb.claim(
     "C4",
     "The paper's equations (8) and (9) are inconsistent: c in one is 1/c in the other.",
     "verified",
-    holds=[sym.solves("(8): v = c · mean; the step needs factor · v = mean", sp.Eq(first_v * c_ * mean_v, mean_v), first_v, 1 / c_)],
+    holds=[
+        sym.solves(
+            "velocity from (8), v = (c/h) · integral; factor in (9) that makes the step, factor · h · v, equal the integral",
+            sp.Eq(first_v * span * (c_ / span * integral), integral),
+            first_v,
+            1 / c_,
+        ),
+        ledger.close(
+            "on the circle, a quarter turn: the step's factor (D5) times c of (8), 1 over the norm of the mean velocity",
+            float((scale / mean_of_circle.norm()).subs({a_: 0, b_: sp.pi / 2})),
+            1,
+            rel=1e-12,
+        ),
+    ],
 )
 
 # %% [markdown]
@@ -793,7 +806,6 @@ r2, r5 = nb.recorded("E2").result, nb.recorded("E5").result
 SC = {"E2": "full, digits, 3 seeds of 4,000", "E5": "full, MNIST, 3 seeds of 4,000"}
 RMSE_OF = lambda rec, key: [row[0] for row in rec[key]]
 FD_OF = lambda rec, key: [row[1] for row in rec[key]]
-mean_se = lambda values: (lambda m_, s_: f"{m_:.3f} ± {s_:.3f}")(*(float(w) for w in metrics.mean_stderr(torch.tensor(values))))
 KEYS = {
     "euler": "DDIM",
     "ipndm": "iPNDM",
@@ -806,9 +818,9 @@ KEYS = {
 for id_, rec, what in (("E2", r2, "digits"), ("E5", r5, "MNIST")):
     nb.results(
         id_,
-        f"FD on {what}, mean ± s.e. of 3 seeds ({nb.recorded(id_).device}); the fine Heun reference has {mean_se(FD_OF(rec, 'reference'))}, real training pictures {rec['floor']:.3f}",
+        f"FD on {what}, mean ± s.e. of 3 seeds ({nb.recorded(id_).device}); the fine Heun reference has {ledger.with_error(FD_OF(rec, 'reference'))}, real training pictures {rec['floor']:.3f}",
         ["calls", *KEYS.values()],
-        [[n, *(mean_se(FD_OF(rec, f"{k_} {n}")) for k_ in KEYS)] for n in NFES],
+        [[n, *(ledger.with_error(FD_OF(rec, f"{k_} {n}")) for k_ in KEYS)] for n in NFES],
     )
 verdict = {}
 for id_, rec in (("E2", r2), ("E5", r5)):
@@ -912,12 +924,6 @@ nb.show(figure)
 
 
 # %% tags=["hide-input"]
-def tile(pictures, columns):
-    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
-    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
-    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
-
-
 mnist = diffusion.teacher("mnist28", nb.device)
 eight = 80 * torch.randn(8, 1, 28, 28, generator=torch.Generator(nb.device).manual_seed(55), device=nb.device)
 afs = diffusion.analytic_first_step(mnist.eps, 80.0)
@@ -1361,7 +1367,7 @@ nb.claim(
         ledger.increasing("toy: DDIM's RMSE over ever larger steps (320 to 10 calls)", curve["euler"][::-1]),
         ledger.more(
             "largest intermediate time of AMED on the toy, 5 calls",
-            float(80 * (0.002 / 80) ** 0.0 * (float(diffusion.karras_sigmas(4)[1]) / 80) ** float(r5_[0])),
+            80 * (float(diffusion.karras_sigmas(4)[1]) / 80) ** float(r5_[0]),
             1,
         ),
     ],

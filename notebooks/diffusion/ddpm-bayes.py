@@ -38,7 +38,7 @@ import torch
 import kexue_nb
 from kexue_nb import diffusion, ledger, metrics
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED
+from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED, tile
 
 # %% tags=["hide-input"]
 nb = kexue_nb.notebook("ddpm-bayes")
@@ -155,7 +155,7 @@ nb.derivation(
     ledger.more("reverse mean at t = 100, x_t = 0.5: toy over N(0, 1)", at_100["toy"] - at_100["N(0, 1)"], 0.004),
     ledger.more("N(0, 1) over a point at 0", at_100["N(0, 1)"] - at_100["a point at 0"], 0.004),
     sym.identity(
-        "ratio of the factors integrates to 1 with x_0: exponent's quadratic form has no x_0 or x_t left",
+        "with x_0: the precision of x_{t−1} depends on the schedule alone",
         sp.diff(log_normal(xt, a * x, b2) + log_normal(x, A * x0, B2) - log_normal(xt, a * A * x0, Bt2), x, 2),
         -Bt2 / (B2 * b2),
     ),
@@ -446,7 +446,7 @@ nb.claim(
         ledger.less("largest error of the variance", worst[1], 1e-10, digits=2, method="numeric, quadrature"),
         ledger.more(
             "for scale: the defect itself at t = 300, x_t = 0, over β̃²",
-            defects_scale := (row(300)[2] ** 2 * float(toy.posterior_variance(torch.zeros(1, 1, dtype=torch.float64), su.sigma[300])))
+            (row(300)[2] ** 2 * float(toy.posterior_variance(torch.zeros(1, 1, dtype=torch.float64), su.sigma[300])))
             / float(su.bar_beta[299] * su.beta[300] / su.bar_beta[300]) ** 2,
             0.003,
             digits=2,
@@ -974,7 +974,6 @@ nb.experiment(
 # DDIM's zero ({doc}`ddim <ddim>`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss, on the same starts; the last step adds no noise, as in the paper's algorithm.
 
 # %% tags=["hide-input"]
-mean_se = lambda values: (lambda m_, s_: f"{m_:.3f} ± {s_:.3f}")(*(float(w) for w in metrics.mean_stderr(torch.tensor(values))))
 pick = lambda rec, kind, S, j: [r_[j] for r_ in rec[f"{kind} {S}"]]
 kinds = {"none": "none (DDIM)", "tilde": "β̃", "beta": "β", "star": "σ*"}
 for id_, rec, what in (("E4", r4, "digits"), ("E6b", r6b, "MNIST")):
@@ -982,7 +981,7 @@ for id_, rec, what in (("E4", r4, "digits"), ("E6b", r6b, "MNIST")):
         id_ if id_ == "E4" else "E6",
         f"FD / SW2 on {what}, mean ± s.e. ({nb.recorded(id_).device}); real training against test pictures {rec['floor'][0]:.3f} / {rec['floor'][1]:.3f}",
         ["steps", *kinds.values()],
-        [[S, *(f"{mean_se(pick(rec, k_, S, 0))} / {np.mean(pick(rec, k_, S, 1)):.3f}" for k_ in kinds)] for S in (5, 10, 20, 50)],
+        [[S, *(f"{ledger.with_error(pick(rec, k_, S, 0))} / {np.mean(pick(rec, k_, S, 1)):.3f}" for k_ in kinds)] for S in (5, 10, 20, 50)],
     )
 with mock.patch.object(diffusion, "optimal_std", side_effect=diffusion.optimal_std) as spy:
     few_steps(nb.device, "digits8", [0], 40, [4])
@@ -1071,12 +1070,6 @@ nb.claim(
 
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eleven pictures along one sampling path. Above, the state, pure noise until about t = 300. Below, the predicted digit: a blurred average for the first half of the path, then a definite digit that changes little."}}
-def tile(pictures, columns):
-    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
-    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
-    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
-
-
 mnist = diffusion.teacher("mnist28", nb.device)
 strip_nodes = su.nodes(diffusion.linear_taus(1000, 100))
 source = torch.Generator(nb.device).manual_seed(12)

@@ -33,13 +33,14 @@ from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.integrate
 import sympy as sp
 import torch
 
 import kexue_nb
 from kexue_nb import data, diffusion, ledger, metrics, unet
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED
+from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, RED, tile
 
 # %% tags=["hide-input"]
 nb = kexue_nb.notebook("ddpm-vae")
@@ -398,7 +399,7 @@ nb.derivation(
         sp.simplify((A**2 * v + B**2 - 1 - sp.log(B**2)) / 2),
         (A**2 * (v - 1) - sp.log(1 - A**2)) / 2,
     ),
-    sym.limit("(b) which vanishes only with ᾱ", (A**2 * (v - 1) - sp.log(1 - A**2)) / 2, A, 0, 0),
+    sym.limit("(b) which vanishes with ᾱ", (A**2 * (v - 1) - sp.log(1 - A**2)) / 2, A, 0, 0),
     sym.series(
         "(c) the first term of the logarithm", sp.log(1 - sp.Rational(2, 100) * k / T_) / 2, -sp.Rational(1, 100) * k / T_, k, order=2
     ),
@@ -596,10 +597,12 @@ def marginal_kl(T, which):
     nodes = s.nodes()
     mean_std = diffusion.posterior_std(nodes)
     std = diffusion.optimal_std(nodes, diffusion.mmse_1d(toy, nodes[:-1])) if which == "star" else diffusion.forward_std(nodes)
-    law = diffusion.output_law(toy.eps, nodes, std, mean_std=mean_std, points=16384)
+    law = diffusion.output_law(toy.eps, nodes, std, mean_std=mean_std, points=8192)
     p = toy.log_density(torch.from_numpy(law.grid)[:, None]).exp().numpy()
     inside = p > 1e-12
-    return float(np.trapezoid(np.where(inside, p * np.log(np.where(inside, p, 1) / np.clip(law.density, 1e-12, None)), 0), law.grid)), law
+    return float(
+        scipy.integrate.trapezoid(np.where(inside, p * np.log(np.where(inside, p, 1) / np.clip(law.density, 1e-12, None)), 0), law.grid)
+    ), law
 
 
 marginals = {T: marginal_kl(T, "star") for T in (1, 2, 4, 8, 16, 64)}
@@ -679,7 +682,7 @@ post, fwd = diffusion.posterior_std(nodes), diffusion.forward_std(nodes)
 truth = np.interp((np.arange(20000) + 0.5) / 20000, np.cumsum(log_p.exp().numpy()) * float(line[1, 0] - line[0, 0]), line[:, 0].numpy())
 coarse = su.nodes(diffusion.linear_taus(1000, 200))
 outputs = {
-    name: diffusion.output_law(toy.eps, coarse, std(coarse), mean_std=diffusion.posterior_std(coarse), points=8192)
+    name: diffusion.output_law(toy.eps, coarse, std(coarse), mean_std=diffusion.posterior_std(coarse))
     for name, std in (("tilde", diffusion.posterior_std), ("beta", diffusion.forward_std))
 }
 w2 = {name: float(metrics.w2_1d(torch.from_numpy(law.quantiles(20000)), torch.from_numpy(truth))) for name, law in outputs.items()}
@@ -1177,13 +1180,12 @@ nb.claim(
 )
 
 # %% tags=["hide-input"]
-mean_se = lambda values: (lambda m_, s_: f"{m_:.3g} ± {s_:.1g}")(*(float(v_) for v_ in metrics.mean_stderr(torch.tensor(values))))
 nb.results(
     "E5",
     f"MNIST, U-Net of 224k parameters, 2,000 steps of batch 128, DDPM samples in 50 steps; mean ± s.e. of 3 seeds ({nb.recorded('E5').device}). Floor of the teacher's classifier: FD of training against test pictures {diffusion.teacher('mnist28').report['frechet_train_test']}",
     ["variant", "test loss", "FD", "SW2"],
     [
-        [name, mean_se(r5[a_]["loss"]), mean_se(r5[a_]["fd"]), mean_se(r5[a_]["sw2"])]
+        [name, ledger.with_error(r5[a_]["loss"]), ledger.with_error(r5[a_]["fd"]), ledger.with_error(r5[a_]["sw2"])]
         for a_, name in (
             ("simple", "L_simple, group norm, sines"),
             ("batch", "batch norm"),
@@ -1192,7 +1194,7 @@ nb.results(
             ("x0", "x₀ weights"),
         )
     ]
-    + [["batch norm, batch statistics when sampling", "–", mean_se(r5["batch"]["fd_train_mode"]), "–"]],
+    + [["batch norm, batch statistics when sampling", "–", ledger.with_error(r5["batch"]["fd_train_mode"]), "–"]],
 )
 
 # %% [markdown]
@@ -1300,12 +1302,6 @@ nb.claim(
 
 
 # %% tags=["hide-input"]
-def tile(pictures, columns):
-    """Pictures (N, s, s) in rows of the given number, with a grey line between them."""
-    framed = torch.nn.functional.pad(pictures.detach().cpu().clamp(-1, 1), (1, 1, 1, 1), value=0.0)
-    return torch.cat([torch.cat(list(row), 1) for row in framed.split(columns)])
-
-
 torch.manual_seed(1)
 fresh, losses = unet.UNet().to(nb.device), []
 diffusion.train_denoiser(
