@@ -175,3 +175,15 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> fl
     directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a.device)
     directions = directions / directions.norm(dim=0)
     return float(w2_1d((a @ directions).T, (b @ directions).T).square().mean().sqrt())
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two samples (N, ...) and (M, ...), without the pairs of a row with itself.
+
+    Zero in the mean only for equal laws (Szekely and Rizzo 2013); an unbiased estimate, so it can be slightly negative.
+    """
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"samples of shape {tuple(a.shape)} and {tuple(b.shape)}: give two samples of equal dimension, two rows or more")
+    within = sum(float(torch.cdist(x, x).sum()) / (len(x) * (len(x) - 1)) for x in (a, b))
+    return 2 * float(torch.cdist(a, b).mean()) - within

@@ -216,3 +216,29 @@ def test_wasserstein_distances():
     assert metrics.sliced_w2(x, x + shift, projections=4000) == pytest.approx(3 / math.sqrt(3), rel=0.05), "a shift s gives |s| / sqrt(d)"
     with pytest.raises(ValueError, match="equal dimension"):
         metrics.sliced_w2(x, x[:, :2])
+
+
+def test_energy_distance_of_two_normals_and_of_equal_laws():
+    """In one dimension, N(0, 1) against N(m, 1): 2 E|N(m, 2)| - 2 E|N(0, 2)|, in closed form."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 4000, 1, generator=g, dtype=torch.float64)
+    m = 1.5
+    folded = lambda mu, s: s * math.sqrt(2 / math.pi) * math.exp(-(mu**2) / (2 * s**2)) + mu * math.erf(mu / s / math.sqrt(2))
+    expected = 2 * folded(m, math.sqrt(2)) - 2 * folded(0.0, math.sqrt(2))
+    assert metrics.energy_distance(a, b + m) == pytest.approx(expected, rel=0.05)
+    assert abs(metrics.energy_distance(a, b)) < 2e-3
+    assert metrics.energy_distance(a[:3], a[3:5] + 1) == pytest.approx(brute_energy(a[:3], a[3:5] + 1), abs=1e-12)
+
+
+def brute_energy(a, b):
+    """The definition, pair by pair."""
+    mean = lambda values: sum(values) / len(values)
+    cross = mean([abs(float(x - y)) for x in a for y in b])
+    inside = [mean([abs(float(x[i] - x[j])) for i in range(len(x)) for j in range(len(x)) if i != j]) for x in (a, b)]
+    return 2 * cross - sum(inside)
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 2), (3, 3)), ((1, 2), (3, 2))])
+def test_energy_distance_refuses_unequal_dimensions_and_single_rows(a, b):
+    with pytest.raises(ValueError, match="equal dimension"):
+        metrics.energy_distance(torch.zeros(a), torch.zeros(b))

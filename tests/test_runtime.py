@@ -142,3 +142,29 @@ def test_calibrate_is_a_positive_time():
     start = time.perf_counter()
     seconds = runtime.calibrate()
     assert 0.01 < seconds <= time.perf_counter() - start
+
+
+def test_graphed_is_the_step_itself_without_a_gpu():
+    step = lambda: None
+    assert runtime.graphed(step, torch.device("cpu")) is step
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphed_steps_equal_plain_steps():
+    def trained(wrap):
+        device = torch.device("cuda")
+        generator = torch.Generator(device).manual_seed(0)
+        w = torch.zeros(3, device=device, requires_grad=True)
+        adam = torch.optim.Adam([w], lr=0.1, capturable=True)
+
+        def step():
+            adam.zero_grad(set_to_none=True)
+            (w - torch.randn(3, generator=generator, device=device)).square().sum().backward()
+            adam.step()
+
+        advance = wrap(step, device, generator)
+        for _ in range(20):
+            advance()
+        return w.detach().cpu()
+
+    assert torch.allclose(trained(runtime.graphed), trained(lambda step, *_: step), atol=1e-6)
