@@ -13,11 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddpm-bayes.ipynb)
 #
-# **The point.** Bayes' rule turns the noising chain around once $x_0$ is known; DDPM puts a *guess* of $x_0$ in its place. This looks like an approximation twice
-# over, and is not: for any data law the mean it gives is exact, and the covariance is too small by exactly $\gamma_t^2\operatorname{Cov}(x_0|x_t)$. The guess itself is
-# poor for half of the chain (for digits at $t=1000$ a trained network's squared error is many times the variance of the data), and the sampler moves only a
-# fraction $\rho_t$, about one per cent, of the way to it: literally the rule of the Lookahead optimizer. The two variances that the post derives for special
-# data are the ends of an interval in which every data set lies.
+# **The point.** Bayes' rule turns the noising chain around once $x_0$ is known; DDPM puts a *guess* of $x_0$ in its place. If the guess is the posterior mean
+# $\mathbb E[x_0|x_t]$, DDPM's mean is exact for any data law, and its covariance $\tilde\beta_t^2I$ is too small by $\gamma_t^2\operatorname{Cov}(x_0|x_t)$. The
+# two variances that the post derives for special data bound the best scalar one for all data of variance at most 1. A network's guess is poor near pure noise (for
+# digits its squared error at $t=1000$ is 21 times the variance of the data), but the sampler moves only a fraction $\rho_t$ of the way to it, one per cent
+# in the middle of the chain: the rule of the Lookahead optimizer.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -28,6 +28,7 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
 import math
+from fractions import Fraction
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -55,26 +56,42 @@ def reverse_kernel(t, x_t, schedule=su):
     return weight, center + a * prior / total * (x_t - a * center), float((prior * b**2 / total)[0])
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for a chain of 8 steps. Each compares it with Gaussians of the same mean and three widths. At t = 6 all agree. At t = 2, between the modes, the exact density has two humps, which no Gaussian follows. At t = 2, off the middle, it is skewed; the Gaussian with beta tilde is far too narrow there, too."}}
+def reverse_numbers(schedule):
+    """β̃_t², γ_t and, for the toy data, σ*_t² of the steps t = 1..T: three float64 tensors (T,)."""
+    b, bar_a, bar_b = schedule.beta[1:], schedule.bar_alpha, schedule.bar_beta
+    tilde_sq = (bar_b[:-1] * b / bar_b[1:]) ** 2
+    gamma = bar_a[:-1] * b**2 / bar_b[1:] ** 2
+    return tilde_sq, gamma, tilde_sq + gamma**2 * diffusion.mmse_1d(toy, schedule.sigma[1:])
+
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with the exact density of x at t minus 1 given x at t, for toy data of two narrow Gaussians and a chain of 8 steps. Each compares it with Gaussians of three widths around the mean of DDPM's formula. At t = 6 all agree. At t = 2, between the modes, the exact density has two humps, which no Gaussian follows. At t = 2, off the middle, it is skewed; the Gaussian with beta tilde is far too narrow there, too."}}
 coarse, short = diffusion.exponential_schedule(8), diffusion.exponential_schedule(20)
+tilde_sq, gammas, star_sq = reverse_numbers(coarse)
+normal = lambda g, mu, s: np.exp(-((g - mu) ** 2) / (2 * s * s)) / s / math.sqrt(2 * math.pi)
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.1))
+mean_gaps, drawn = [], {}
 for axes, (t, x) in zip(panels, ((6, 0.3), (2, 0.0), (2, 0.6)), strict=True):
     weight, means, variance = reverse_kernel(t, x, coarse)
-    b, Bt, Bm, A = (float(v) for v in (coarse.beta[t], coarse.bar_beta[t], coarse.bar_beta[t - 1], coarse.bar_alpha[t - 1]))
-    tilde, gamma = Bm * b / Bt, A * b**2 / Bt**2
-    m = float(diffusion.mmse_1d(toy, coarse.sigma[t : t + 1])[0])
-    center = float(weight @ means)
+    guess_x0 = float(toy.denoise(torch.tensor([[x]], dtype=torch.float64) / coarse.bar_alpha[t], coarse.sigma[t]))
+    center = float(coarse.alpha[t] * (coarse.bar_beta[t - 1] / coarse.bar_beta[t]) ** 2 * x + gammas[t - 1] * guess_x0)
+    mean_gaps.append(abs(center - float(weight @ means)))
+    b = float(coarse.beta[t])
     grid = np.linspace(center - 4 * b, center + 4 * b, 400)
-    normal = lambda g, mu, s: np.exp(-((g - mu) ** 2) / (2 * s * s)) / s / math.sqrt(2 * math.pi)
     exact = sum(float(w) * normal(grid, float(mu), math.sqrt(variance)) for w, mu in zip(weight, means, strict=True))
     axes.fill_between(grid, exact, color=GREY, alpha=0.4, lw=0)
-    for s, name, color, style in ((tilde, "β̃", ORANGE, "--"), (b, "β", GREEN, ":"), (math.sqrt(tilde**2 + gamma**2 * m), "σ*", BLUE, "-")):
+    widths = (float(tilde_sq[t - 1]) ** 0.5, b, float(star_sq[t - 1]) ** 0.5)
+    drawn[t] = widths
+    for s, name, color, style in zip(widths, ("β̃", "β", "σ*"), (ORANGE, GREEN, BLUE), ("--", ":", "-"), strict=True):
         axes.plot(grid, normal(grid, center, s), style, color=color, label=name)
     axes.set(title=f"t = {t} of 8, x_t = {x:g}", xlabel="x at t − 1", ylim=(0, None))
 panels[0].legend(fontsize=9)
 panels[0].set_ylabel("density (grey: exact)")
-figure.suptitle("The mean is exact; the width is what the guess of x₀ gets wrong", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("DDPM's mean is exact; its width and shape are not", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
+
+# %% [markdown]
+# One reverse step of a chain of only 8 steps, on the *toy* data $\frac12\mathcal N(-0.8,0.2^2)+\frac12\mathcal N(0.8,0.2^2)$, whose posterior is known. The lines
+# are Gaussians around DDPM's mean with the exact guess of $x_0$: with the post's two standard deviations $\tilde\beta_t$ and $\beta_t$, and with the best one, $\sigma_t^*$.
 
 # %% [markdown]
 # ## The question
@@ -88,10 +105,12 @@ nb.show(figure)
 # {cite}`ho2020ddpm`, loss and sampler. What does the replacement cost? On data whose posterior is known in closed form we can say it in numbers, and then look
 # at a trained network.
 #
-# Notation as in {doc}`ddpm-vae <ddpm-vae>`: $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$, $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$,
-# $\gamma_t=\bar\alpha_{t-1}\beta_t^2/\bar\beta_t^2$, $m_t$ the mean over dimensions of $\operatorname{Var}(x_0|x_t)$, averaged over $x_t$. New here:
-# $\bar\mu(x_t)$, the prediction of $x_0$; $\tilde\mu(x_t,x_0)$, the mean of $p(x_{t-1}|x_t,x_0)$; $\rho_t=\beta_t^2/\bar\beta_t^2$. From here on $\epsilon_\theta$
-# predicts the *accumulated* noise $\varepsilon$ in $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$.
+# Notation as in {doc}`ddpm-vae <ddpm-vae>`: $x_0\in\mathbb R^d$, $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$,
+# $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$, $\gamma_t=\bar\alpha_{t-1}\beta_t^2/\bar\beta_t^2$, $m_t$ the mean over dimensions of
+# $\operatorname{Var}(x_0|x_t)$, averaged over $x_t$; the schedule is the post's $\alpha_t^2=1-0.02\,t/1000$ (`su` in the code) where nothing else is said.
+# New here: $\bar\mu(x_t)$, the prediction of $x_0$; $\tilde\mu(x_t,x_0)$, the mean of $p(x_{t-1}|x_t,x_0)$; $\rho_t=\beta_t^2/\bar\beta_t^2$; and
+# $\varsigma_t=\bar\beta_t/\bar\alpha_t$, the noise level (`sigma` in the code). From here on $\epsilon_\theta$ predicts the *accumulated* noise
+# $\varepsilon$ in $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$. Sampling runs from $t=1000$, pure noise, down to 0.
 #
 # ## Bayes' rule with $x_0$ known
 #
@@ -136,7 +155,7 @@ nb.derivation(
 
 # %%
 def bayes_mean(t, x_t, mixture, points=20001):
-    """E[x_{t-1} | x_t] from the marginal p(x_{t-1}) by quadrature: Bayes' rule without x_0."""
+    """Mean and variance of p(x_{t-1} | x_t) from the marginal p(x_{t-1}) by quadrature: Bayes' rule without x_0."""
     y = torch.linspace(-6, 6, points, dtype=torch.float64)
     marginal = mixture.log_density(y[:, None] / su.bar_alpha[t - 1], su.sigma[t - 1])
     weight = (marginal - (x_t - su.alpha[t] * y) ** 2 / (2 * su.beta[t] ** 2)).softmax(0)
@@ -246,11 +265,40 @@ nb.derivation(
     sym.identity("μ̃(x_t, μ̄)", mu_tilde.subs(x0, guess), sampler_mean),
 )
 
+# %% [markdown]
+# The sampler as a loop, its noise `std[t]` left open:
+
+
 # %%
-draw = torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-one = torch.tensor([float(su.sigma[300]), float(su.sigma[299])], dtype=torch.float64)
-stepped = diffusion.to_vp(diffusion.endpoint(diffusion.ddpm(toy.eps, one, diffusion.from_vp(draw, one[0]), torch.zeros(1), None)), one[1])
-by_hand = (draw - su.beta[300] ** 2 / su.bar_beta[300] * toy.eps(diffusion.from_vp(draw, one[0]), one[0])) / su.alpha[300]
+def sample(eps_theta, x, std, draw, schedule):
+    """From x (N, ...) at t = T to t = 0: eps_theta(x, t) predicts the noise in x, std is (T+1,), draw(x) gives normal numbers like x."""
+    for t in range(schedule.T, 0, -1):
+        x = (x - schedule.beta[t] ** 2 / schedule.bar_beta[t] * eps_theta(x, t)) / schedule.alpha[t]
+        if std[t] > 0:
+            x = x + std[t] * draw(x)
+    return x
+
+
+def in_post_units(eps, schedule):
+    """eps(x/ᾱ, ς) of the package as a function of the post's x_t and t."""
+    return lambda x, t: eps(diffusion.from_vp(x, schedule.sigma[t]), float(schedule.sigma[t]))
+
+
+tilde_std = torch.cat([torch.zeros(1, dtype=torch.float64), reverse_numbers(short)[0].sqrt()])
+first = torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+source = diffusion.gaussian(torch.Generator().manual_seed(2))
+by_loop = sample(in_post_units(toy.eps, short), first, tilde_std, lambda x: source(0, x), short)
+source = diffusion.gaussian(torch.Generator().manual_seed(2))
+nodes = short.nodes()
+packaged = diffusion.endpoint(diffusion.ddpm(toy.eps, nodes, diffusion.from_vp(first, nodes[0]), diffusion.posterior_std(nodes), source))
+
+# %%
+alpha_p, bar_p, before_p = sp.symbols("alpha_p alphabar_p alphabar_before", positive=True)  # the paper's letters: squares of ours
+ours = {alpha_p: a**2, bar_p: (a * A) ** 2, before_p: A**2}
+algorithm_2 = (xt - (1 - alpha_p) / sp.sqrt(1 - bar_p) * net) / sp.sqrt(alpha_p)
+equation_7 = (sp.sqrt(before_p) * (1 - alpha_p) * x0 + sp.sqrt(alpha_p) * (1 - before_p) * xt) / (1 - bar_p)
+one_step_noise = (0.5 - float(su.alpha[100]) * at_100["toy"]) / float(su.beta[100])  # E[ε_t | x_t = 0.5], by quadrature
+accumulated = float(toy.eps(torch.tensor([[0.5]], dtype=torch.float64) / su.bar_alpha[100], su.sigma[100]))
 
 # %%
 nb.claim(
@@ -258,62 +306,76 @@ nb.claim(
     "The sampling step derived this way is DDPM's.",
     "verified",
     holds=[
-        sym.identity("coefficient of the noise prediction", sp.diff(mu_tilde.subs(x0, guess), net), -b2 / (a * Bt)),
-        ledger.less("the helper's ddpm step at t = 300 against this formula", float((stepped - by_hand).abs().max()), 1e-9, digits=2),
+        sym.identity("the mean of the paper's algorithm 2, in its letters", algorithm_2.subs(ours), mu_tilde.subs(x0, guess)),
+        ledger.less(
+            "the loop against the package's DDPM: 20 steps on the toy, same noise", float((by_loop - packaged).abs().max()), 1e-9, digits=1
+        ),
     ],
 )
-
-# %%
-one_step_net = sp.sqrt(b2) / Bt * net  # what post 2 calls eps_theta
 
 # %%
 nb.claim(
     "C4",
     "This sampler, that of post 2 (ddpm-vae) and that of the paper are the same map.",
     "verified",
-    holds=[sym.identity("post 2's mean with ε_θ rescaled by β/β̄", (xt - sp.sqrt(b2) * one_step_net) / a, mu_tilde.subs(x0, guess))],
+    holds=[
+        sym.identity("the paper's equation 7, its posterior mean", equation_7.subs(ours), mu_tilde),
+        ledger.close(
+            "what post 2's network predicts, E[ε_t|x_t], over β/β̄ E[ε|x_t]: toy, t = 100",
+            one_step_noise / accumulated,
+            float(su.beta[100] / su.bar_beta[100]),
+            rel=1e-8,
+        ),
+        sym.identity(
+            "with that factor post 2's mean (x_t − β ε_θ)/α is this one",
+            (xt - sp.sqrt(b2) * (sp.sqrt(b2) / Bt * net)) / a,
+            mu_tilde.subs(x0, guess),
+        ),
+    ],
 )
 
 # %% [markdown]
 # ### The weight that is dropped
 #
-# $\bar\beta_t^2/\bar\alpha_t^2$, the squared noise level $\sigma_t^2$ of the sibling notebooks' code, spans nine decades. Dropping it is not cosmetic:
-# {doc}`ddpm-vae <ddpm-vae>` (E3) trains with and without it. And the denoiser's loss and the divergence of post 2 differ by more than a constant: the ratio of their weights,
-# $\bar\beta_t^2\bar\beta_{t-1}^2/(\bar\alpha_{t-1}^2\beta_t^2)$, depends on $t$. For an unlimited network all weights give the same minimiser.
+# $\bar\beta_t^2/\bar\alpha_t^2=\varsigma_t^2$ spans nine decades. Dropping it is not cosmetic: {doc}`ddpm-vae <ddpm-vae>` (E3) trains with and without it. And the
+# denoiser's loss and the divergence of post 2, in nats with $\sigma=\tilde\beta$, differ by more than a constant: the ratio of their weights,
+# $2\bar\beta_t^2\bar\beta_{t-1}^2/(\bar\alpha_{t-1}^2\beta_t^2)$, depends on $t$. For an unlimited network all weights give the same minimiser.
 
 # %%
-TABLE = {  # t: β̄²/ᾱ², coefficient of x_t, of x_0, ρ
-    1: (2.00004e-5, 0, 1, 1),
-    2: (6.00028e-5, 0.333331, 0.666669, 0.666676),
-    10: (1.10068e-3, 0.818176, 0.181824, 0.181905),
-    100: (0.106352, 0.980175, 0.0198001, 0.0208056),
-    300: (1.47147, 0.992906, 0.00642960, 0.0100775),
-    500: (11.3468, 0.994102, 0.00311233, 0.0108813),
-    700: (137.390, 0.992873, 0.00120722, 0.0141019),
-    1000: (23799, 0.989949, 1.30962e-4, 0.0200008),
-}
 numeric = {k: sp.lambdify((a, A), f) for k, f in {"weight": Bt2 / (a * A) ** 2, "x_t": on_xt, "x_0": on_x0, "rho": b2 / Bt2}.items()}
 row = lambda t: [float(f(float(su.alpha[t]), float(su.bar_alpha[t - 1]))) for f in numeric.values()]
-near = lambda name, column, ts, rel=2e-5: [
-    ledger.close(f"{name}, t = {t}", row(t)[column], TABLE[t][column], rel=rel, digits=6) for t in ts
-]
+rows = np.array([row(t) for t in range(1, 1001)])  # columns: weight, coefficient of x_t, coefficient of x_0, ρ
+squares = [1 - Fraction(2 * k, 100_000) for k in range(1, 1001)]  # α_t², exactly
 
 # %%
 nb.claim(
     "C5",
     "The dropped weight spans nine decades.",
     "verified",
-    holds=[*near("weight", 0, TABLE), ledger.more("decades from t = 1 to 1000", math.log10(row(1000)[0] / row(1)[0]), 9)],
+    holds=[
+        ledger.close("weight at t = 1000, from exact fractions", rows[999, 0], float(1 / math.prod(squares) - 1), rel=1e-9, digits=6),
+        ledger.close("at t = 1", rows[0, 0], float(1 / squares[0] - 1), rel=1e-9, digits=6),
+        ledger.more("decades between them", math.log10(rows[999, 0] / rows[0, 0]), 9),
+    ],
 )
 nb.claim(
     "C6",
-    "The coefficients of μ̃: near 1 on x_t, small on x_0, except in the last ten steps.",
+    "The coefficients of μ̃: 1/3 on x_t and 2/3 on x_0 at t = 2, but at least 0.9 and at most 0.1 from t = 20 on.",
     "verified",
-    holds=[*near("on x_t", 1, (2, 10, 100, 300, 500, 700, 1000)), *near("on x_0", 2, TABLE)],
+    holds=[
+        ledger.close("on x_0, t = 1", rows[0, 2], 1, rel=1e-9, digits=6),
+        ledger.close("on x_0, t = 2", rows[1, 2], 0.666669, rel=2e-6, digits=6),
+        ledger.close("on x_t, t = 2", rows[1, 1], 0.333331, rel=2e-6, digits=6),
+        ledger.more("least on x_t, t >= 20", rows[19:, 1].min(), 0.9),
+        ledger.less("largest on x_0, t >= 20", rows[19:, 2].max(), 0.1),
+        ledger.close("on x_0, t = 1000", rows[999, 2], 1.30962e-4, rel=2e-5, digits=6),
+    ],
 )
 
 # %%
-star_weight = (b2 / (a * Bt)) ** 2 / tilde2  # post 2's weight with σ = β̃
+two_means = (mu_tilde - mu_tilde.subs(x0, guess)).subs(xt, a * A * x0 + Bt * e)
+in_nats = two_means**2 / (2 * tilde2)  # KL(N(μ̃(x_t, x_0), β̃²) ‖ N(μ̃(x_t, μ̄), β̃²))
+ratio_at = sp.lambdify((a, A), 2 * Bt2 * B2 / (A**2 * b2))
 
 # %%
 nb.claim(
@@ -321,12 +383,13 @@ nb.claim(
     "The denoiser is reached directly here; its loss is that of post 2 up to a weight that depends on t.",
     "verified",
     holds=[
-        sym.identity("ratio of the two weights", Bt2 / (a * A) ** 2 / star_weight, Bt2 * (1 / A**2 - 1) / b2),
+        sym.identity("post 2's term in nats, with σ = β̃", in_nats, b2**2 / (2 * a**2 * Bt2 * tilde2) * (e - net) ** 2),
+        sym.identity(
+            "the denoiser's loss is this times the ratio", in_nats * 2 * Bt2 * B2 / (A**2 * b2), Bt2 / (a * A) ** 2 * (e - net) ** 2
+        ),
         ledger.more(
             "the ratio at t = 1000 over that at t = 100",
-            math.exp(
-                2 * sum(s * math.log(float(su.bar_beta[t]) * float(su.sigma[t - 1]) / float(su.beta[t])) for t, s in ((1000, 1), (100, -1)))
-            ),
+            ratio_at(float(su.alpha[1000]), float(su.bar_alpha[999])) / ratio_at(float(su.alpha[100]), float(su.bar_alpha[99])),
             1e5,
             digits=2,
         ),
@@ -345,15 +408,17 @@ nb.claim(
 # %%
 reverse_normal = -2 * (log_normal(xt, a * x, b2) + log_normal(x, 0, sp.Integer(1)) - log_normal(xt, 0, sp.Integer(1)))
 star = sp.Symbol("x_star", real=True)
+marginal = lambda y, coefficient: log_normal(y, coefficient * star, coefficient**2 * v + 1 - coefficient**2)  # data N(x_*, v)
+slope = sp.diff(log_normal(xt, a * x, b2) + marginal(x, A) - marginal(xt, a * A), x)  # of log p(x_{t-1} | x_t)
 
 # %%
 nb.derivation(
     "D6",
     "A single data point x_*: variance β̃², mean μ̃(x_t, x_*), which for x_* ≠ 0 is shifted by γ x_*.",
     sym.identity(
-        "unconditional Bayes with p(x_t) = p(x_t|x_*)",
-        sp.diff(exponent.subs(x0, star), x),
-        sp.diff(quadratic(x, on_xt * xt + on_x0 * star, tilde2), x),
+        "Bayes without x_0 for data N(x_*, v), v → 0: slope of the log density",
+        sp.Limit(slope, v, 0),
+        sp.diff(log_normal(x, on_xt * xt + on_x0 * star, tilde2), x),
     ),
     ledger.close(
         "shift of the mean between points at 0.3 and at 0, t = 100, by quadrature",
@@ -399,12 +464,15 @@ nb.claim(
 #
 # $$\operatorname{Cov}(x_{t-1}|x_t)=\tilde\beta_t^2I+\gamma_t^2\operatorname{Cov}(x_0|x_t).$$
 #
-# A perfect denoiser makes DDPM's mean exact; only the width is wrong, and by a known amount. The best single number for the variance is
+# The posterior mean as the guess makes DDPM's mean exact; the width is wrong, by a known amount, and so is the shape where the posterior of $x_0$ is not
+# Gaussian (first figure). The best single number for the variance is
 # $\sigma_t^{*2}=\tilde\beta_t^2+\gamma_t^2m_t$ {cite}`bao2022analytic`. D6 and D7 are the cases $m_t=0$ and $m_t=\bar\beta_t^2$. And since
 #
 # $$\beta_t^2-\sigma_t^{*2}=\gamma_t^2(\bar\beta_t^2-m_t),$$
 #
-# the two variances of the post are *bounds* whenever the data has second moment at most 1 about its mean.
+# the two variances of the post are *bounds* wherever $m_t\le\bar\beta_t^2$. That holds for data of variance at most 1 a dimension: no guess is better than the
+# posterior mean, and for data of variance $v$ the best *linear* guess has the error $v\bar\beta_t^2/(v\bar\alpha_t^2+\bar\beta_t^2)\le\bar\beta_t^2$. Data of
+# larger variance can leave the interval.
 
 # %%
 gamma = A * b2 / Bt2
@@ -443,6 +511,7 @@ nb.claim(
     "verified",
     holds=[
         ledger.less("largest error of the mean, 25 points (t, x_t)", worst[0], 1e-10, digits=2, method="numeric, quadrature"),
+        ledger.less("DDPM's mean in the first figure against the exact kernel's, largest difference", max(mean_gaps), 1e-12, digits=1),
         ledger.less("largest error of the variance", worst[1], 1e-10, digits=2, method="numeric, quadrature"),
         ledger.more(
             "for scale: the defect itself at t = 300, x_t = 0, over β̃²",
@@ -456,9 +525,26 @@ nb.claim(
 
 # %%
 m_toy = diffusion.mmse_1d(toy, su.sigma[1:])
-tilde_t = su.bar_beta[:-1] * su.beta[1:] / su.bar_beta[1:]
-star_t = tilde_t**2 + (su.bar_alpha[:-1] * su.beta[1:] ** 2 / su.bar_beta[1:] ** 2) ** 2 * m_toy
-wide = single(0.0, 1.5)
+tilde2_t, gamma_t, star_t = reverse_numbers(su)
+
+
+def mean_variance(t, mixture):
+    """σ*_t² from the definition: Var(x_{t-1} | x_t) by quadrature, averaged over x_t by quadrature."""
+    zs = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    weight = mixture.log_density(zs[:, None] / su.bar_alpha[t], su.sigma[t]).softmax(0)
+    return float(weight @ torch.tensor([bayes_mean(t, z, mixture, 6001)[1] for z in zs.tolist()], dtype=torch.float64))
+
+
+def kernel_variance(t, schedule):
+    """The same for any schedule, from the two-component kernel."""
+    zs = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    weight = toy.log_density(zs[:, None] / schedule.bar_alpha[t], schedule.sigma[t]).softmax(0)
+    kernels_ = [reverse_kernel(t, z, schedule) for z in zs.tolist()]
+    return float(weight @ torch.stack([w @ (mu - w @ mu) ** 2 + var for w, mu, var in kernels_]))
+
+
+by_definition = {t: mean_variance(t, toy) for t in (20, 100, 300)}
+wide = mean_variance(20, single(0.0, 1.5))
 
 # %%
 nb.claim(
@@ -466,38 +552,42 @@ nb.claim(
     "β̃² <= σ*² always; σ*² <= β² if and only if m_t <= β̄_t², as for data of variance at most 1.",
     "verified",
     holds=[
-        ledger.more("smallest σ*² − β̃² over t >= 2, toy", float((star_t - tilde_t**2)[1:].min()), 0, digits=2),
-        ledger.more("smallest β² − σ*², toy", float((su.beta[1:] ** 2 - star_t).min()), 0, digits=2),
-        ledger.less(
-            "β² − σ*² at t = 20 for data N(0, 1.5²), over β²", 1 - bayes_mean(20, 0.5, wide)[1] / float(su.beta[20]) ** 2, 0, digits=2
+        *[
+            ledger.close(f"toy, t = {t}: mean of Var(x_(t−1)|x_t) over the formula's σ*²", q / float(star_t[t - 1]), 1, abs=1e-6)
+            for t, q in by_definition.items()
+        ],
+        ledger.close(
+            "σ* drawn in the first figure, t = 2, against the exact kernel's", drawn[2][2] ** 2, kernel_variance(2, coarse), rel=1e-6
         ),
+        ledger.more("smallest β² − σ*², toy", float((su.beta[1:] ** 2 - star_t).min()), 0, digits=2),
+        sym.identity(
+            "error of the best linear guess: β̄² − m has the sign of 1 − v", Bt2 - m_gauss, Bt2**2 * (1 - v) / (v * (a * A) ** 2 + Bt2)
+        ),
+        ledger.more("data N(0, 1.5²), t = 20, by quadrature: σ*² over β²", wide / float(su.beta[20]) ** 2, 1, digits=6),
     ],
 )
 
 # %%
-SIX = {
-    1: (0.99952, 0),
-    2: (0.99904, 0.33334),
-    5: (0.99762, 0.66670),
-    10: (0.99534, 0.81826),
-    20: (0.99134, 0.90494),
-    50: (0.98583, 0.96126),
-    100: (0.99051, 0.98116),
-    200: (0.99806, 0.99190),
-    300: (0.99905, 0.99590),
-    500: (0.99973, 0.99911),
-}
+excess = lambda chosen: 0.5 * (star_t / chosen - 1 - (star_t / chosen).log())  # nats of each step beyond σ*²
+beta_costs, tilde_costs = excess(su.beta[1:] ** 2), excess(tilde2_t.clamp_min(1e-300))[1:]  # β̃ = 0 at t = 1: left out
+ratios = (star_t / su.beta[1:] ** 2, tilde2_t / su.beta[1:] ** 2)
 
 # %%
 nb.claim(
     "C11",
-    "For smooth data β is nearly right and β̃ badly wrong in the last fifty steps.",
+    "For smooth data β is nearly right and β̃ badly wrong, above all in the last ten steps: 0.82 of its 0.89 excess nats.",
     "verified",
-    holds=[ledger.close(f"σ*²/β², t = {t}", float(star_t[t - 1] / su.beta[t] ** 2), w[0], abs=1e-4, digits=5) for t, w in SIX.items()]
-    + [
-        ledger.close(f"β̃²/β², t = {t}", float(tilde_t[t - 1] ** 2 / su.beta[t] ** 2), w[1], abs=1e-4, digits=5)
-        for t, w in SIX.items()
-        if t > 1
+    holds=[
+        ledger.more("toy: smallest σ*²/β²", float(ratios[0].min()), 0.98),
+        *[
+            ledger.close(f"toy, t = {t}: {name}", float(q[t - 1]), w, abs=1e-4, digits=5)
+            for t, values in {2: (0.99904, 0.33334), 10: (0.99534, 0.81826), 50: (0.98583, 0.96126)}.items()
+            for q, w, name in zip(ratios, values, ("σ*²/β²", "β̃²/β²"), strict=True)
+        ],
+        ledger.close("excess divergence with β, all steps, nats", float(beta_costs.sum()), 0.0040, abs=1e-4, digits=2),
+        ledger.close("with β̃, steps from t = 2", float(tilde_costs.sum()), 0.888, abs=1e-3, digits=3),
+        ledger.close("of this up to t = 10", float(tilde_costs[:9].sum()), 0.820, abs=1e-3, digits=3),
+        ledger.less("and beyond t = 50", float(tilde_costs[49:].sum()), 0.006, digits=2),
     ],
 )
 
@@ -506,16 +596,21 @@ nb.claim(
 # $\beta_t$.
 
 # %%
-spread = {(t, z): bayes_mean(t, z * float(su.bar_alpha[t]), toy)[1] / float(su.beta[t]) ** 2 for t in (20, 50) for z in (0.0, 0.8, 1.5)}
+states = np.linspace(-2, 2, 161)
+spread = {t: np.array([bayes_mean(t, z, toy)[1] for z in states]) / float(su.beta[t]) ** 2 for t in (20, 50)}
+narrow = lambda t: 1 / (1 + float(su.alpha[t] ** 2 * (su.bar_alpha[t - 1] ** 2 * 0.04 + su.bar_beta[t - 1] ** 2) / su.beta[t] ** 2))
+one_mode = {t: narrow(t) * float(su.bar_alpha[t - 1] ** 2 * 0.04 + su.bar_beta[t - 1] ** 2) / float(su.beta[t]) ** 2 for t in (20, 50)}
 nb.claim(
     "C13",
     "No scalar variance is exact: on the toy Var(x_{t−1}|x_t)/β² at t = 50 runs from 0.985 to 1.137.",
     "verified",
     holds=[
-        ledger.close("t = 50, x_t = 0", spread[50, 0.0], 1.1370, abs=2e-4),
-        ledger.close("t = 50, far from the middle", spread[50, 1.5], 0.9854, abs=2e-4),
-        ledger.close("t = 20, x_t = 0", spread[20, 0.0], 1.1229, abs=2e-4),
-        ledger.close("t = 20, far from the middle", spread[20, 1.5], 0.9913, abs=2e-4),
+        ledger.close("t = 50: largest over x_t in [−2, 2]", spread[50].max(), 1.1370, abs=2e-4),
+        ledger.close("it stands at x_t", float(states[spread[50].argmax()]), 0, abs=1e-9, digits=1),
+        ledger.close("smallest", spread[50].min(), 0.9854, abs=2e-4),
+        ledger.close("which is that of one mode alone", spread[50].min(), one_mode[50], rel=1e-5),
+        ledger.close("t = 20: largest", spread[20].max(), 1.1229, abs=2e-4),
+        ledger.close("smallest", spread[20].min(), one_mode[20], rel=1e-5),
     ],
 )
 
@@ -549,15 +644,20 @@ nb.derivation(
     ),
     ledger.close("its place t/T", math.sqrt(optimum / 10), 0.35446, abs=1e-5, digits=5),
 )
+
+# %%
 nb.claim(
     "C7",
     "The corrector takes small steps: ρ is about 1% in the middle; but 1, 2/3, 0.18 at t = 1, 2, 10.",
     "verified",
     holds=[
-        *near("ρ", 3, TABLE),
+        *[
+            ledger.close(f"ρ, t = {t}", rows[t - 1, 3], w, rel=1e-5, digits=6)
+            for t, w in {1: 1, 2: 0.666676, 10: 0.181905, 500: 0.0108813}.items()
+        ],
         ledger.close("smallest ρ", float(rho.min()), 0.00988474, rel=1e-5, digits=6),
         ledger.close("at t", 1 + int(rho.argmin()), 353, abs=0.5),
-        ledger.close("theory for the closed form, over T", optimum**0.5 / 10**0.5 * 1000, 354.5, abs=0.1),
+        ledger.close("ρ, t = 1000", float(rho[-1]), 0.0200008, rel=1e-5, digits=6),
     ],
 )
 
@@ -567,7 +667,7 @@ axes.plot(np.arange(1, 1001), rho, color=BLUE)
 axes.plot([353], [float(rho.min())], "o", color=ORANGE, mec=BLACK)
 axes.annotate("0.0099 at t = 353", (353, float(rho.min())), xytext=(0, 14), textcoords="offset points", ha="center", fontsize=9)
 axes.set(xscale="log", yscale="log", xlabel="step t", ylabel="ρ, share of the way to the guess")
-axes.set_title("The corrector trusts its predictor by one per cent in the middle")
+axes.set_title("In mid-chain a step goes one per cent of the way to the guess")
 nb.show(figure)
 
 # %% [markdown]
@@ -576,7 +676,8 @@ nb.show(figure)
 # ### E1. The kernel itself
 #
 # How far is the exact reverse kernel from a Gaussian, on average over $x_t$? With the best variance the divergence of step $t$ is
-# $\frac12\log2\pi e\sigma_t^{*2}-h(x_{t-1}|x_t)$, and the conditional entropy follows from three one-dimensional ones.
+# $\frac12\log2\pi e\sigma_t^{*2}-h(x_{t-1}|x_t)$, and the conditional entropy follows from three one-dimensional ones. The chains have
+# $\bar\alpha_t=e^{-5t^2/T^2}$; {doc}`ddpm-vae <ddpm-vae>` draws the sum over the steps against $T$.
 
 
 # %%
@@ -593,15 +694,13 @@ def kernel_divergences(T):
     s = diffusion.exponential_schedule(T)
     h = np.array([marginal_entropy(s, t) for t in range(T + 1)])
     inner = h[:-1] - h[1:] + 0.5 * np.log(2 * math.pi * math.e * s.beta[1:].numpy() ** 2)
-    tilde_sq = (s.bar_beta[:-1] * s.beta[1:] / s.bar_beta[1:]).numpy() ** 2
-    gamma_t = (s.bar_alpha[:-1] * s.beta[1:] ** 2 / s.bar_beta[1:] ** 2).numpy()
-    star_sq = tilde_sq + gamma_t**2 * diffusion.mmse_1d(toy, s.sigma[1:]).numpy()
+    tilde_sq, _, star_sq = (v.numpy() for v in reverse_numbers(s))
     cost = lambda q: 0.5 * np.log(2 * math.pi * q) + star_sq / (2 * q) - inner
     with np.errstate(divide="ignore", invalid="ignore"):
         return cost(star_sq), cost(s.beta[1:].numpy() ** 2), np.where(tilde_sq > 0, cost(np.maximum(tilde_sq, 1e-300)), cost(star_sq))
 
 
-kl = {T: kernel_divergences(T) for T in (20, 100)}
+kl = {T: kernel_divergences(T) for T in (20, 100, 1000)}
 
 
 # %%
@@ -627,28 +726,40 @@ def kl_variance(schedule, t):
     return float(value(a_, A_, float(diffusion.mmse_1d(toy, schedule.sigma[t : t + 1])[0])))
 
 
+saved = {T: 1 - k[0].sum() / k[1].sum() for T, k in kl.items()}
+
+
 # %%
 nb.experiment(
     "E1",
-    "The exact kernel is nearly Gaussian at T = 100 and not at T = 20; with σ* the sum of divergences is a third smaller than with β and far smaller than with β̃.",
+    "The costliest step misses by 0.082 nats at T = 20, 0.0033 at 100; summed over steps σ* is 37% below β at T = 20, 52% at 100.",
     "verified",
     holds=[
         *[
             ledger.close(f"T = {T}, sum over steps, {name}", float(k.sum()), w, rel=1e-3, digits=5)
-            for T, values in ((20, (0.1805949, 0.2856225, 0.6226)), (100, (0.0334661, 0.0698472, 1.0405)))
+            for T, values in (
+                (20, (0.1805949, 0.2856225, 0.6226)),
+                (100, (0.0334661, 0.0698472, 1.0405)),
+                (1000, (0.0032654, 0.0072786, 1.3669)),
+            )
             for k, w, name in zip(kl[T], values, ("σ*", "β", "β̃ (σ* at t = 1)"), strict=True)
         ],
         ledger.close("T = 20, largest step with σ*", float(kl[20][0].max()), 0.0824, rel=5e-3),
         ledger.close("at t", 1 + int(kl[20][0].argmax()), 2, abs=0.5),
         ledger.close("that step again, from the two-component kernel", kernel_kl_directly(2, short), float(kl[20][0][1]), rel=2e-3),
         ledger.close("T = 100, largest step", float(kl[100][0].max()), 0.00331, rel=5e-3),
+        *[
+            ledger.close(f"T = {T}: what σ* saves against β", saved[T], w, abs=0.005, digits=2)
+            for T, w in ((20, 0.37), (100, 0.52), (1000, 0.55))
+        ],
     ],
 )
 
 # %% [markdown]
 # ### E2. Bayes' rule by simulation
 #
-# 200,000 chains, step by step; then ordinary regression of $x_{t-1}$ on $(x_t,x_0)$, and on $x_t$ alone.
+# 200,000 chains, step by step; then ordinary regression of $x_{t-1}$ on $(x_t,x_0)$, and on $x_t$ and $\mathbb E[x_0|x_t]$, in which by D8 the mean given $x_t$ is
+# linear.
 
 
 # %%
@@ -681,28 +792,28 @@ for t in (2, 10, 100):
             f"t = {t}, residual variance",
             float(residual),
             float(residual) * math.sqrt(2 / 200_000),
-            float(tilde_t[t - 1] ** 2),
+            float(tilde2_t[t - 1]),
             draws=200_000,
         )
     )
-guess = toy.denoise(now[:, None] / su.bar_alpha[100], su.sigma[100])[:, 0]
-alone = torch.stack([now, guess], 1)  # by D8 the mean given x_t is linear in these two
-alone = (before - alone @ torch.linalg.lstsq(alone, before[:, None]).solution[:, 0]).var()
+best_guess = toy.denoise(now[:, None] / su.bar_alpha[100], su.sigma[100])[:, 0]
+alone = torch.stack([now, best_guess], 1)
+alone = before - alone @ torch.linalg.lstsq(alone, before[:, None]).solution[:, 0]
+gain = alone**2 - (before - X @ coefficient) ** 2
 
 # %%
 nb.experiment(
     "E2",
-    "Simulated chains regress as Bayes' rule says: coefficients, residual variance; without x_0 the residual grows by γ² m.",
+    "Simulated chains regress as Bayes' rule says, with coefficients and residual; E[x_0|x_t] in place of x_0 adds γ² m to it.",
     "verified",
     holds=[
         *checks,
-        ledger.close(
-            "t = 100: what the residual gains without x_0, over γ² m",
-            float((alone - residual) / (star_t[99] - tilde_t[99] ** 2)),
-            1,
-            abs=0.2,
-            machine=True,
-            scope="200,000 chains",
+        sym.monte_carlo(
+            "t = 100: what the residual variance gains without x_0, against γ² m",
+            float(gain.mean()),
+            float(gain.std()) / math.sqrt(200_000),
+            float(star_t[99] - tilde2_t[99]),
+            draws=200_000,
         ),
     ],
 )
@@ -710,10 +821,11 @@ nb.experiment(
 # %% [markdown]
 # ### How good is the guess?
 #
-# On the toy the error $m_t$ of the *best* guess is known: for more than half of the chain it is nearly the whole variance of the data. A network is worse than
-# that. It predicts the noise, and turning its output into $x_0$ multiplies its error by $\bar\beta_t/\bar\alpha_t$, up to 154. (Predicting $x_0$ or a mixture mends it
-# {cite}`salimans2022progressive`.) For digits and MNIST the error of the guess at $t=1000$ is many times what the mean image, a constant, would achieve. The
-# sampler does not care: what it uses is $\rho_t\bar\mu$.
+# On the toy the error $m_t$ of the *best* guess is known: for half of the chain it is nearly the whole variance of the data. Pictures can be
+# guessed better from $t=200$ on (there MNIST's relative error is a fifth of the toy's); but near pure noise a network's guess is worse than the mean picture, a
+# constant. It predicts the noise, and turning its output into $x_0$ multiplies its error by $\bar\beta_t/\bar\alpha_t$, up to 154. (Predicting $x_0$ or a
+# mixture mends it {cite}`salimans2022progressive`.) A chain of 1000 steps is spared: the step multiplies $\bar\mu$ by $\gamma_t=1.3\cdot10^{-4}$ at $t=1000$, which
+# makes of the RMS error of 2.5 on digits $3\cdot10^{-4}$, beside noise of 0.14.
 
 
 # %%
@@ -803,9 +915,8 @@ r3, r4, r6, r6b = (nb.recorded(k).result for k in ("E3", "E4", "E6", "E6b"))
 SCD, SCM = "full, digits, 5 seeds of 4,000", "full, MNIST, 3 seeds of 4,000"
 level2 = (su.sigma[LEVELS] ** 2).numpy()
 error_of = {name: level2 * np.array(rec["loss"]) / rec["variance"] for name, rec in (("digits", r3), ("MNIST", r6))}
-best_of_toy = (m_toy / toy.variance)[torch.tensor(LEVELS) - 1].numpy()
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean squared error of the guess of x_0 over the variance of the data against t, logarithmic vertical axis. The exact curve of the toy rises from 0.0016 at t = 10 to 1 beyond t = 700. The curves of the digits and MNIST networks follow it up to about t = 500 and then rise above one, to more than ten at t = 1000."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean squared error of the guess of x_0 over the variance of the data against t, logarithmic vertical axis. The exact curve of the toy rises from 0.0016 at t = 10 to 1 beyond t = 700. The digits network stays close to it or below until t = 600, the MNIST network lies up to five times lower; digits pass 1 at t = 700, MNIST at t = 800, and both rise, to 21 and 3.6 at t = 1000."}}
 figure, axes = plt.subplots(figsize=(7, 3.8))
 axes.plot(np.arange(1, 1001), m_toy / toy.variance, color=BLUE, label="toy, exact posterior")
 for (name, values), color, style in zip(error_of.items(), (GREEN, ORANGE), ("o-", "s--"), strict=True):
@@ -813,129 +924,167 @@ for (name, values), color, style in zip(error_of.items(), (GREEN, ORANGE), ("o-"
 axes.axhline(1, color=BLACK, lw=1)
 axes.annotate("no better than the mean picture", (40, 1.15), fontsize=9)
 axes.set(yscale="log", xlabel="step t (1000 is pure noise)", ylabel="MSE of the guess / variance of the data", ylim=(5e-4, 60))
-axes.set_title("For half of the chain the guess knows almost nothing")
+axes.set_title("Near pure noise a network's guess is worse than the mean picture")
 axes.legend(fontsize=9, loc="lower right")
 nb.show(figure)
 
 # %% tags=["hide-input"]
-EIGHT = {
-    1000: 0.99997,
-    800: 0.99892,
-    600: 0.98164,
-    500: 0.94337,
-    400: 0.85324,
-    300: 0.67301,
-    200: 0.37087,
-    100: 0.07018,
-    50: 0.02349,
-    20: 0.00560,
-    10: 0.00158,
-}
 at_level = lambda name, t: float(error_of[name][LEVELS.index(t)])
+pictures = diffusion.teacher("digits8", nb.device)
+train, test = pictures.images.train, pictures.images.test
 nb.claim(
     "C8",
-    "The prediction of x_0 is poor during a long first stretch of sampling: toy 94% of the variance at t = 500; digits and MNIST networks worse than a constant from t = 700 on.",
+    "The first predictions of x_0 are poor: toy 94% of the variance at t = 500; digits worse than a constant from t = 700, MNIST from 800.",
     "verified",
-    holds=[ledger.close(f"toy, exact, t = {t}", float(m_toy[t - 1] / toy.variance), w, abs=1e-4, digits=5) for t, w in EIGHT.items()]
-    + [
-        ledger.more(f"{name}, t = {t}: MSE over variance", at_level(name, t), w, scope="full, test pictures")
-        for name, t, w in (("digits", 700, 1.0), ("digits", 1000, 10), ("MNIST", 1000, 3))
-    ]
-    + [
-        ledger.more("digits, t = 500", at_level("digits", 500), 0.7, scope="full, test pictures"),
-        ledger.less("digits, t = 100", at_level("digits", 100), 0.12, scope="full, test pictures"),
+    holds=[
+        *[
+            ledger.close(f"toy, exact, t = {t}", float(m_toy[t - 1] / toy.variance), w, abs=1e-4, digits=5)
+            for t, w in {800: 0.99892, 500: 0.94337, 200: 0.37087, 10: 0.00158}.items()
+        ],
+        *[
+            ledger.more(f"{name}, t = {t}: MSE over variance", at_level(name, t), 1, margin=0.03, scope="full, test pictures")
+            for name, times in (("digits", (700, 800, 900, 1000)), ("MNIST", (800, 900, 1000)))
+            for t in times
+        ],
+        *[
+            ledger.less(f"{name}, t = {t}", at_level(name, t), 1, scope="full, test pictures")
+            for name, times in (("digits", (500, 100)), ("MNIST", (700, 500)))
+            for t in times
+        ],
+        ledger.close("toy over MNIST, t = 200", float(m_toy[199] / toy.variance) / at_level("MNIST", 200), 5, abs=0.5, scope="full"),
+        ledger.close("digits, t = 1000: RMS error", math.sqrt(at_level("digits", 1000) * r3["variance"]), 2.5, abs=0.1, scope="full"),
+        ledger.close(
+            "what the step makes of it, over its noise β",
+            float(gamma_t[999] / su.beta[1000]) * math.sqrt(at_level("digits", 1000) * r3["variance"]),
+            0.0023,
+            abs=0.0002,
+            digits=2,
+            scope="full",
+        ),
+        *[
+            ledger.close(f"{name}: recorded variance over that of the test pictures", rec["variance"] / float(q.var(0).mean()), 1, abs=1e-4)
+            for name, rec, q in (("digits", r3, test), ("MNIST", r6, diffusion.teacher("mnist28").images.test))
+        ],
     ],
 )
+
+# %% tags=["hide-input"]
 z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
 jump = toy.denoise(z[:, None] / su.bar_alpha[1000], su.sigma[1000])[:, 0]
 weight = torch.exp(-(z**2) / 2)
 jump_std = float(((weight * jump**2).sum() / weight.sum()).sqrt())
-one_step = diffusion.endpoint(
-    diffusion.euler(
-        diffusion.teacher("digits8", nb.device).eps,
-        su.nodes(torch.tensor([1000])),
-        diffusion.from_vp(torch.randn(400, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(5), device=nb.device), su.sigma[1000]),
+starts = torch.randn(400, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(5), device=nb.device)
+jumps = {
+    S: diffusion.endpoint(
+        diffusion.euler(pictures.eps, su.nodes(diffusion.linear_taus(1000, S)), diffusion.from_vp(starts, float(su.sigma[1000])))
     )
-)
-pictures = diffusion.teacher("digits8", nb.device)
-one_fd = metrics.frechet(pictures.features(one_step), pictures.features(pictures.images.test))
+    for S in (1, 10)
+}
+jump_fd = {S: metrics.frechet(pictures.features(x_), pictures.features(test)) for S, x_ in jumps.items()}
 nb.claim(
     "C9",
-    "With an exact prediction one step would do, hence the corrector: one jump from x_T gives a near point on the toy, and a blur on digits.",
+    "One jump from x_T is no sample, hence the corrector: with the exact guess a near point on the toy, mostly noise on digits.",
     "verified",
     holds=[
         ledger.close("toy: standard deviation of the output of one jump", jump_std, 0.0044, abs=2e-4, digits=2),
         ledger.close("that of the data", math.sqrt(toy.variance), 0.8246, abs=1e-4),
         ledger.more(
-            "digits: FD of one jump, over ten deterministic steps",
-            one_fd / np.mean([row[0] for row in r4["none 10"]]),
-            8,
+            "digits: variance of one jump over that of the data",
+            float(jumps[1].var(0).mean() / test.var(0).mean()),
+            10,
             machine=True,
             scope="400 samples",
+        ),
+        ledger.more(
+            "digits: FD of one jump over ten deterministic steps",
+            jump_fd[1] / jump_fd[10],
+            8,
+            machine=True,
+            scope="400 samples, same starts",
         ),
     ],
 )
 
 # %% tags=["hide-input"]
 index = torch.tensor(LEVELS) - 1
-gamma_sq = ((su.bar_alpha[:-1] * su.beta[1:] ** 2 / su.bar_beta[1:] ** 2) ** 2)[index].numpy()
-share = {
-    name: (tilde_t[index].numpy() ** 2 + gamma_sq * level2 * np.clip(rec["loss"], 0, None)) / su.beta[1:][index].numpy() ** 2
-    for name, rec in (("digits", r3), ("MNIST", r6))
-}
+error_m = {name: level2 * np.array(rec["loss"]) for name, rec in (("digits", r3), ("MNIST", r6))}  # m_t, estimated
+lower = (tilde2_t / su.beta[1:] ** 2)[index].numpy()
+share = {name: lower + (gamma_t**2 / su.beta[1:] ** 2)[index].numpy() * q for name, q in error_m.items()}
+place = {name: (q - lower) / (1 - lower) for name, q in share.items()}  # 0 at β̃², 1 at β²
+pair = lambda t: su.sigma[[t, t - 1]]
+by_package = lambda name, t: float(
+    diffusion.optimal_std(pair(t), torch.tensor([error_m[name][LEVELS.index(t)]])) / diffusion.forward_std(pair(t))
+)
 nb.claim(
     "C12",
-    "Real pictures lie between the two bounds: at t = 1 σ*²/β² is 0.74 for digits and 0.18 for MNIST, whose black borders are nearly a point mass.",
+    "Real pictures lie between the two bounds: at t = 1 σ*²/β² is 0.74 for digits, 0.18 for MNIST; at t = 20 1/2 and 1/8 of the way up.",
     "verified",
     holds=[
         *[
-            ledger.more(
-                f"{name}, t = {t}: σ*² − β̃² over β²",
-                float(share[name][LEVELS.index(t)] - (tilde_t[t - 1] / su.beta[t]) ** 2),
-                0,
-                digits=2,
-                scope="full, test pictures",
-            )
-            for name in share
-            for t in (1, 2, 5, 20, 100)
+            ledger.close(f"{name}, t = {t}: σ*²/β²", float(share[name][LEVELS.index(t)]), w, abs=0.01, scope="full, test pictures")
+            for name, values in (("digits", {1: 0.739, 5: 0.861, 20: 0.953}), ("MNIST", {1: 0.178, 2: 0.439, 5: 0.714, 20: 0.917}))
+            for t, w in values.items()
         ],
         *[
-            ledger.less(f"{name}, t = {t}: σ*²/β²", float(share[name][LEVELS.index(t)]), 1, scope="full, test pictures")
+            ledger.close(
+                f"{name}, t = {t}: by the package's σ* and β", by_package(name, t) ** 2 / share[name][LEVELS.index(t)], 1, abs=1e-6
+            )
             for name in share
-            for t in (1, 2, 5, 20, 100)
+            for t in (2, 20)
         ],
-        ledger.close("digits, t = 1", float(share["digits"][0]), 0.74, abs=0.03, scope="full, test pictures"),
-        ledger.close("MNIST, t = 1", float(share["MNIST"][0]), 0.18, abs=0.02, scope="full, test pictures"),
+        *[
+            ledger.close(f"{name}, t = 20: place between the bounds", place[name][4], w, abs=w / 10, digits=2, scope="full, test pictures")
+            for name, w in (("digits", 0.50), ("MNIST", 0.12))
+        ],
+        *[ledger.less(f"{name}: largest σ*²/β², t <= 600", share[name][:12].max(), 1, digits=6, scope="full") for name in share],
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Squared ratio of reverse variances to beta squared against t from 1 to 1000, logarithmic t. The toy's exact curve stays above 0.98. The digits network starts at 0.74, the MNIST network at 0.18; both join one by t = 100. The lower bound, beta tilde squared, starts at 0."}}
+# %% [markdown]
+# The place of $\sigma_t^{*2}$ between the bounds is $m_t/\bar\beta_t^2$, the squared error of the predicted noise over $\bar\alpha_t^2$: what share of the noise
+# cannot be told from the picture. As $t$ grows the bounds meet, and with 1000 steps the choice ceases to matter.
+# (Near pure noise the error of the digits network itself exceeds $\bar\beta_t^2$; whoever estimates $\sigma_t^*$ this way clips $m_t$ at the variance of the data, as E4 does.)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Squared ratio of reverse variances to beta squared against t from 1 to 1000, logarithmic t. The toy's exact curve stays above 0.98. The digits network starts at 0.74 and lies between the bounds. The MNIST network starts at 0.18 and runs close above the lower bound, beta tilde squared, which starts at 0. All meet near one by t = 100."}}
 figure, axes = plt.subplots(figsize=(7, 3.6))
 axes.plot(np.arange(1, 1001), star_t / su.beta[1:] ** 2, color=BLUE, label="toy, exact")
 axes.plot(LEVELS, share["digits"], "o-", color=GREEN, ms=4, label="digits")
 axes.plot(LEVELS, share["MNIST"], "s--", color=ORANGE, ms=4, label="MNIST")
-axes.plot(np.arange(1, 1001), (tilde_t / su.beta[1:]) ** 2, ":", color=RED, label="β̃²/β², lower bound")
+axes.plot(np.arange(1, 1001), tilde2_t / su.beta[1:] ** 2, ":", color=RED, label="β̃²/β², lower bound")
 axes.axhline(1, color=BLACK, lw=1)
 axes.set(xscale="log", xlabel="step t", ylabel="σ*²/β²", ylim=(-0.03, 1.08))
-axes.set_title("Smooth data hug the upper bound, pictures lie between")
+axes.set_title("Smooth data near the upper bound, MNIST near the lower")
 axes.legend(fontsize=9, loc="lower right")
 nb.show(figure)
 
 # %% [markdown]
 # ### E3. Two estimates of the same error
 #
-# The loss at level $t$ gives $m_t=\sigma_t^2L_t$. Analytic-DPM {cite}`bao2022analytic` uses that at the optimum $L_t=1-\frac1d\mathbb E\Vert\epsilon^*\Vert^2$, which needs no data at sampling time. The two agree
-# in the middle of the chain and part at its start, where everything is divided by $\bar\alpha_t^2$.
+# The loss $L_t$ at level $t$ gives $m_t=\varsigma_t^2L_t$. Analytic-DPM {cite}`bao2022analytic` uses that at the optimum
+# $L_t=1-\frac1d\mathbb E\Vert\epsilon^*\Vert^2$, for which noised pictures suffice: the noise in them need not be known. For a network the two differ.
 
 # %% tags=["hide-input"]
 probe = torch.randn(50_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(41))
 probe0 = toy.sample(50_000, torch.Generator().manual_seed(42))
 power = float(toy.eps(probe0 + su.sigma[200] * probe, su.sigma[200]).square().mean())
 loss200 = float((toy.eps(probe0 + su.sigma[200] * probe, su.sigma[200]) - probe).square().mean())
-fit_ratio = np.array(r3["one_minus_power"]) / np.array(r3["loss"])
+fit_ratio = {
+    name: dict(zip(LEVELS, np.array(rec["one_minus_power"]) / rec["loss"], strict=True)) for name, rec in (("digits", r3), ("MNIST", r6))
+}
+
+
+def plain_estimates(images, t, seed):
+    """The two estimates of m_t/ς_t² by the digits network, in plain terms: mean (ε − ε_θ)² and 1 − mean ε_θ²."""
+    noise_ = torch.randn(images.shape, generator=torch.Generator(nb.device).manual_seed(seed), device=nb.device)
+    with torch.no_grad():
+        output = pictures.eps(images + float(su.sigma[t]) * noise_, float(su.sigma[t])).double()
+    return float((noise_ - output).square().mean()), 1 - float(output.square().mean())
+
+
+on_train, on_test = (np.mean([plain_estimates(q, 100, 900 + i) for i in range(3)], 0) for q in (train, test))
 nb.experiment(
     "E3",
-    "On a trained network the two estimates of m_t agree in the middle of the chain only; at the optimum they are equal.",
+    "Equal at the optimum; on digits within 20% at t = 2 to 20 and 200 to 400, but 40% apart at t = 100 and 36-fold at 1000.",
     "verified",
     holds=[
         ledger.close(
@@ -948,59 +1097,98 @@ nb.experiment(
         ),
         ledger.close("toy, t = 200: (1 − power) over L", (1 - power) / loss200, 1, abs=0.02, machine=True, scope="50,000 draws"),
         *[
-            ledger.close(
-                f"digits, t = {t}: ratio of the estimates", float(fit_ratio[LEVELS.index(t)]), 1, abs=0.2, scope="full, test pictures"
-            )
-            for t in (2, 5, 10, 20)
+            ledger.close(f"digits, t = {t}: second over first estimate", fit_ratio["digits"][t], 1, abs=0.2, scope="full, test pictures")
+            for t in (2, 5, 10, 20, 200, 300, 400)
         ],
-        ledger.more("digits, t = 1000", float(fit_ratio[-1]), 5, scope="full, test pictures"),
-        ledger.close(
-            "live: loss at t = 100 over the recorded one",
-            e3["loss"][LEVELS.index(100)] / r3["loss"][LEVELS.index(100)],
-            1,
-            abs=0.1,
-            machine=True,
-            scope="cpu",
-        ),
+        ledger.close("digits, t = 100", fit_ratio["digits"][100], 0.6, abs=0.03, scope="full, test pictures"),
+        ledger.close("digits, t = 1000", fit_ratio["digits"][1000], 36, abs=4, scope="full, test pictures"),
+        ledger.close("MNIST, t = 100", fit_ratio["MNIST"][100], 0.6, abs=0.03, scope="full, test pictures"),
+        ledger.less("MNIST, t = 800, where the second is negative", fit_ratio["MNIST"][800], 0, scope="full, 5 draws"),
+        ledger.close("live, digits, t = 100, training pictures", on_train[1] / on_train[0], 1.1, abs=0.1, machine=True, scope="3 draws"),
+        ledger.less("live, t = 100: loss on training over test pictures", on_train[0] / on_test[0], 0.85, machine=True, scope="3 draws"),
+        *[
+            ledger.close(
+                f"t = 100, {name}: {what}",
+                top / bottom[key][LEVELS.index(100)],
+                1,
+                abs=0.15,
+                machine=True,
+                scope="cpu",
+            )
+            for i, (key, name) in enumerate((("loss", "loss"), ("one_minus_power", "1 − power")))
+            for what, top, bottom in (
+                ("by hand over the live run", on_test[i], e3),
+                ("the live run over the recorded one", e3[key][LEVELS.index(100)], r3),
+            )
+        ],
     ],
 )
 
 # %% [markdown]
-# The ratio is not 1 between $t=50$ and 300 either: on *test* pictures a network that has begun to memorise 1,200 training pictures is more confident than it should be. An estimator that never looks
-# at the data cannot see that.
+# They agree at low noise and part towards pure noise, where the second is a small difference of numbers near 1 (on MNIST at $t=800$ it is
+# even negative). At $t=100$ they part for another reason: on *training* pictures they agree within about ten per cent, on *test* pictures the second is 40% too
+# small. The digits network knows its 1,200 training pictures (its loss on them is a quarter lower), and is no less sure on new ones. An estimate from the output alone never compares it with the noise added.
 #
 # ### E4, E6. Which variance for few steps?
 #
-# DDIM's zero ({doc}`ddim <ddim>`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss, on the same starts; the last step adds no noise, as in the paper's algorithm.
+# DDIM's zero ({doc}`ddim <ddim>`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss on the training pictures, for $S$ of the 1000 steps at equal distances (the
+# formulas hold for them as they stand), on the same starts; the last step adds no noise, as in the paper's algorithm. FD is the Fréchet distance to the test
+# pictures in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels; small is good.
 
 # %% tags=["hide-input"]
 pick = lambda rec, kind, S, j: [r_[j] for r_ in rec[f"{kind} {S}"]]
+mean_of = lambda rec, kind, S, j: float(np.mean(pick(rec, kind, S, j)))
 kinds = {"none": "none (DDIM)", "tilde": "β̃", "beta": "β", "star": "σ*"}
+COUNTS = (5, 10, 20, 50)
 for id_, rec, what in (("E4", r4, "digits"), ("E6b", r6b, "MNIST")):
     nb.results(
         id_ if id_ == "E4" else "E6",
-        f"FD / SW2 on {what}, mean ± s.e. ({nb.recorded(id_).device}); real training against test pictures {rec['floor'][0]:.3f} / {rec['floor'][1]:.3f}",
+        f"FD / SW2 on {what}, mean ± s.e. ({nb.recorded(id_).device}); "
+        f"half of the training pictures: {rec['floor'][0]:.3f} / {rec['floor'][1]:.3f}",
         ["steps", *kinds.values()],
-        [[S, *(f"{ledger.with_error(pick(rec, k_, S, 0))} / {np.mean(pick(rec, k_, S, 1)):.3f}" for k_ in kinds)] for S in (5, 10, 20, 50)],
+        [[S, *(f"{ledger.with_error(pick(rec, k_, S, 0))} / {mean_of(rec, k_, S, 1):.3f}" for k_ in kinds)] for S in COUNTS],
     )
+
+# %% tags=["hide-input"]
 with mock.patch.object(diffusion, "optimal_std", side_effect=diffusion.optimal_std) as spy:
-    few_steps(nb.device, "digits8", [0], 40, [4])
-grid_used, mmse_used = spy.call_args.args
-guess_error = []  # the same by hand: the mean squared error of the guess of x_0 on the training pictures
-for level_ in grid_used[:-1].tolist():
-    train_ = pictures.images.train
-    noised = train_ + level_ * torch.randn(train_.shape, generator=torch.Generator(nb.device).manual_seed(77), device=nb.device)
+    few = few_steps(nb.device, "digits8", [0], 100, [4])
+mmse_used = spy.call_args.args[1]
+four = su.respace(diffusion.linear_taus(1000, 4))
+a4, A4, B4 = four.alpha[1:], four.bar_alpha, four.bar_beta
+b4 = (1 - a4**2).sqrt()
+post_tilde, post_gamma = b4 * B4[:-1] / B4[1:], A4[:-1] * b4**2 / B4[1:] ** 2
+by_hand = {"tilde": post_tilde, "beta": b4, "star": (post_tilde**2 + post_gamma**2 * mmse_used.flip(0)).sqrt()}
+hand_scores, guess_error = {}, []
+for kind, std in by_hand.items():
+    std = torch.cat([torch.zeros(2, dtype=torch.float64), std[1:]])  # the last step, t = 1, adds no noise
+    source = torch.Generator(nb.device).manual_seed(500)
+    draw = lambda x, source=source: torch.randn(x.shape, generator=source, device=x.device)
+    x4 = sample(in_post_units(pictures.eps, four), draw(torch.empty(100, 1, 8, 8, device=nb.device)), std, draw, four)
+    hand_scores[kind] = metrics.frechet(pictures.features(x4), pictures.features(test)), metrics.sliced_w2(x4, test)
+for level_ in four.sigma[1:].flip(0).tolist():  # the mean squared error of the guess of x_0 on the training pictures
+    noised = train + level_ * torch.randn(train.shape, generator=torch.Generator(nb.device).manual_seed(77), device=nb.device)
     with torch.no_grad():
-        guess_error.append(float((noised - level_ * pictures.eps(noised, level_) - train_).square().mean()))
+        guess_error.append(float((noised - level_ * pictures.eps(noised, level_) - train).square().mean()))
+floor_half, floor_all = (metrics.frechet(pictures.features(q), pictures.features(test)) for q in (train[:600], train))
+least = lambda rec, better, worse, j: min(float(np.min(np.subtract(pick(rec, worse, S, j), pick(rec, better, S, j)))) for S in COUNTS)
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E4",
-    "Digits: no noise is best at 5 and 10 steps; σ* is at least as good as β̃ in SW2 at every S; at 50 steps all meet.",
+    "Digits: DDIM beats every noise in FD at 5 and 10 steps; in SW2 it ties β up to 20 and beats σ*, β̃; β before σ* before β̃ at every S.",
     "verified",
     holds=[
         *[
             ledger.close(
+                f"live, 4 steps: {name} of {kinds[k_]}, over the plain loop's", few[f"{k_} 4"][0][j] / q[j], 1, abs=0.01, machine=True
+            )
+            for k_, q in hand_scores.items()
+            for j, name in ((0, "FD"), (1, "SW2"))
+        ],
+        *[
+            ledger.close(
                 f"mmse given to σ*, step {i + 1} of 4, over the squared error of the guess",
-                float(mmse_used[i]) / min(guess_error[i], float(train_.var(0).mean())),
+                float(mmse_used[i]) / min(guess_error[i], float(train.var(0).mean())),
                 1,
                 abs=0.1,
                 machine=True,
@@ -1008,23 +1196,24 @@ nb.experiment(
             )
             for i in range(4)
         ],
-        *[ledger.better(f"SW2, {S} steps: β̃ over none", pick(r4, "tilde", S, 1), pick(r4, "none", S, 1), scope=SCD) for S in (5, 10, 20)],
-        *[ledger.better(f"FD, {S} steps: σ* over none", pick(r4, "star", S, 0), pick(r4, "none", S, 0), scope=SCD) for S in (5, 10)],
         *[
-            ledger.less(
-                f"SW2, {S} steps: mean of σ* over mean of β̃",
-                np.mean(pick(r4, "star", S, 1)) / np.mean(pick(r4, "tilde", S, 1)),
-                1,
-                scope=SCD,
-            )
-            for S in (5, 10, 20, 50)
+            ledger.better(f"FD, {S} steps: {kinds[k_]} over none", pick(r4, k_, S, 0), pick(r4, "none", S, 0), scope=SCD)
+            for S in (5, 10)
+            for k_ in ("tilde", "beta", "star")
         ],
-        ledger.less(
-            "FD, 50 steps: worst over best of the four",
-            max(np.mean(pick(r4, k_, 50, 0)) for k_ in kinds) / min(np.mean(pick(r4, k_, 50, 0)) for k_ in kinds),
-            1.25,
-            scope=SCD,
-        ),
+        *[
+            ledger.better(f"SW2, {S} steps: {kinds[k_]} over none", pick(r4, k_, S, 1), pick(r4, "none", S, 1), scope=SCD)
+            for S in (5, 10, 20)
+            for k_ in ("tilde", "star")
+        ],
+        *[
+            ledger.close(f"SW2, {S} steps: β over none", mean_of(r4, "beta", S, 1) / mean_of(r4, "none", S, 1), 1, abs=0.03, scope=SCD)
+            for S in (5, 10, 20)
+        ],
+        ledger.more("SW2, least excess of β̃ over σ*, same seed and S", least(r4, "star", "tilde", 1), 0, digits=2, scope=SCD),
+        ledger.more("SW2, least excess of σ* over β, same seed and S", least(r4, "beta", "star", 1), 0, digits=2, scope=SCD),
+        ledger.close("recorded floor over the live one", r4["floor"][0] / floor_half, 1, abs=0.01, machine=True),
+        ledger.close("FD of all training pictures", floor_all, 0.149, abs=0.003, digits=3, machine=True),
         ledger.more(
             "live: SW2 of β̃ over none, 10 steps", e4["tilde 10"][0][1] / e4["none 10"][0][1], 1.05, machine=True, scope="cpu, 200 samples"
         ),
@@ -1032,7 +1221,7 @@ nb.experiment(
 )
 nb.experiment(
     "E6",
-    "MNIST: the same at 5 steps, and the reverse at 50, where every noise beats none in FD.",
+    "MNIST: at 5 steps DDIM is best; at 50 every noise beats it in FD, none in SW2; in SW2 β before σ* before β̃ at every S.",
     "verified",
     holds=[
         *[
@@ -1043,25 +1232,50 @@ nb.experiment(
             ledger.better(f"FD, 50 steps: none over {kinds[k_]}", pick(r6b, "none", 50, 0), pick(r6b, k_, 50, 0), scope=SCM)
             for k_ in ("tilde", "beta", "star")
         ],
+        *[
+            ledger.better(f"SW2, {S} steps: {kinds[k_]} over none", pick(r6b, k_, S, 1), pick(r6b, "none", S, 1), scope=SCM)
+            for S in (5, 50)
+            for k_ in ("tilde", "beta", "star")
+        ],
+        ledger.more("SW2, least excess of β̃ over σ*, same seed and S", least(r6b, "star", "tilde", 1), 0, digits=2, scope=SCM),
+        ledger.more("SW2, least excess of σ* over β, same seed and S", least(r6b, "beta", "star", 1), 0, digits=2, scope=SCM),
     ],
+)
+
+# %% [markdown]
+# $\sigma^*$ is best for the divergence of one step, not for samples of few: in SW2 it lies between the two, near $\tilde\beta$, and $\beta$ is better at every $S$, on
+# every seed of both data sets. FD tells another story: at 5 steps $\beta$ is the best of the noises on digits and the worst on MNIST. No variance wins
+# everywhere. An FD on digits below 0.254 is no wonder: that is half of the training pictures, only 600. All 1,200 have 0.149, below every mean in the table.
+#
+# The DDIM paper compared the same two variances on CIFAR-10; its larger one, $\hat\sigma$, is $\beta$ of the sub-sequence. The table gives $\tilde\beta$ over $\beta$.
+# There $\beta$ loses until 100 steps and wins at 1000. One reason for the extremes is that the authors' code leaves noise of $\hat\sigma$ in the picture
+# ({doc}`ddim <ddim>`), ours does not; data, network and metric differ, too.
+
+# %% tags=["hide-input"]
+PAPER = {10: (41.07, 367.43), 20: (18.36, 133.37), 50: (8.01, 32.72), 100: (5.78, 9.99), 1000: (4.73, 3.17)}  # DDIM's Table 1, η = 1 and σ̂
+over = lambda rec, S: f"{mean_of(rec, 'tilde', S, 0) / mean_of(rec, 'beta', S, 0):.2f}" if S in COUNTS else "—"
+nb.results(
+    "C14",
+    "Distance of samples with β̃ over that with β: FD here, FID in DDIM's Table 1",
+    ["steps", "digits", "MNIST", "CIFAR-10 (paper)"],
+    [[S, over(r4, S), over(r6b, S), f"{PAPER[S][0] / PAPER[S][1]:.2f}" if S in PAPER else "—"] for S in (5, 10, 20, 50, 100, 1000)],
 )
 nb.claim(
     "C14",
-    "The two special variances are the two options (the post only names them): interchangeable with many steps on our data, not in DDIM's Table 1.",
+    "The two special variances are two equal options (the post only names them): FD within 20% at 50 steps; not at 5, nor in SW2.",
     "partly",
     holds=[
         ledger.close(
-            "MNIST, 50 steps: FD of β̃ over β",
-            np.mean(pick(r6b, "tilde", 50, 0)) / np.mean(pick(r6b, "beta", 50, 0)),
-            1,
-            abs=0.15,
-            scope=SCM,
+            f"{name}, 50 steps: FD of β̃ over β", mean_of(rec, "tilde", 50, 0) / mean_of(rec, "beta", 50, 0), 1, abs=0.2, scope=scope
         )
+        for name, rec, scope in (("digits", r4, SCD), ("MNIST", r6b, SCM))
     ],
     fails=[
-        ledger.more("DDIM's paper, CIFAR-10, 1000 steps: FID of β̃ over β", 4.73 / 3.17, 1.4),
-        ledger.less("at 100 steps", 5.78 / 9.99, 0.6),
         ledger.better("MNIST, 5 steps, FD: β over β̃", pick(r6b, "beta", 5, 0), pick(r6b, "tilde", 5, 0), scope=SCM),
+        *[
+            ledger.better(f"{name}, 50 steps, SW2: β̃ over β", pick(rec, "tilde", 50, 1), pick(rec, "beta", 50, 1), scope=scope)
+            for name, rec, scope in (("digits", r4, SCD), ("MNIST", r6b, SCM))
+        ],
     ],
 )
 
@@ -1069,61 +1283,73 @@ nb.claim(
 # ### E5. Predictor and corrector at work
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eleven pictures along one sampling path. Above, the state, pure noise until about t = 300. Below, the predicted digit: a blurred average for the first half of the path, then a definite digit that changes little."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of ten pictures along one sampling path, t = 1000 to 100. Above, the state, which looks like pure noise until about t = 400. Below, the predicted picture: speckle at first, then a blur, from t = 600 on a readable digit that still changes, and from t = 400 on the final one, a 3, which changes little."}}
 mnist = diffusion.teacher("mnist28", nb.device)
 strip_nodes = su.nodes(diffusion.linear_taus(1000, 100))
 source = torch.Generator(nb.device).manual_seed(12)
 states, guesses_ = [], []
-current = diffusion.from_vp(torch.randn(1, 1, 28, 28, generator=source, device=nb.device), strip_nodes[0])
+current = diffusion.from_vp(torch.randn(6, 1, 28, 28, generator=source, device=nb.device), strip_nodes[0])
 with torch.no_grad():
     for i, state_ in enumerate(
         diffusion.ddpm(mnist.eps, strip_nodes, current, diffusion.posterior_std(strip_nodes), diffusion.gaussian(source))
     ):
         if i % 10 == 0 and i < 100:
-            states.append(diffusion.to_vp(state_, strip_nodes[i])[0, 0].cpu())
-            guesses_.append((state_ - strip_nodes[i] * mnist.eps(state_, strip_nodes[i]))[0, 0].cpu())
+            states.append(diffusion.to_vp(state_, strip_nodes[i])[:, 0].cpu())
+            guesses_.append((state_ - strip_nodes[i] * mnist.eps(state_, strip_nodes[i]))[:, 0].cpu())
 figure, axes = plt.subplots(figsize=(8, 2.3))
-axes.imshow(tile(torch.cat([torch.stack(states) / 2, torch.stack(guesses_)]), 10), cmap="gray")
+axes.imshow(tile(torch.cat([torch.stack(states)[:, 0] / 2, torch.stack(guesses_)[:, 0]]), 10), cmap="gray")
 axes.grid(False)
 axes.set(xticks=[14.5 + 30 * i for i in range(10)], xticklabels=[str(1000 - 100 * i) for i in range(10)], xlabel="t")
 axes.set(yticks=[14.5, 44.5], yticklabels=["state x_t", "guess of x₀"])
-axes.set_title("The guess settles long before the state does")
+axes.set_title("On this path the digit is decided between t = 600 and 300")
 nb.show(figure)
-drift = [float((a_ - b_).square().mean().sqrt()) for a_, b_ in zip(guesses_, guesses_[1:], strict=False)]
+to_end = {t: (guesses_[10 - t // 100] - state_[:, 0].cpu()).square().mean((1, 2)).sqrt() for t in (900, 600, 300)}  # six paths each
 nb.experiment(
     "E5",
-    "Along a path the guess changes most in the first half and settles in the second.",
+    "Six paths are decided between t = 600 and 300: the guess's distance to the end more than halves; from 900 to 600 it falls by 20%.",
     "verified",
     holds=[
-        ledger.less(
-            "change of the guess from t = 200 to 100, over that from 1000 to 600 (RMS)",
-            drift[-1] / float((guesses_[0] - guesses_[4]).square().mean().sqrt()),
-            0.6,
-            machine=True,
-            scope="one path",
-        )
+        ledger.less("t = 300 over 600, mean", float((to_end[300] / to_end[600]).mean()), 0.5, machine=True, scope="6 paths, 100 steps"),
+        ledger.close(
+            "t = 600 over 900, mean", float((to_end[600] / to_end[900]).mean()), 0.8, abs=0.1, machine=True, scope="6 paths, 100 steps"
+        ),
+        ledger.better(
+            "RMS distance of the guess to the final picture, over the one 300 steps earlier: from 900 to 600 against from 600 to 300",
+            (to_end[600] / to_end[900]).tolist(),
+            (to_end[300] / to_end[600]).tolist(),
+            scope="6 paths, 100 steps",
+        ),
     ],
 )
 
 # %% [markdown]
+# ## Beyond the post
+#
+# - The defect of D8 is what analytic {cite}`bao2022analytic` and learned variances {cite}`nichol2021improved` put back. On the toy with 1000 steps
+#   they can gain 0.004 nats over $\beta$ and 0.89 over $\tilde\beta$ (C11); with few steps the shape is wrong as well (E1).
+# - No scalar variance is right even in one dimension (C13): between modes the reverse kernel is wider than $\beta_t$.
+# - An $\epsilon$-network is the wrong coordinate for reading off $x_0$ near pure noise (C8).
+#
 # ## What does not hold
 #
 # Little, and nothing in the algebra.
 #
 # - "The substitution fixes the variance to $\tilde\beta^2$" is only formal: it is the right variance where $m_t=0$, and the post's own second example needs $\beta^2$ (D7, D8).
-# - The two variances as *options* (C14): bounds of an interval (C10), in which real data lies well inside (C12); and data of larger variance leaves it.
-# - "An exact prediction would need one step" (C9) does not mean that a better network needs fewer steps: the exact posterior mean is what the toy used.
+# - The two variances as *options* (C14): bounds of an interval for data of variance at most 1 (C10), in which our digits lie half-way and MNIST near the lower
+#   end (C12).
+# - "An exact prediction would need one step" (C9): a better network is no way there. The best guess is the posterior mean, and that is what the toy used.
 #
 # ## Exercises
 #
 # 1. Data uniform on $[-1,1]$: where in the interval between the bounds does $\sigma_1^{*2}/\beta_1^2$ lie? And for data on two points?
-# 2. Rewrite one DDPM step as Lookahead with two "slow" updates. What is the learning rate of the fast weights?
+# 2. Write one DDPM step as one update of Lookahead. What is the learning rate of the fast weights?
 # 3. The mean of the reverse step is exact. Is the *mode*?
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# At the upper bound up to the share of points near an end: smooth data always. Two points: at the lower bound, exponentially close, since $x_1$ reveals $x_0$.
+# At the upper bound up to the share of points near an end, as for other smooth densities (below the density is smoothed by 0.01). Two points: at the lower
+# bound, exponentially close, since $x_1$ reveals $x_0$.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1142,12 +1368,12 @@ for name, law in (("uniform", uniform), ("two points", points)):
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# $y\leftarrow y+\rho(\bar\mu-y)$: the fast weights jump to $\bar\mu$, one step of gradient descent with rate 1 on $\frac12\Vert y-\bar\mu\Vert^2$.
+# $y\leftarrow y+\rho(\bar\mu-y)$: the slow weights are $y$, their step size is $\rho$; the fast ones jump to $\bar\mu$, one step of gradient descent with rate 1 on $\frac12\Vert y-\bar\mu\Vert^2$.
 # ```
 #
 # ```{admonition} Solution 3
 # :class: dropdown
-# No: between the modes of the toy the kernel has two humps (first figure, middle) and its mean lies between them.
+# No: between the modes of the toy the kernel has two humps (first figure, middle), the mean lies between them.
 # ```
 
 # %% [markdown]
