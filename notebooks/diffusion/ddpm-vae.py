@@ -64,7 +64,7 @@ def variances(schedule, mixture):
     b, bar_a, bar_b = schedule.beta, schedule.bar_alpha, schedule.bar_beta
     gamma = bar_a[:-1] * b[1:] ** 2 / bar_b[1:] ** 2
     tilde = bar_b[:-1] * b[1:] / bar_b[1:]
-    return b[1:] ** 2, tilde**2, tilde**2 + gamma**2 * diffusion.mmse_1d(mixture, schedule.sigma[1:])
+    return b[1:] ** 2, tilde**2, tilde**2 + gamma**2 * diffusion.mmse_1d(mixture, schedule.sigma[1:], points=1201)
 
 
 def prices(schedule, mixture=toy, entropy=ENTROPY):
@@ -76,6 +76,12 @@ def prices(schedule, mixture=toy, entropy=ENTROPY):
     first_best = torch.cat([best[:1], tilde[1:]])
     star = fixed + 0.5 * (best / forward).log().sum()
     return {name: float(star + 0.5 * penalty(s)) for name, s in {"star": best, "beta": forward, "tilde": first_best}.items()}
+
+
+def headline(figure, text):
+    """One finding over all panels; hidden on the first of them, where the caption is read."""
+    figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.axes[0].set_title(text, loc="left").set_visible(False)
 
 
 COUNTS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
@@ -342,7 +348,8 @@ left = noise[1] - (state * noise[1]).mean() / (state * state).mean() * state  # 
 # %%
 nb.claim(
     "C2",
-    "Variance reduction: the rotation, the conditional expectation and its constant; at t = 1000 the constant is 98% of the noise's variance, at t = 1 nothing.",
+    "Variance reduction: the rotation, the conditional expectation and its constant; at t = 1000 the constant is 98% of "
+    "the noise's variance, at t = 1 nothing.",
     "verified",
     holds=[
         ledger.close("constant at t = 1000", unpredictable[2], 0.980, abs=5e-4),
@@ -384,9 +391,12 @@ nb.derivation(
         b**4 / (Bt**2 * a**2 * sigma**2) * (eps - Bt / b * net_out) ** 2,
     ),
 )
+
+# %%
 nb.claim(
     "C3",
-    "The weight that L_simple drops (σ = β) falls from 1 at t = 1 through 0.18 at t = 10 to 0.00996 near t = 350, and rises to 0.0204 at t = 1000.",
+    "The weight that L_simple drops (σ = β) falls from 1 at t = 1 through 0.18 at t = 10 to 0.00996 near t = 350, and "
+    "rises to 0.0204 at t = 1000.",
     "verified",
     holds=[ledger.close(f"t = {t}", vlb_weight[t - 1], w, rel=1e-5, digits=6) for t, w in zip(lattice, expected_weight, strict=True)]
     + [
@@ -433,7 +443,8 @@ ratio = -su.log_bar_alpha[1:] / bound
 # %%
 nb.derivation(
     "D7",
-    "(a) α² + β² = 1 keeps N(0, I), and nothing else does; (b) the prior fits every data law only if ᾱ_T is near 0; (c) log ᾱ_t lies below −0.005 t(t+1)/T, and close to it.",
+    "(a) α² + β² = 1 keeps N(0, I), and nothing else does; (b) the prior fits every data law only if ᾱ_T is near 0; (c) "
+    "log ᾱ_t lies below −0.005 t(t+1)/T, and close to it.",
     sym.identity("(a) variance of α x + β ε, x ~ N(0, 1)", square, a**2 + beta_free**2),
     sym.solves("(a) it stays 1", sp.Eq(square, 1), beta_free, sp.sqrt(1 - a**2)),
     ledger.close("(a) number of β > 0 for which it does", len(keeping), 1, abs=0.5),
@@ -502,7 +513,8 @@ paper = diffusion.ddpm_schedule()
 su_prices, paper_prices = prices(su), prices(paper)
 nb.claim(
     "C6",
-    "The post says that DDPM took α_t = √(1 − 0.02 t/T). The paper's β_t is 2.24 times that at t = 1 and within 1% from t = 167 on; the best chain's path divergence at T = 1000 is the same within 0.1%.",
+    "The post says that DDPM took α_t = √(1 − 0.02 t/T). The paper's β_t is 2.24 times that at t = 1 and within 1% from t "
+    "= 167 on; the best chain's path divergence at T = 1000 is the same within 0.1%.",
     "partly",
     holds=[
         ledger.close("KL of the best chain, the post's schedule", su_prices["star"], 0.0032681, rel=1e-4, digits=5),
@@ -629,7 +641,7 @@ nb.derivation(
     sym.identity("its m is β̄²", m_gauss.subs(v, 1), Bt2),
 )
 
-# %%
+# %% tags=["hide-input"]
 point_or_normal = {
     w: diffusion.GaussianMixture(*(torch.tensor(z, dtype=torch.float64) for z in ([[1.0 - w]], [float(w)], [1.0]))) for w in (0, 1)
 }
@@ -720,7 +732,7 @@ for axes, T in zip(panels, (1, 4, 8, 16, 64), strict=True):
     axes.annotate(f"T = {T}", (-2.1, 1.05), fontsize=9)
 panels[0].set_ylabel("density")
 panels[0].annotate("data", (0.75, 1.02), fontsize=8, color=GREY)
-panels[0].set_title("The output of the best chain: one Gaussian for T = 1, two modes from T = 8 on", loc="left")
+headline(figure, "The output of the best chain: one Gaussian for T = 1, two modes from T = 8 on")
 nb.show(figure)
 
 # %% [markdown]
@@ -731,7 +743,8 @@ nb.show(figure)
 uneven_one = min((prices(diffusion.exponential_schedule(1, rate), uneven, ENTROPY_U)["star"], rate) for rate in np.geomspace(1e-3, 5, 120))
 nb.claim(
     "C10",
-    "Many small Gaussian steps express what one cannot: the divergence of the paths falls like 3.256/T. A well chosen single step still beats 8 steps of the fixed schedule, not 16.",
+    "Many small Gaussian steps express what one cannot: the divergence of the paths falls like 3.256/T. A well chosen "
+    "single step still beats 8 steps of the fixed schedule, not 16.",
     "verified",
     holds=[
         ledger.increasing("−KL over T = 2, 4, .., 1000", [-p for p in list(best_price.values())[1:]]),
@@ -772,7 +785,8 @@ too_narrow = (1 / (many - 1) - 0.5 * np.log((many + 1) / (many - 1))).sum()  # t
 # %%
 nb.claim(
     "C9",
-    "The two reverse variances serve equally well: in samples of a thousand steps both do; in the variational bound β̃ costs 0.9 nats a dimension on the post's schedule, whatever T, leaving out t = 1, where it costs infinitely much.",
+    "The two reverse variances serve equally well: in samples of a thousand steps both do; in the variational bound β̃ "
+    "costs 0.9 nats a dimension on the post's schedule, whatever T, leaving out t = 1, where it costs infinitely much.",
     "partly",
     holds=[
         ledger.close("W2 of the output to the data (of standard deviation 0.82), β̃, 1000 steps", w2["tilde"], 0.0031, abs=2e-4, digits=2),
@@ -1075,7 +1089,7 @@ e3 = nb.run(
     "E3",
     weighting,
     **nb.at_scale(
-        cpu={"seeds": [0], "width": 96, "steps": 300, "samples": 300},
+        cpu={"seeds": [0], "width": 96, "steps": 200, "samples": 60},
         gpu={"seeds": [0], "width": 256, "steps": 1500, "samples": 1000},
         full={"seeds": [0, 1, 2, 3], "width": 256, "steps": 2500, "samples": 4000},
     ),
@@ -1192,10 +1206,10 @@ for axes, e in zip(panels, (1e-8, 1e-6, 1e-4), strict=True):
     for c, name, color, style in zip(c3, ("sum", "sum/64", "sum/49152"), (BLUE, GREEN, RED), ("-", "--", ":"), strict=True):
         axes.plot(r2["log"], np.mean([[row[arm(c, e)] for row in curve] for curve in r2["curve"]], 0), style, color=color, label=name)
     axes.set(xlabel="step", yscale="log")
-    axes.annotate(f"Adam's ε = {e:.0e}", (0.3, 0.72), xycoords="axes fraction", fontsize=9)
+    axes.annotate(f"Adam's ε = {e:.0e}", (0.38, 0.88), xycoords="axes fraction", fontsize=9)
 panels[0].set_ylabel("loss a pixel")
 panels[0].legend(fontsize=8, loc="lower left")
-panels[0].set_title("A factor on the loss matters only where Adam's ε is large beside the gradients", loc="left")
+headline(figure, "A factor on the loss matters only where Adam's ε is large beside the gradients")
 nb.show(figure)
 
 # %% [markdown]
@@ -1286,11 +1300,12 @@ off_weights = max(
     for k_, w_ in (("vlb", dense_weights[1]), ("x0", dense_weights[2]), *unet_weights.items())
 )
 
-# %%
+# %% tags=["hide-input"]
 ratio2 = lambda c, e: float(np.mean(ends(c, e)) / np.mean(ends(1.0, e)))
 nb.experiment(
     "E2",
-    "With Adam's ε = 1e-8 the factor 1/49152 on the loss changes the result by under 1%; with ε = 1e-6 it costs a quarter; with 1e-4 almost nothing is learned. The mean, 1/64, does no harm up to 1e-6.",
+    "With Adam's ε = 1e-8 the factor 1/49152 on the loss changes the result by under 1%; with ε = 1e-6 it costs a quarter; "
+    "with 1e-4 almost nothing is learned. The mean, 1/64, does no harm up to 1e-6.",
     "verified",
     holds=[
         ledger.less("stacked training against ddpm_training, 120 losses", apart_losses, 1e-3, digits=1, machine=True, scope="cpu"),
@@ -1355,16 +1370,18 @@ spread = lambda u, w: math.hypot(np.std(u, ddof=1) / len(u) ** 0.5, np.std(w, dd
 gap_fd = float((np.mean(mlp("fd", 1)) - np.mean(mlp("fd", 0))) / spread(mlp("fd", 0), mlp("fd", 1)))
 nb.results(
     "E3",
-    f"Digits, dense net of width 256, 2,500 steps of batch 128, DDPM samples in 100 steps; mean ± s.e. of 4 seeds ({nb.recorded('E3').device}). FD of training against test pictures {teacher.report['frechet_train_test']}",
+    "Digits, dense net of width 256, 2,500 steps of batch 128, DDPM samples in 100 steps; mean ± s.e. of 4 seeds "
+    f"({nb.recorded('E3').device}). FD of training against test pictures {teacher.report['frechet_train_test']}",
     ["loss", "test loss", "FD", "SW2"],
     [
-        [name, *(ledger.with_error(mlp(key, i)) for key in ("loss", "fd", "sw2"))]
+        [name, *(ledger.with_error(mlp(key, i), digits) for key, digits in (("loss", 4), ("fd", 3), ("sw2", 3)))]
         for i, name in enumerate(("L_simple", "VLB weights", "x₀ weights"))
     ],
 )
 nb.experiment(
     "E3",
-    "Trained with L_simple the dense net has the lowest loss and the best samples by SW2; FD finds the x_0 weights worst, and does not tell the other two apart.",
+    "Trained with L_simple the dense net has the lowest loss and the best samples by SW2; FD finds the x_0 weights worst, "
+    "and does not tell the other two apart.",
     "verified",
     holds=[
         ledger.less(
@@ -1383,7 +1400,8 @@ nb.experiment(
 )
 nb.claim(
     "C11",
-    "Dropping the weight helps the samples: of the dense net by SW2, not by FD; the U-Net's samples with the weight diverged, which decides nothing.",
+    "Dropping the weight helps the samples: of the dense net by SW2, not by FD; the U-Net's samples with the weight "
+    "diverged, which decides nothing.",
     "partly",
     holds=[
         ledger.better("dense net, SW2: VLB weights over L_simple", mlp("sw2", 1), mlp("sw2", 0), scope=SCOPE3),
@@ -1398,10 +1416,12 @@ nb.claim(
 # %% tags=["hide-input"]
 nb.results(
     "E5",
-    f"MNIST, U-Net of 224k parameters, 2,000 steps of batch 128, DDPM samples in 50 steps; mean ± s.e. of 3 seeds ({nb.recorded('E5').device}). Floor of the teacher's classifier: FD of training against test pictures {diffusion.teacher('mnist28').report['frechet_train_test']}",
+    "MNIST, U-Net of 224k parameters, 2,000 steps of batch 128, DDPM samples in 50 steps; mean ± s.e. of 3 seeds "
+    f"({nb.recorded('E5').device}). Floor of the teacher's classifier: FD of training against test pictures "
+    f"{diffusion.teacher('mnist28').report['frechet_train_test']}",
     ["variant", "test loss", "FD", "SW2"],
     [
-        [name, ledger.with_error(r5[a_]["loss"]), ledger.with_error(r5[a_]["fd"]), ledger.with_error(r5[a_]["sw2"])]
+        [name, ledger.with_error(r5[a_]["loss"], 4), ledger.with_error(r5[a_]["fd"]), ledger.with_error(r5[a_]["sw2"])]
         for a_, name in (
             ("simple", "L_simple, group norm, sines"),
             ("batch", "batch norm"),
@@ -1446,7 +1466,8 @@ apart_refresh = float((normed.encoder[0].norm1.running_var / met - 1).abs().max(
 # %% tags=["hide-input"]
 nb.experiment(
     "E5",
-    "The U-Net on MNIST: the unweighted loss has the lowest test loss; batch norm is usable in evaluation mode only; a trained table costs 3% of loss.",
+    "The U-Net on MNIST: the unweighted loss has the lowest test loss; batch norm is usable in evaluation mode only; a "
+    "trained table costs 3% of loss.",
     "verified",
     holds=[
         ledger.better("loss: VLB weights over L_simple", r5["vlb"]["loss"], r5["simple"]["loss"], scope=SCOPE5),
@@ -1468,7 +1489,8 @@ nb.experiment(
 )
 nb.claim(
     "C13",
-    "Batch norm is unusable, because training and inference differ: with batch statistics when sampling, yes; with running ones it is usable, though behind group norm.",
+    "Batch norm is unusable, because training and inference differ: with batch statistics when sampling, yes; with running "
+    "ones it is usable, though behind group norm.",
     "partly",
     holds=[
         ledger.more(
@@ -1519,7 +1541,9 @@ nb.claim(
 teacher_loss = float(diffusion.denoising_loss(teacher.eps, teacher.images.test, su.sigma[5::50], seed=12).mean())
 nb.claim(
     "C17",
-    "Any auto-encoder shaped like a U-Net does, the task is plain regression: a small U-Net without attention does; a dense net, which is none, trains at once and stays far behind (2,500 steps of batch 128 against the U-Net's 6,000 of 256).",
+    "Any auto-encoder shaped like a U-Net does, the task is plain regression: a small U-Net without attention does; a "
+    "dense net, which is none, trains at once and stays far behind (2,500 steps of batch 128 against the U-Net's 6,000 of "
+    "256).",
     "partly",
     holds=[
         ledger.less("U-Net of 139k parameters: loss on test digits", teacher_loss, 0.1, machine=True, scope="recorded weights"),
@@ -1544,7 +1568,8 @@ slow, _, _ = train_stack(nb.device, [(1.0, 1e-6, 1e-3, 1.0)], 7, width=32, steps
 reach = 1e-5 * math.prod(1 + 1e-3 * step / 100 for step in range(2, 41))
 nb.claim(
     "C18",
-    "LAMB with a rate near 1e-3 suits any initialisation: not with a last layer that starts at zero and 600 steps. The layer's first step is 1e-5 an entry, and later ones change it by a share of at most 1e-3.",
+    "LAMB with a rate near 1e-3 suits any initialisation: not with a last layer that starts at zero and 600 steps. The "
+    "layer's first step is 1e-5 an entry, and later ones change it by a share of at most 1e-3.",
     "not reproduced",
     holds=[
         ledger.less(
@@ -1601,7 +1626,7 @@ free = diffusion.endpoint(
     diffusion.ddim(
         teacher.eps,
         grid_nodes,
-        diffusion.from_vp(torch.randn(120, 1, 8, 8, generator=noise_source, device=nb.device), grid_nodes[0]),
+        diffusion.from_vp(torch.randn(100, 1, 8, 8, generator=noise_source, device=nb.device), grid_nodes[0]),
         1.0,
         diffusion.gaussian(noise_source),
     )
@@ -1610,17 +1635,21 @@ strip = range(0, 51, 5)
 within = float(out40.var(1).sum((1, 2)).mean())
 overall = float(free.flatten(1).var(0).sum())
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Top left, four rows of ten generated 8 by 8 digits; each row starts from the same noise at the last step of the chain, and in each row stand different digits, some of them more than once. Top right, the loss of a live training, which falls from 1 to about 0.25 in 60 steps. Bottom, one picture on its way through the chain: pure noise at first, a digit at the end, with its outline settled about half way."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Top left, four rows of ten generated 8 by 8 digits; each row starts from the same noise at the last step of the chain, and in each row stand different digits, some of them more than once. Top right, the loss of a live training, which falls from 1 to about 0.25 in 60 steps. Bottom, one picture on its way through the chain: pure noise at first, a digit at the end; its outline appears from about t = 400 on."}}
 figure, panels = plt.subplot_mosaic(
     [["rows", "loss"], ["strip", "strip"]], figsize=(8.4, 3.7), width_ratios=(1.9, 1), height_ratios=(3.2, 1)
 )
 panels["rows"].imshow(tile(out40.flatten(0, 1), 10), cmap="gray")
 panels["rows"].set(xticks=[], yticks=[4.5, 14.5, 24.5, 34.5], yticklabels=["x_T #1", "#2", "#3", "#4"])
 panels["rows"].set_title("One starting noise a row, different digits: x_T is no code", loc="left")
-panels["strip"].imshow(
-    tile(torch.stack([diffusion.to_vp(path40[i][0, 0], grid_nodes[i]) for i in strip]).clamp(-1.5, 1.5), len(strip)), cmap="gray"
+path_tile = tile(torch.stack([diffusion.to_vp(path40[i][0, 0], grid_nodes[i]) for i in strip]).clamp(-1.5, 1.5), len(strip))
+panels["strip"].imshow(path_tile, cmap="gray")
+panels["strip"].set(
+    yticks=[],
+    xticks=[(i + 0.5) * path_tile.shape[1] / len(strip) - 0.5 for i in range(len(strip))],
+    xticklabels=[1000 - 20 * i for i in strip],
+    xlabel="t",
 )
-panels["strip"].set(yticks=[], xticks=[4.5 + 9 * i for i in range(len(strip))], xticklabels=[1000 - 20 * i for i in strip], xlabel="t")
 for name in ("rows", "strip"):
     panels[name].grid(False)
 panels["loss"].plot(losses, color=GREY, lw=0.8)
@@ -1643,13 +1672,14 @@ nb.experiment(
             float((teacher.classifier(free).softmax(1).amax(1) > 0.9).double().mean()),
             0.8,
             machine=True,
-            scope="120 samples",
+            scope="100 samples",
         ),
     ],
 )
 nb.claim(
     "C7",
-    "x_T carries next to no information about x_0: at most 3.1e-5 bits a dimension for pictures in [−1, 1], 2.2e-5 for the digits; with x_T fixed samples vary as much as with it free.",
+    "x_T carries next to no information about x_0: at most 3.1e-5 bits a dimension for pictures in [−1, 1], 2.2e-5 for the "
+    "digits; with x_T fixed samples vary as much as with it free.",
     "verified",
     holds=[
         ledger.close("bits a dimension, M = E x² = 0.25, the post's schedule", bits(su, 0.25), 7.58e-6, rel=5e-3),
@@ -1662,7 +1692,7 @@ nb.claim(
             1.0,
             abs=0.12,
             machine=True,
-            scope="4 x 10 against 120 samples",
+            scope="4 x 10 against 100 samples",
         ),
     ],
 )
@@ -1724,7 +1754,7 @@ nb.claim(
         ),
         ledger.more(
             "RMS difference of two outputs from one x_T, over that of unrelated ones",
-            float((out40[:, 0] - out40[:, 1]).square().mean().sqrt() / (free[:60] - free[60:]).square().mean().sqrt()),
+            float((out40[:, 0] - out40[:, 1]).square().mean().sqrt() / (free[:50] - free[50:]).square().mean().sqrt()),
             0.6,
             machine=True,
             scope="4 pairs",
@@ -1768,7 +1798,8 @@ nb.claim(
 for first in (0.02, 0.05, 0.1, 0.2):
     levels_ = torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(math.log10(first), math.log10(148), 16, dtype=torch.float64)])
     print(
-        f"16 levels even in log sigma from {first}: price {prices(diffusion.Schedule(-0.5 * torch.log1p(levels_**2)))['star']:.3f} (schedule: {best_price[16]:.3f})"
+        f"16 levels even in log sigma from {first}: price "
+        f"{prices(diffusion.Schedule(-0.5 * torch.log1p(levels_**2)))['star']:.3f} (schedule: {best_price[16]:.3f})"
     )
 
 # %% [markdown]
