@@ -963,6 +963,9 @@ nb.show(figure)
 
 # %% [markdown]
 # ### E2, E5. Digits and MNIST
+#
+# What counts: the signs against DDIM in FD, and in RMSE, where FD and RMSE need not agree. The real training pictures are as few as the test set, 597 and 1,000, the samples are
+# 4,000: so their FD is no lower bound.
 
 # %% tags=["hide-input"]
 r2, r5 = nb.recorded("E2").result, nb.recorded("E5").result
@@ -1019,8 +1022,8 @@ small = diffusion.teacher("digits8", nb.device)
 short = lambda nodes: diffusion.karras_sigmas(nodes, 0.01, 80.0)
 saved = diffusion.analytic_first_step(small.eps, 80.0)
 # a small run of the recorded function, every solver against its own call with the nodes and the noise written out
-tiny = solvers(nb.device, "digits8", [0], 64, [3], 12, 24, 2, [0.1, 0.3, 0.6])
-z3 = 80 * torch.randn(64, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(1100), device=nb.device)
+tiny = solvers(nb.device, "digits8", [0], 48, [3], 12, 24, 2, [0.1, 0.3, 0.6])
+z3 = 80 * torch.randn(48, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(1100), device=nb.device)
 r3, c3, q3 = tiny["constants 3"]
 a3, m3, e3 = short(3).tolist()
 with_inserted = torch.tensor([a3, a3 ** (1 - q3) * m3**q3, m3, m3 ** (1 - q3) * e3**q3, e3], dtype=torch.float64)
@@ -1040,7 +1043,7 @@ target = diffusion.endpoint(diffusion.heun(small.eps, short(13), z3))
 alone = {k_: float((diffusion.endpoint(w) - target).square().mean().sqrt()) for k_, w in alone.items()}
 
 # %% tags=["hide-input"]
-# one step of a network with random weights against the solver with its r and c written out, first with a call and then without
+# one step of a network with random weights against the formula, first with a call for the first direction and then without
 torch.manual_seed(44)
 drawn = Predictor().to(nb.device)
 probe = 3 * torch.randn(4, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(44), device=nb.device)
@@ -1049,16 +1052,16 @@ with torch.no_grad():
     for analytic in (False, True):
         inside = small.net(probe / math.sqrt(10), torch.tensor(math.log(3.0), device=nb.device), return_bottleneck=True)[1]
         raw = drawn.layers(inside.mean((2, 3)) * (not analytic))
-        r_one, c_one = 1 / (1 + torch.exp(1 - raw[:, 0])), 1 + 0.2 * torch.tanh(raw[:, 1])
+        r_one, c_one = (w[:, None, None, None] for w in (1 / (1 + torch.exp(1 - raw[:, 0])), 1 + 0.2 * torch.tanh(raw[:, 1])))
         told_apart = max(told_apart, float(r_one.std()))
-        used = diffusion.analytic_first_step(small.eps, 3.0 if analytic else 80.0)
-        by_house = diffusion.endpoint(diffusion.amed(used, torch.tensor([3.0, 0.7]), probe, r_one[None], c_one[None]))
+        level, first = 3.0 ** (1 - r_one) * 0.7**r_one, probe / math.sqrt(10) if analytic else small.eps(probe, 3.0)
+        by_house = probe - 2.3 * c_one * small.eps(probe + (level - 3) * first, level)
         step_errors.append(float((amed_step(small, drawn, probe, 3.0, 0.7, analytic)[0] - by_house).abs().max()))
 # the training loop: the step's error after it, over the least on a grid of constants
 with torch.no_grad():
     course = torch.stack(list(diffusion.heun(small.eps, short(13), z3)))[::6]
     r_grid = fit(saved, short(3)[1:], course[1:], GRID[:16], False)
-trained = train_amed(small, short(3), course, 60, torch.Generator(nb.device).manual_seed(2), batch=32)
+trained = train_amed(small, short(3), course, 40, torch.Generator(nb.device).manual_seed(2), batch=32)
 square = lambda x: float((x - course[2]).square().mean())
 with torch.no_grad():
     after_training, untrained = (
@@ -1066,21 +1069,21 @@ with torch.no_grad():
     )
 live_checks = [
     *[
-        ledger.close(
-            f"small live run, RMSE of {k_} by a separate call",
-            tiny[k_][0][0],
-            w,
-            rel=2e-2 if "pred" in k_ else 1e-3,
+        ledger.less(
+            f"small live run, RMSE of {k_}: relative distance from a separate call",
+            abs(tiny[k_][0][0] / w - 1),
+            2e-2 if "predictor" in k_ else 1e-3,
+            digits=1,
             machine=True,
-            scope="64 samples",
+            scope="48 samples",
         )
         for k_, w in alone.items()
     ],
-    ledger.less("the network's step against the solver's with its r and c, with a call", step_errors[0], 1e-4, digits=1, machine=True),
+    ledger.less("a network's step against the formula, with a call for the first direction", step_errors[0], 1e-4, digits=1, machine=True),
     ledger.less("and without", step_errors[1], 1e-4, digits=1, machine=True),
     ledger.more("where r differs between samples: standard deviation", told_apart, 1e-3, digits=2, machine=True),
-    ledger.less("last step's squared error after 60 iterations over that of the best constant", after_training, 1.15, machine=True),
-    ledger.more("before", untrained, 1.3, machine=True),
+    ledger.less("last step's squared error after 40 iterations over that of the best constant", after_training, 1.5, machine=True),
+    ledger.more("before", untrained, 5, machine=True),
     ledger.less(
         "live: RMSE at 5 calls, AMED over DPM-2",
         e2["amed 5"][0][0] / e2["dpm_solver_2 5"][0][0],
@@ -1130,7 +1133,7 @@ nb.experiment(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, Frechet distance against calls for seven solvers, on digits and on MNIST. Heun and DPM-2 start highest. AMED with constants and with the network run together, below DDIM everywhere. From seven calls on iPNDM, its plugin and AMED meet near the reference."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, Frechet distance against calls for seven solvers, on digits and on MNIST. Heun and DPM-2 start highest. AMED with constants and with the network lie below DDIM everywhere and close together, except at three calls on digits, where the network is lower. At seven and nine calls iPNDM, its plugin and AMED come close to each other."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
 for axes, rec, what in ((panels[0], r2, "digits"), (panels[1], r5, "MNIST")):
     for (k_, name), color, style in zip(
@@ -1167,7 +1170,7 @@ for nfe in (3, 5):
     shown[f"AMED, {nfe}"] = diffusion.endpoint(diffusion.amed(afs, diffusion.karras_sigmas(N + 1, 0.01), eight, r_, c_now))
 shown["Heun, 40"] = diffusion.endpoint(diffusion.heun(mnist.eps, diffusion.karras_sigmas(21, 0.01), eight))
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Seven rows of eight MNIST digits from the same noises. With three calls DDIM gives blurs, DPM-2 saturated noise, AMED smooth digits. With five calls DDIM gives softer digits, DPM-2 digits with spots, AMED digits close to the last row. The last row, forty calls, shows clean digits."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Seven rows of eight MNIST digits from the same noises. With three calls DDIM gives blurs, DPM-2 saturated noise, AMED smooth digits. With five calls DDIM gives softer digits, DPM-2 digits with spots, AMED digits like those of DDIM with five calls. The last row, forty calls, shows clean digits; the seventh is a 5 there and a 9 in the rows above."}}
 figure, axes = plt.subplots(figsize=(6.4, 5.4))
 axes.imshow(tile(torch.cat([w_[:, 0] for w_ in shown.values()]), 8), cmap="gray")
 axes.grid(False)
@@ -1176,46 +1179,97 @@ axes.set_title("From the same noises DDIM blurs and DPM-2 shatters")
 nb.show(figure)
 
 # %% [markdown]
-# Two findings of our own. The times that the network predicts have a standard deviation of at most 0.011 over the samples, and constants fitted in seconds sample as well from five calls on (at three the network has the lower FD on
-# digits, 0.68 against 0.96, by other times and not by telling samples apart); and $c$ may be set to 1 on pictures (on the toy it helps). The first step's $r$ hardly matters: at $t=80$ its errors are below a
-# thousandth of the step for every $r$ up to a half.
+# What we saw. In FD AMED beats DDIM at every budget; in RMSE DDIM is closer at three calls, and on MNIST at five. The plugin with its one $r$ helps iPNDM at five calls on digits, and hardly on MNIST.
+#
+# **Constants or a network.** From five calls on, constants fitted in seconds have the FD of the network to within noise and a smaller RMSE. (At three calls the network has the lower FD on digits, 0.68
+# against 0.96.) Its $r$ varies over the samples by a standard deviation of 0.011 at most. This says what 120 iterations taught it, not what there is to learn: an oracle with one pair a sample halves
+# the error on the toy at five calls, and on digits it gains too. And $c$ may be set to 1 on pictures at no cost in FD; on digits at five calls that costs 5% in RMSE, and on the toy more.
+# The first step's $r$ hardly matters: at $t=80$ its errors are below a thousandth of the step for every $r$ up to a half.
 
 # %% tags=["hide-input"]
-spreads = [row[1] for rec in (r2, r5) for n in NFES for row in rec[f"spread {n}"]]
+with torch.no_grad():
+    z_oracle = 80 * torch.randn(96, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(7), device=nb.device)
+    known = torch.stack(list(diffusion.heun(small.eps, short(31), z_oracle)))[::10]
+    shared, single = (fit(saved, short(4), known, GRID[::2], False, each) for each in (False, True))
+digits_oracle = [float((w[2] - known[-1]).square().mean().sqrt()) for w in (shared, single)]
+toy_single = fit(cheap, nodes4, reference[:: FINE // 3], GRID, False, each=True)
+digits_spread, toy_spread = single[0].std(1).tolist(), toy_single[0].std(1).tolist()
+nb.results(
+    "X1",
+    "best r of a sample at c = 1, standard deviation over samples, five calls (each fitted to its own path)",
+    ["step", "toy", "digits, U-Net"],
+    [[i + 1, f"{a_:.3f}", f"{b_:.3f}"] for i, (a_, b_) in enumerate(zip(toy_spread, digits_spread, strict=True))],
+)
+
+# %% tags=["hide-input"]
+spreads = [row[1] for rec in (r2, r5) for n in NFES for row in rec[f"spread {n}"][1:]]  # the first step has no features
+pairs = [(id_, rec, n) for id_, rec in (("E2", r2), ("E5", r5)) for n in (5, 7, 9)]
+ratio = lambda of, rec, over, under: float(np.mean(of(rec, over)) / np.mean(of(rec, under)))
 nb.claim(
     "X1",
-    "From five calls on per-step constants do what the predictor network does, and c = 1 costs nothing on pictures.",
+    "From five calls on per-step constants have the FD of a network trained for 120 iterations, and a smaller RMSE; the network hardly tells samples apart, the best r do differ. c = 1 costs nothing in FD.",
     "verified",
     holds=[
-        ledger.less("largest standard deviation of r over samples, both data sets, 14 steps each", max(spreads), 0.02, scope="full"),
+        ledger.less(
+            "largest standard deviation of the network's r over samples, 20 steps after the first", max(spreads), 0.02, scope="full"
+        ),
         *[
             ledger.less(
-                f"{id_}: mean FD of constants over the network's, {n} calls",
-                np.mean(FD_OF(rec, f"amed {n}")) / np.mean(FD_OF(rec, f"predictor {n}")),
+                f"{id_}: FD of constants over the network's, {n} calls",
+                ratio(FD_OF, rec, f"amed {n}", f"predictor {n}"),
                 1.06,
                 scope=SC[id_],
             )
-            for id_, rec in (("E2", r2), ("E5", r5))
-            for n in (5, 7, 9)
+            for id_, rec, n in pairs
+        ],
+        *[
+            ledger.better(
+                f"{id_}: RMSE at {n} calls, network over constants",
+                RMSE_OF(rec, f"predictor {n}"),
+                RMSE_OF(rec, f"amed {n}"),
+                scope=SC[id_],
+            )
+            for id_, rec, n in pairs
         ],
         *[
             ledger.close(
-                f"{id_}: FD with c = 1 over fitted c, 7 calls",
-                np.mean(FD_OF(rec, "amed c=1 7")) / np.mean(FD_OF(rec, "amed 7")),
+                f"{id_}: FD with c = 1 over fitted c, {n} calls",
+                ratio(FD_OF, rec, f"amed c=1 {n}", f"amed {n}"),
                 1,
-                abs=0.05,
+                abs=0.06,
                 scope=SC[id_],
             )
-            for id_, rec in (("E2", r2), ("E5", r5))
+            for id_, rec, n in pairs
         ],
+        ledger.close(
+            "E2: RMSE with c = 1 over fitted c, 5 calls", ratio(RMSE_OF, r2, "amed c=1 5", "amed 5"), 1.05, abs=0.02, scope=SC["E2"]
+        ),
+        ledger.more("toy, 5 calls: standard deviation of the best r, second step", toy_spread[1], 0.02),
+        ledger.more("digits, 5 calls: the same, second step", digits_spread[1], 0.02, digits=2, machine=True, scope="96 samples"),
+        ledger.less(
+            "digits, 5 calls: RMSE of the oracle over constants on the same paths",
+            digits_oracle[1] / digits_oracle[0],
+            0.98,
+            machine=True,
+            scope="96 samples",
+        ),
     ],
 )
+doubled = diffusion.kernel_density(2 * toy.means, 0.2)  # the toy twice as large: variance 2.04 a coordinate instead of 0.51
+doubled_end = diffusion.endpoint(diffusion.heun(doubled.eps, diffusion.karras_sigmas(241), START[:300]))
+doubled_rmse = [
+    float((diffusion.endpoint(diffusion.euler(e_, diffusion.karras_sigmas(7), START[:300])) - doubled_end).square().sum(1).mean().sqrt())
+    for e_ in (diffusion.analytic_first_step(doubled.eps, 80.0), doubled.eps)
+]
 nb.claim(
     "C11",
     "The analytic first step is almost free.",
     "verified",
     holds=[
         ledger.close("toy, DDIM: RMSE with it (5 calls) over without (6)", table["DDIM"][1] / no_afs, 1, abs=2e-3),
+        ledger.close(
+            "the toy twice as large, where D7 gives an error (above, σ₀² = 0.51, none)", doubled_rmse[0] / doubled_rmse[1], 1, abs=1e-2
+        ),
         *[
             ledger.close(
                 f"{id_}: RMSE with it over without",
