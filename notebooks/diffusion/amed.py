@@ -13,12 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/amed.ipynb)
 #
-# **The point.** With five network calls a second-order solver loses to Euler: halving the number of steps costs more than the order gains. AMED asks for the right
-# *direction* instead of a higher order: somewhere inside a step the velocity should point along the chord, and a small network is to find where. The post asks when
-# such a mean-value theorem holds in many dimensions and answers: on straight lines. The exact answer is milder, a straight line of *velocities*; and with the scale factor
-# that the paper has and the post drops, every *planar* path will do. On a toy with an exact score AMED with fitted constants makes 0.72 of the error of the best other solver
-# at five calls and 0.53 at seven. On digits and MNIST the fitted times hardly differ between samples: from five
-# calls on a few constants do what the network does.
+# **The point.** With three network calls a second-order solver loses to Euler, and with five it mostly does: half as many steps cost more than the order gains. AMED asks for
+# the right *direction* instead: somewhere inside a step the velocity should point along the chord, and a small network is to find where. The post asks when such a mean-value
+# theorem holds in many dimensions and answers: on straight lines. The exact answer is milder, a straight line of *velocities*; and with the scale factor that the paper has
+# and the post drops, a tangent along the chord exists on every smooth *planar* path. On a toy with an exact score AMED with fitted constants is the best at five calls (0.72 of the next
+# solver's error). On digits and MNIST constants sample as well, from five calls on, as the network that we trained.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -46,6 +45,8 @@ toy = diffusion.toy2d()  # eight Gaussians on the unit circle, standard deviatio
 FINE = 660  # steps of the reference: every grid of 2 to 6 nodes is part of its grid
 START = 80 * torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 reference = torch.stack(list(diffusion.heun(toy.eps, diffusion.karras_sigmas(FINE + 1), START)))
+others = 80 * torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # constants are fitted on these
+fitting = torch.stack(list(diffusion.heun(toy.eps, diffusion.karras_sigmas(FINE + 1), others)))
 rmse = lambda x: float((x - reference[-1]).square().sum(1).mean().sqrt())
 cheap = diffusion.analytic_first_step(toy.eps, 80.0)
 
@@ -57,8 +58,22 @@ def by_calls(nfe, sampler):
 
 
 # %% [markdown]
-# The solver of the post in full. `fit` chooses, step by step, the place $r$ of the intermediate level and the scale $c$ of the direction, by least
-# squares against the exact path:
+# ## The solvers, and what they do on a toy
+#
+# In the coordinates of {doc}`ddim <ddim>`, $x=x_0+t\varepsilon$ with $t$ the noise level, sampling is the integration of $\frac{dx}{dt}=\epsilon_\theta(x,t)=:v(x,t)$ from $t_{\max}=80$ down to
+# $t_{\min}$, over nodes $t_N>\dots>t_1$. One step goes from $t_{n+1}$ to $t_n$; $h=t_n-t_{n+1}<0$. The rules, with $v=v(x,t_{n+1})$:
+#
+# $$\begin{aligned}\text{Euler (DDIM)}&: x+h\,v,&
+# \text{Heun}&: x+\tfrac h2\bigl[v+v(x+hv,t_n)\bigr],\\
+# \text{DPM-2}&: x+h\bigl[\tfrac1{2r}v(x_s,s)+(1-\tfrac1{2r})\,v\bigr],&
+# \text{AMED}&: x+c\,h\,v(x_s,s),\end{aligned}$$
+#
+# with an intermediate level $s=t_n^{\,r}t_{n+1}^{\,1-r}$ ($r=0$ is the start of the step, $r=\frac12$ the geometric mean), the Euler guess $x_s=x+(s-t_{n+1})\,v$ of the state there, and a
+# factor $c$. DPM-2 has $r=\frac12$ where nothing else is said. iPNDM combines the directions of past steps (D9). All begin with the *analytic first step*: the first direction is
+# $x/\sqrt{1+t^2}$, without a call (D7). NFE is the number of calls.
+#
+# `fit` chooses $r$ and $c$ step by step, by least squares against exact paths: one pair for all samples, or, as an *oracle* that knows where each step must end, one for each. Constants are
+# fitted on other paths than they are tested on; DPM-2 gets a fitted $r$ a step too.
 
 
 # %% tags=["hide-input"]
@@ -95,18 +110,46 @@ table = {
     name: [rmse(by_calls(n, s)) for n in NFES]
     for name, s in (("DDIM", "euler"), ("iPNDM", "ipndm"), ("Heun", "heun"), ("DPM-2", "dpm_solver_2"))
 }
-fitted = {}
+
+
+def fit_dpm(nodes, path, grid):
+    """DPM-2 with the best r of a grid a step, against the exact states path (S+1, N, d): the r and the end."""
+    x, rs = path[0], []
+    for i, (now, after) in enumerate(zip(nodes.tolist(), nodes.tolist()[1:], strict=False)):
+        weight = 1 / (2 * torch.tensor(grid, dtype=x.dtype))[:, None, None]
+        tried = x + (after - now) * (weight * directions(cheap, now, after, x, grid) + (1 - weight) * cheap(x, now))
+        best = (tried - path[i + 1]).square().sum((1, 2)).argmin()
+        x, rs = tried[best], [*rs, grid[best]]
+    return rs, x
+
+
+def run_dpm(nodes, x, rs):
+    """DPM-2 from x with its own r a step."""
+    for i, r_ in enumerate(rs):
+        x = diffusion.endpoint(diffusion.dpm_solver_2(cheap, nodes[i : i + 2], x, r_))
+    return x
+
+
+# %% tags=["hide-input"]
+fitted, table["DPM-2, r fitted"] = {}, []
 for nfe in NFES:
     N = (nfe + 1) // 2
-    on_path = reference[:: FINE // N]
-    for name, scaled, each in (("AMED, r", False, False), ("AMED, r and c", True, False), ("oracle", True, True)):
-        fitted[nfe, name] = fit(cheap, diffusion.karras_sigmas(N + 1), on_path, GRID, scaled, each)
-        table.setdefault(name, []).append(rmse(fitted[nfe, name][2]))
+    nodes = diffusion.karras_sigmas(N + 1)
+    rs, own_end = fit_dpm(nodes, fitting[:: FINE // N], GRID)
+    table["DPM-2, r fitted"].append(rmse(run_dpm(nodes, START, rs)))
+    fit_misses = [float((run_dpm(nodes, others, rs) - own_end).abs().max())]
+    for name, scaled in (("AMED, r", False), ("AMED, r and c", True)):
+        r_, c_, own_end = fit(cheap, nodes, fitting[:: FINE // N], GRID, scaled)
+        fitted[nfe, name] = r_, c_ = r_[:, 0], c_[:, 0]
+        fit_misses.append(float((diffusion.endpoint(diffusion.amed(cheap, nodes, others, r_, c_)) - own_end).abs().max()))
+        table.setdefault(name, []).append(rmse(diffusion.endpoint(diffusion.amed(cheap, nodes, START, r_, c_))))
+    fitted[nfe, "oracle"] = fit(cheap, nodes, reference[:: FINE // N], GRID, True, each=True)
+    table.setdefault("oracle", []).append(rmse(fitted[nfe, "oracle"][2]))
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Root mean square error against number of calls, both axes logarithmic, for six solvers on the toy with exact score. DDIM falls slowly from 0.22 to 0.11. Heun and DPM-2 start above 3 and are still above 0.6 at nine calls. iPNDM falls from 0.45 to 0.018. AMED with constants lies at 0.22 with three calls, 0.09 with five and 0.05 with seven, best of all at five and seven. The per-sample oracle is lower still."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Root mean square error against number of calls, both axes logarithmic, for eight solvers on the toy with exact score. DDIM falls slowly from 0.23 to 0.11. Heun and DPM-2 start above 3 and are still above 0.6 at nine calls; DPM-2 with fitted r stays between 0.19 and 0.54, above DDIM. iPNDM falls from 0.45 to 0.018. AMED with r and c lies at 0.23 with three calls, 0.09 with five, 0.05 with seven and 0.06 with nine, best at five and seven. The per-sample oracle is lower at every budget up to seven, and at nine above iPNDM."}}
 figure, axes = plt.subplots(figsize=(7.2, 4.2))
 for (name, row), color, style in zip(
-    table.items(), (BLUE, GREEN, ORANGE, RED, GREY, PURPLE, BLACK), ("o-", "s-", "v--", "^--", "D:", "D-", "x:"), strict=True
+    table.items(), (BLUE, GREEN, ORANGE, RED, RED, GREY, PURPLE, BLACK), ("o-", "s-", "v--", "^--", "^:", "D:", "D-", "x:"), strict=True
 ):
     axes.plot(NFES, row, style, color=color, label=name)
 axes.set(xscale="log", yscale="log", xlabel="network calls (with the analytic first step)", ylabel="RMSE to the exact end of the path")
@@ -117,26 +160,17 @@ axes.legend(fontsize=8, ncol=2, loc="upper right")
 nb.show(figure)
 
 # %% [markdown]
+# AMED and even the oracle get worse from seven calls to nine. Every step is fitted on its own, and the nodes fall differently; with other nodes the order turns (E1).
+#
 # ## The question
 #
-# In the coordinates of {doc}`ddim <ddim>`, $x=x_0+t\varepsilon$ with $t$ the noise level, sampling is the integration of $\frac{dx}{dt}=\epsilon_\theta(x,t)=:v$ from $t_{\max}=80$ to $t_{\min}$.
-# Calls of the network are the cost. The post {cite}`su2023amed` reads the paper AMED-Solver {cite}`zhou2024amed`: for a scalar function the mean over an interval is attained
-# inside it; velocities are vectors, for which this fails; but the paths of diffusion models are nearly planar, so it may nearly hold. When does it hold exactly, and does
-# the solver gain what the table promises?
-#
-# Notation. Nodes $t_N>\dots>t_1$ in the order of use; a step from $t_{n+1}$ to $t_n$, $h=t_n-t_{n+1}<0$; an intermediate time $s=t_n^{\,r}t_{n+1}^{\,1-r}$ ($r=0$ is the start of the
-# step, $r=\frac12$ the geometric mean); a factor $c$ on the direction; NFE, the number of calls.
+# The post {cite}`su2023amed` reads the paper AMED-Solver {cite}`zhou2024amed`: for a scalar function the mean over an interval is attained inside it; velocities are vectors, for which this
+# fails; but the paths of diffusion models are nearly planar, so it may nearly hold. When does it hold exactly, and does the solver gain what the table promises?
 #
 # ## Nodes and one-step rules
 #
-# The nodes of {cite}`karras2022edm`, $t_n=\bigl((1-u)\,t_1^{1/\rho}+u\,t_N^{1/\rho}\bigr)^\rho$ at equal distances of $u$, with $\rho=7$, become uniform in $\log t$ as $\rho\to\infty$. The rules:
-#
-# $$\begin{aligned}\text{Euler (DDIM)}&: x+h\,v(x,t_{n+1}),\\
-# \text{Heun}&: x+\tfrac h2\bigl[v(x,t_{n+1})+v(x+hv,t_n)\bigr],\\
-# \text{DPM-2}&: x+h\bigl[\tfrac1{2r}v(x_s,s)+(1-\tfrac1{2r})\,v(x,t_{n+1})\bigr],\\
-# \text{AMED}&: x+c\,h\,v(x_s,s),\end{aligned}$$
-#
-# with the Euler guess $x_s=x+(s-t_{n+1})v(x,t_{n+1})$. At $r=\frac12$ DPM-2 is the exponential midpoint rule of {cite}`lu2022dpm`, and it matches the flow through $h^2$ for every $r$. AMED
+# The nodes of {cite}`karras2022edm`, $t_n=\bigl((1-u)\,t_1^{1/\rho}+u\,t_N^{1/\rho}\bigr)^\rho$ at equal distances of $u$, with $\rho=7$, become uniform in $\log t$ as $\rho\to\infty$.
+# At $r=\frac12$ DPM-2 is the exponential midpoint rule of {cite}`lu2022dpm`, and it matches the flow through $h^2$ for every $r$. AMED
 # with $c=1$ does so only at $r=\frac12$: it gives up the formal order for a fitted place.
 
 # %%
@@ -247,21 +281,25 @@ nb.derivation(
 #
 # > For smooth $v(t)\in\mathbb R^d$ the integral mean-value theorem holds on every subinterval if and only if the image of $v$ lies on a line, $v(t)=a+\varphi(t)\,b$.
 #
-# *If*: apply the scalar theorem to $\varphi$. *Only if*: on $[t-h,t+h]$ the mean is $v+\frac{h^2}6v''+\dots$; for it to equal $v(t+\delta)=v+\delta v'+\frac{\delta^2}2v''+\dots$, the component along
-# $v'$ forces $\delta=O(h^2)$, and the component across it leaves $-\frac16(h^2-3\delta^2)\,v'\wedge v''$, up to higher orders. So $v'\wedge v''=0$: the velocities do not bend.
+# *If*: apply the scalar theorem to $\varphi$. *Only if*: on $[m-\ell,m+\ell]$ the mean is $v+\frac{\ell^2}6v''+\dots$; for it to equal
+# $v(m+\delta)=v+\delta v'+\frac{\delta^2}2v''+\dots$, the component along $v'\ne0$ forces $\delta=O(\ell^2)$, and the component across it leaves
+# $-\frac16(\ell^2-3\delta^2)\,v'\wedge v''$, up to higher orders. So $v'\wedge v''=0$ wherever $v'\ne0$: on each such stretch the velocities do not bend. (We leave out zeros of $v'$,
+# where one line could join another.)
 #
-# The path itself is then $x(a)+(t-a)\,a+\Phi(t)\,b$: planar, and in general *curved*. The parabola $x=(t,t^2)$ satisfies the theorem exactly, with $s$ the midpoint. A circle does not: the mean
-# velocity over an arc of angle $h$ has the norm $\operatorname{sinc}(h/2)<1$.
+# The path itself is then $x(t_0)+(t-t_0)\,a+\Phi(t)\,b$ with $\Phi'=\varphi$: planar, and in general *curved*. The parabola $x=(t,t^2)$ satisfies the theorem exactly, with $s$ the midpoint.
+# A circle does not: the mean velocity over an arc of angle $\theta$ has the norm $\sin(\theta/2)/(\theta/2)<1$.
 #
-# **With a scale** $c$ the theorem needs less. For every smooth planar curve there is an $s$ with $v(s)$ parallel to the chord (Rolle, applied to
-# $\det(x(b)-x(a),\,x(s)-x(a))$; this is Cauchy's mean-value theorem), so $x(b)-x(a)=c\,(b-a)\,v(s)$ holds exactly. In three dimensions it fails: one turn of a helix has a vertical chord and
-# no vertical tangent. This is the link between "two-dimensional" and "mean value", and it is the paper's $c_n$, which the post leaves out, that makes it.
+# **With a scale** $c$ the theorem needs less. On a smooth planar path from time $t_a$ to $t_b$ there is an $s$ with $v(s)$ parallel to the chord: Rolle, applied to
+# $\det(x(t_b)-x(t_a),\,x(s)-x(t_a))$, which vanishes at both ends; this is Cauchy's mean-value theorem. So $x(t_b)-x(t_a)=c\,(t_b-t_a)\,v(s)$ holds exactly *if $v(s)\ne0$*; and $c$ may be
+# negative where the path turns by more than half a circle. In three dimensions it fails: one turn of a helix has a vertical chord and no vertical tangent. This is the link between
+# "two-dimensional" and "mean value", and it is the paper's $c_n$, which the post leaves out, that makes it. One gap remains: the solver evaluates $v$ at the Euler guess $x_s$, not on the path (E3).
 
 # %%
 a_, b_, d_, s_ = sp.symbols("a b delta s", real=True)
 v1, v2, w1, w2 = sp.symbols("v1 v2 w1 w2", real=True)  # v' and v'' at the centre
 velocity = lambda z: sp.Matrix([v1 * z + w1 * z**2 / 2, v2 * z + w2 * z**2 / 2])
-average = velocity(s_).applyfunc(lambda f: sp.integrate(f, (s_, -h, h)) / (2 * h))
+half = sp.Symbol("ell", positive=True)
+average = velocity(s_).applyfunc(lambda f: sp.integrate(f, (s_, -half, half)) / (2 * half))
 miss = average - velocity(d_)
 parabola = sp.Matrix([s_, s_**2])
 circle = sp.Matrix([sp.cos(s_), sp.sin(s_)])
@@ -275,8 +313,8 @@ scale = 2 * sp.sin((b_ - a_) / 2) / (b_ - a_)
 # %%
 nb.derivation(
     "D4",
-    "The integral mean-value theorem holds on every interval if and only if the velocities lie on a line; the path may curve.",
-    sym.identity("what is left across v'", miss[0] * v2 - miss[1] * v1, -(h**2 - 3 * d_**2) * (v1 * w2 - v2 * w1) / 6),
+    "The mean-value theorem holds on every interval if and only if (where v' ≠ 0) the velocities lie on a line; the path may curve.",
+    sym.identity("what is left across v'", miss[0] * v2 - miss[1] * v1, -(half**2 - 3 * d_**2) * (v1 * w2 - v2 * w1) / 6),
     sym.identity(
         "parabola: chord on [a, b] is (b − a) times the velocity at the midpoint",
         chord(parabola, a_, b_),
@@ -285,11 +323,41 @@ nb.derivation(
 )
 
 # %%
+det = lambda p, q: p[0] * q[1] - p[1] * q[0]
+cusp = sp.Matrix([s_**2, s_**3])
+z_ = torch.linspace(0, 1, 20001, dtype=torch.float64)
+bends = torch.randn(2, 4, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))  # twenty planar paths
+waves = sum(bends[:, k_, :, None] * torch.sin((k_ + 1) * z_ + k_) for k_ in range(4))  # (2, 20, times)
+
+
+def parallel_time(path):
+    """For planar paths (2, N, times) over [0, 1]: s and c at the extremum of Rolle's determinant, and the relative error of c v(s)."""
+    whole = path[:, :, -1] - path[:, :, 0]
+    at_ = det(whole[:, :, None], path - path[:, :, :1]).abs()[:, 1:-1].argmax(1) + 1
+    take = lambda shift: path.gather(2, (at_ + shift).expand(2, -1)[:, :, None])[:, :, 0]
+    v_ = (take(1) - take(-1)) / (2 * float(z_[1]))
+    c = (v_ * whole).sum(0) / v_.square().sum(0)
+    return z_[at_], c, (c * v_ - whole).norm(dim=0) / whole.norm(dim=0)
+
+
+hook = torch.stack([torch.cos(4.5 * z_), torch.sin(4.5 * z_)]) * (1 + 40 * (2 * z_ - 1) ** 8)  # velocity: slow in its turn of 258 degrees
+hook = torch.cumsum(hook, 1)[:, None] / len(z_)
+
+# %%
 nb.derivation(
     "D5",
-    "With a scale every planar curve has such an s; a helix has none.",
+    "With a scale every smooth planar path has such an s, if v(s) ≠ 0; c may be negative; a helix has none.",
+    ledger.less("twenty planar paths: relative error of c v(s) at its extremum", float(parallel_time(waves)[2].max()), 1e-2, digits=1),
+    ledger.less("a path that turns by 258 degrees: c", float(parallel_time(hook)[1]), -0.5),
+    ledger.less("and the relative error there", float(parallel_time(hook)[2]), 1e-2, digits=1),
+    sym.enumeration(
+        "x = (s², s³) on [−1, 1]: det(chord, v), zero only at s = 0, where v = 0",
+        [sp.Rational(k_, 4) for k_ in range(-4, 5)],
+        lambda z: det(chord(cusp, -1, 1), tangent(cusp, z)),
+        lambda z: -4 * z,
+    ),
     sym.identity(
-        "circle: chord = c (b − a) v(midpoint), c = sinc",
+        "circle: chord = c (b − a) v(midpoint), c = sin(θ/2)/(θ/2)",
         mean_of_circle.applyfunc(sp.expand_trig),
         (scale * tangent(circle, middle)).applyfunc(sp.expand_trig),
     ),
@@ -301,16 +369,40 @@ nb.derivation(
     ledger.close("and the chord is 2π high", float(chord(helix, 0, 2 * sp.pi)[2]), 2 * math.pi, rel=1e-12),
 )
 
-# %%
-cusp = lambda z: torch.stack([z**2 - 0.3 * z, torch.sin(2 * z)], -1)  # some planar curve
-z_ = torch.linspace(0.2, 1.7, 100001, dtype=torch.float64)
-ends = cusp(z_[[0, -1]])
-cross = (lambda v: v[:, 0] * (ends[1] - ends[0])[1] - v[:, 1] * (ends[1] - ends[0])[0])(cusp(z_).diff(dim=0))
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves with chord and tangent. On the parabola the tangent at the midpoint is parallel to the chord and the velocity there is the mean velocity. On the circle the direction fits and the length does not. The third panel shows a helix from the side: the chord of a full turn is vertical, no tangent is."}}
+figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8))
+z = np.linspace(0, 1, 200)
+panels[0].plot(z, z**2, color=BLUE)
+panels[0].plot([0, 1], [0, 1], color=GREY)
+panels[0].annotate("", (0.5 + 0.4, 0.25 + 0.4), (0.5, 0.25), arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2})
+panels[0].set_title("parabola: exact")
+w = np.linspace(0, np.pi / 2 * 1.2, 200)
+panels[1].plot(np.cos(w), np.sin(w), color=BLUE)
+panels[1].plot(np.cos(w[[0, -1]]), np.sin(w[[0, -1]]), color=GREY)
+mid_ = w[-1] / 2
+panels[1].annotate(
+    "",
+    (math.cos(mid_) - 0.7 * math.sin(mid_), math.sin(mid_) + 0.7 * math.cos(mid_)),
+    (math.cos(mid_), math.sin(mid_)),
+    arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2},
+)
+panels[1].set(ylim=(-0.15, 1.35), xlim=(-0.45, 1.2))
+panels[1].set_title("circle: up to a scale")
+turn = np.linspace(0, 2 * np.pi, 300)
+panels[2].plot(np.cos(turn), turn, color=BLUE)
+panels[2].plot([1, 1], [0, 2 * np.pi], color=GREY)
+panels[2].set_title("helix, from the side: never")
+for axes in panels:
+    axes.set(xticks=[], yticks=[])
+figure.suptitle(
+    "Chord (grey) and tangent (orange): when one inner velocity does for the whole step", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
+nb.show(figure)
 
 # %%
 nb.claim(
     "C2",
-    "In many dimensions the theorem forces the points of the path to be collinear: no, only the velocities; and it is low dimension that survives.",
+    "In many dimensions the theorem forces the points of the path to be collinear: no, only the velocities.",
     "refuted",
     fails=[
         ledger.more(
@@ -324,7 +416,6 @@ nb.claim(
             1e-12,
             digits=2,
         ),
-        ledger.more("a planar curve: tangents parallel to the chord", float((cross[1:] * cross[:-1] < 0).sum()), 0.5),
     ],
 )
 
@@ -375,51 +466,57 @@ nb.claim(
 # %% [markdown]
 # ### Gaussian data
 #
-# For $\mathcal N(0,v)$ in one dimension $x(t)=C\sqrt{v+t^2}$, and the exact time on $[a,b]$ is, with $q=\frac{\sqrt{v+b^2}-\sqrt{v+a^2}}{b-a}$,
+# For $\mathcal N(0,\sigma_0^2)$ in one dimension $x(t)=C\sqrt{\sigma_0^2+t^2}$, and the exact time on $[t_a,t_b]$ is, with $q=\frac{\sqrt{\sigma_0^2+t_b^2}-\sqrt{\sigma_0^2+t_a^2}}{t_b-t_a}$,
 #
-# $$s^*=\sqrt v\,\frac q{\sqrt{1-q^2}} .$$
+# $$s^*=\sigma_0\,\frac q{\sqrt{1-q^2}} .$$
 #
-# For $v=1$ on $[\frac12,2]$: $1.118$, between the geometric mean 1 and the arithmetic one. Coordinates with different variances want different times, and then no $s$ serves both (E4).
+# For $\sigma_0=1$ on $[\frac12,2]$: $1.118$, between the geometric mean 1 and the arithmetic one. Coordinates with different variances want different times, and then no $s$ serves both (E4).
 #
-# **Analytic first step.** At $t_{\max}$ the guess of $x_0$ is its mean, so $\epsilon\approx x/t$; the code of the paper uses $x/\sqrt{1+t^2}$ {cite}`dockhorn2022genie`, whose relative error on Gaussian data is
-# $(\frac12-v)/t^2$. It saves one call. The post, like the paper's prose, names $x$ itself as the direction: that is the direction, and too long by the factor $t_N=80$.
+# **Analytic first step.** At $t_{\max}$ the guess of $x_0$ is its mean, so $\epsilon\approx x/t$; the code of the paper uses $x/\sqrt{1+t^2}$ {cite}`dockhorn2022genie`, whose relative error on
+# Gaussian data is $(\sigma_0^2-\frac12)/t^2$ to leading order: $8\cdot10^{-5}$ for unit variance at $t=80$. It saves one call. The post, like the paper's prose, names $x$ itself as the direction: that is
+# the direction, and too long by the factor $t_N=80$.
 
 # %%
-gauss1 = diffusion.GaussianMixture(*(torch.tensor(w, dtype=torch.float64) for w in ([[0.0]], [math.sqrt(0.3)], [1.0])))
-vv, tt, q = sp.symbols("v t q", positive=True)
-path = sp.sqrt(vv + tt**2)
-s_star = sp.sqrt(vv) * q / sp.sqrt(1 - q**2)
+normal = lambda variance: diffusion.GaussianMixture(
+    *(torch.tensor(w, dtype=torch.float64) for w in ([[0.0]], [math.sqrt(variance)], [1.0]))
+)
+gauss1 = normal(0.3)
+unit = normal(1.0).eps(torch.tensor([[3.0]], dtype=torch.float64), 80.0)
+s0, tt, q = sp.symbols("sigma_0 t q", positive=True)
+path = sp.sqrt(s0**2 + tt**2)
+s_star = s0 * q / sp.sqrt(1 - q**2)
 q_example = (sp.sqrt(1 + 4) - sp.sqrt(1 + sp.Rational(1, 4))) / (2 - sp.Rational(1, 2))
 
 # %%
 nb.derivation(
     "D6",
-    "Gaussian data: x = C√(v + t²), and the mean-value time in closed form.",
+    "Gaussian data: x = C√(σ₀² + t²), and the mean-value time in closed form.",
     ledger.close(
         "the path solves the ODE: exact ε of N(0, 0.3) on it, at t = 1.7",
         float(gauss1.eps(torch.tensor([[math.sqrt(0.3 + 1.7**2)]], dtype=torch.float64), 1.7)),
-        float(sp.diff(path, tt).subs({vv: 0.3, tt: 1.7})),
+        float(sp.diff(path, tt).subs({s0: math.sqrt(0.3), tt: 1.7})),
         rel=1e-12,
     ),
-    sym.solves("the velocity at s* is the mean q", sp.Eq(tt**2 * (1 - q**2), vv * q**2), tt, s_star),
-    ledger.close("v = 1, [1/2, 2]", float(s_star.subs({vv: 1, q: q_example})), math.sqrt(5) / 2, rel=1e-12),
+    sym.solves("the velocity at s* is the mean q", sp.Eq(tt**2 * (1 - q**2), s0**2 * q**2), tt, s_star),
+    ledger.close("σ₀ = 1, [1/2, 2]", float(s_star.subs({s0: 1, q: q_example})), math.sqrt(5) / 2, rel=1e-12),
 )
 
 # %%
 nb.derivation(
     "D7",
-    "Analytic first step: x/√(1 + t²) is exact for unit variance and off by (1/2 − v)/t² otherwise.",
-    sym.limit("relative error times t²", tt**2 * (sp.sqrt(1 + tt**2) ** -1 / (tt / (vv + tt**2)) - 1), tt, sp.oo, vv - sp.Rational(1, 2)),
+    "Analytic first step: on Gaussian data x/√(1 + t²) is off by (σ₀² − 1/2)/t².",
+    sym.limit(
+        "relative error times t²",
+        tt**2 * (sp.sqrt(1 + tt**2) ** -1 / (tt / (s0**2 + tt**2)) - 1),
+        tt,
+        sp.oo,
+        s0**2 - sp.Rational(1, 2),
+    ),
     ledger.close(
-        "unit variance: exact ε at x = 3, t = 80",
-        float(
-            diffusion.GaussianMixture(torch.zeros(1, 1).double(), torch.ones(1).double(), torch.ones(1).double()).eps(
-                torch.tensor([[3.0]], dtype=torch.float64), 80.0
-            )
-        )
-        / (3 / math.sqrt(1 + 80**2)),
-        80 / math.sqrt(1 + 80**2),
-        rel=1e-9,
+        "unit variance at t = 80: the helper against the exact ε, relative",
+        float(diffusion.analytic_first_step(toy.eps, 80.0)(torch.tensor([[3.0]], dtype=torch.float64), 80.0) / unit) - 1,
+        1 / 12800,
+        rel=1e-3,
     ),
 )
 
@@ -429,16 +526,28 @@ along = torch.linspace(0.5, 2.5, 20001, dtype=torch.float64)
 planar, spatial = spiral(along)[:, :2], spiral(along)
 
 
+def nearest_mean(points):
+    """Least relative distance between the mean velocity of a path (times, d) and its velocities, times equally spaced."""
+    pieces = points.diff(dim=0)
+    return float((pieces - pieces.mean(0)).norm(dim=1).min() / pieces.mean(0).norm())
+
+
 def closest_direction(points):
     """Least angle in degrees between the chord of a path and its tangents."""
     whole, pieces = points[-1] - points[0], points.diff(dim=0)
     return float(torch.rad2deg(((pieces @ whole) / pieces.norm(dim=1) / whole.norm()).clamp(max=1).arccos()).min())
 
 
-levels_of_order = (0.4, 0.2, 0.1, 0.05)
-square_rate = lambda x_, t_: -x_ * t_  # dx/dt = −x t, exact flow x exp((t0² − t²)/2)
+wide = normal(2.0)  # its path from t = 3 to 1; s by bisection of the mixture's own velocity against the mean
+state = lambda z: torch.tensor([[math.sqrt(2 + z**2)]], dtype=torch.float64)
+mean_v, below, above = float(state(3.0) - state(1.0)) / 2, 1.0, 3.0
+for _ in range(50):
+    m = (below + above) / 2
+    below, above = (m, above) if float(wide.eps(state(m), m)) < mean_v else (below, m)
 
 # %%
+levels_of_order = (0.4, 0.2, 0.1, 0.05)
+square_rate = lambda x_, t_: -x_ * t_  # dx/dt = −x t, exact flow x exp((t0² − t²)/2)
 local = {
     name: metrics.loglog_slope(
         levels_of_order, [abs(step(1.0, 2.0, -q_) - math.exp((4 - (2 - q_) ** 2) / 2)) for q_ in levels_of_order]
@@ -466,6 +575,15 @@ nb.claim(
     holds=[
         ledger.less("a planar spiral: angle between chord and best tangent, degrees", closest_direction(planar), 0.02, digits=1),
         ledger.more("lifted into space", closest_direction(spatial), 1.0),
+        ledger.more(
+            "without a scale, the planar spiral: relative distance of the mean velocity from the nearest", nearest_mean(planar), 0.02
+        ),
+        ledger.less(
+            "and on x = (t, sin t), whose velocities lie on a line", nearest_mean(torch.stack([along, along.sin()], -1)), 1e-3, digits=1
+        ),
+        ledger.close(
+            "Gaussian of variance 2 on [1, 3]: s of D6 against bisection", float(s_star.subs({s0: sp.sqrt(2), q: mean_v})), m, rel=1e-9
+        ),
         ledger.close("local error of DPM-2 at r = 0.3 on dx/dt = −x t: order", local["DPM-2, r = 0.3"], 3, abs=0.25),
         ledger.close("of AMED at r = 0.3", local["AMED, r = 0.3"], 2, abs=0.25),
     ],
@@ -474,27 +592,32 @@ nb.claim(
 # %% [markdown]
 # ### Counting calls; iPNDM
 #
-# A one-step method of second order with $N$ nodes makes $2(N-1)$ calls, one less with the analytic first step: 3, 5, 7, 9 for 3, 4, 5, 6 nodes. Multistep methods make one a step:
+# A one-step method of second order, or AMED, with $N$ nodes makes $2(N-1)$ calls, one less with the analytic first step: 3, 5, 7, 9 for 3, 4, 5, 6 nodes. Multistep methods make one a step:
 # iPNDM {cite}`zhang2023deis` reuses past directions with the Adams-Bashforth weights of equal steps,
 #
 # $$(1),\quad\tfrac12(3,-1),\quad\tfrac1{12}(23,-16,5),\quad\tfrac1{24}(55,-59,37,-9).$$
 
 # %%
 calls = {}
-for nodes_count in (3, 4, 5, 6):
-    counted = diffusion.count_calls(toy.eps)
-    afs = diffusion.analytic_first_step(counted, 80.0)
-    diffusion.endpoint(diffusion.dpm_solver_2(afs, diffusion.karras_sigmas(nodes_count), START[:2]))
-    calls[nodes_count] = counted.calls
-counted = diffusion.count_calls(toy.eps)
-diffusion.endpoint(diffusion.ipndm(counted, diffusion.karras_sigmas(6), START[:2]))
+for solver in ("euler", "ipndm", "heun", "dpm_solver_2", "amed"):
+    for nodes_count in (3, 4, 5, 6):
+        for analytic in (False, True):
+            counted = diffusion.count_calls(toy.eps)
+            used = diffusion.analytic_first_step(counted, 80.0) if analytic else counted
+            extra = (0.3,) if solver == "amed" else ()
+            diffusion.endpoint(getattr(diffusion, solver)(used, diffusion.karras_sigmas(nodes_count), START[:2], *extra))
+            calls[solver, nodes_count, analytic] = counted.calls
 
 # %%
 nb.derivation(
     "D8",
-    "N nodes cost 2(N − 1) calls at second order, N − 1 for Euler and iPNDM; one less with the analytic first step.",
-    sym.enumeration("calls of DPM-2 with the analytic first step", calls, lambda n: calls[n], lambda n: 2 * (n - 1) - 1),
-    ledger.close("iPNDM with 6 nodes", counted.calls, 5, abs=0.5),
+    "N nodes cost 2(N − 1) calls at second order and for AMED, N − 1 for Euler and iPNDM; one less with the analytic first step.",
+    sym.enumeration(
+        "calls of five solvers on 3 to 6 nodes, without and with the analytic first step",
+        calls,
+        lambda w: calls[w],
+        lambda w: (w[1] - 1) * (1 if w[0] in ("euler", "ipndm") else 2) - w[2],
+    ),
 )
 
 # %%
@@ -520,8 +643,17 @@ nb.derivation(
 # ## On trained networks
 #
 # The same for the U-Nets of {doc}`ddpm-vae <ddpm-vae>`. RMSE is a pixel's distance to the end of a fine Heun path from the same noise; FD the Fréchet distance in the features of a digit
-# classifier. Four kinds of AMED: constants a step; the *predictor*, a small network from the U-Net's bottleneck (mean over positions) to $(r,c)$, fitted as in the paper by starting every step on the
-# teacher's path; and the *plugin*, iPNDM on the nodes with fitted intermediate ones.
+# classifier. Four kinds of AMED: constants a step, with fitted $c$ and with $c=1$; the *predictor*, a small network from the U-Net's bottleneck (mean over positions) to $(r,c)$, fitted as in the paper by starting every step on the
+# teacher's path; and the *plugin*, iPNDM on the nodes with intermediate ones added, at one fitted $r$ for all steps (the paper predicts one a step). Beside the paper:
+#
+# | | the paper's network | ours |
+# |---|---|---|
+# | input | 8 x 8 bottleneck, mean over its channels; both times | bottleneck, mean over its positions (32 channels); one network a step |
+# | hidden units | 128 | 16 |
+# | $c$ within | $1\pm0.01$ | $1\pm0.2$ |
+# | Adam | $5\cdot10^{-3}$, batch 128, 10,000 pictures | $5\cdot10^{-3}$, batch 64, 120 iterations on 512 paths (MNIST: 256) |
+# | teacher | Heun, one more node a step | Heun, 120 steps |
+# | nodes | uniform in VP time (CIFAR-10, FFHQ, ImageNet) | $\rho=7$ |
 
 
 # %%
@@ -723,9 +855,32 @@ nb.results(
     ["calls", *table],
     [[n, *(f"{row[i]:.3g}" for row in table.values())] for i, n in enumerate(NFES)],
 )
+part, by_nodes = 300, {}  # the same with other nodes, on 300 paths
+for rho in (5, 7, 9, 20):
+    for nfe in (5, 7, 9):
+        N = (nfe + 1) // 2
+        nodes, dense = diffusion.karras_sigmas(N + 1, rho=rho), diffusion.karras_sigmas(N * (240 // N) + 1, rho=rho)
+        learn = torch.stack(list(diffusion.heun(toy.eps, dense, others[:part])))[:: 240 // N]
+        r_, c_ = (w[:, 0] for w in fit(cheap, nodes, learn, GRID, True)[:2])
+        by_nodes[rho, nfe] = [
+            float((diffusion.endpoint(path_) - reference[-1, :part]).square().sum(1).mean().sqrt())
+            for path_ in (
+                diffusion.amed(cheap, nodes, START[:part], r_, c_),
+                diffusion.ipndm(cheap, diffusion.karras_sigmas(nfe + 2, rho=rho), START[:part]),
+            )
+        ]
+nb.results(
+    "E1",
+    "AMED (r and c) / iPNDM, RMSE on 300 paths with nodes of other exponents",
+    ["calls", *(f"ρ = {w}" for w in (5, 7, 9, 20))],
+    [[n, *(" / ".join(f"{v_:.3g}" for v_ in by_nodes[w, n]) for w in (5, 7, 9, 20))] for n in (5, 7, 9)],
+)
+best_of = lambda n, which: min(by_nodes[w, n][which] for w in (5, 7, 9, 20))
+rivals = ("DDIM", "iPNDM", "Heun", "DPM-2", "DPM-2, r fitted")
 nb.experiment(
     "E1",
-    "Exact score: at 3 and 5 calls the second-order solvers are far worse than DDIM; AMED with constants is best at 5 and 7; iPNDM overtakes at 9.",
+    "Exact score: one-step second order loses to DDIM at 3 to 9 calls, with fitted r too; at ρ = 7 AMED is best at 5 and 7, "
+    "iPNDM at 9; with nodes chosen for each, AMED is ahead of iPNDM at 5 only.",
     "verified",
     holds=[
         ledger.close(f"{name}, {n} calls, against an independent run of 1,000 paths", table[name][i], w, rel=0.08)
@@ -735,39 +890,58 @@ nb.experiment(
     + [
         ledger.less(
             "AMED, r and c, 5 calls, over the best other",
-            table["AMED, r and c"][1] / min(table[k_][1] for k_ in ("DDIM", "iPNDM", "Heun", "DPM-2")),
+            table["AMED, r and c"][1] / min(table[k_][1] for k_ in rivals),
             0.8,
         ),
-        ledger.less("7 calls", table["AMED, r and c"][2] / min(table[k_][2] for k_ in ("DDIM", "iPNDM", "Heun", "DPM-2")), 0.6),
+        ledger.less("7 calls", table["AMED, r and c"][2] / min(table[k_][2] for k_ in rivals), 0.6),
         ledger.less("9 calls: iPNDM over AMED", table["iPNDM"][3] / table["AMED, r and c"][3], 0.5),
         ledger.less("the oracle, one pair a sample, over the constants at 5 calls", table["oracle"][1] / table["AMED, r and c"][1], 0.6),
+        *[
+            ledger.more(f"{n} calls: {w} over DDIM", table[w][i] / table["DDIM"][i], 1.15)
+            for i, n in enumerate(NFES)
+            for w in ("Heun", "DPM-2", "DPM-2, r fitted")
+        ],
+        ledger.less("9 calls: the fits' own ends against the solvers' with their r and c", max(fit_misses), 1e-9, digits=1, machine=True),
+        ledger.less("best nodes of four for each, 5 calls: AMED over iPNDM", best_of(5, 0) / best_of(5, 1), 0.8),
+        ledger.less("7 calls: iPNDM over AMED", best_of(7, 1) / best_of(7, 0), 0.95),
+        ledger.less("9 calls", best_of(9, 1) / best_of(9, 0), 0.6),
+        ledger.less("ρ = 5: AMED at 9 calls over 7", by_nodes[5, 9][0] / by_nodes[5, 7][0], 0.9),
+        ledger.more("ρ = 7", by_nodes[7, 9][0] / by_nodes[7, 7][0], 1.1),
     ],
 )
 slopes = {s_: metrics.loglog_slope(grid_calls[-3:], row[-3:]).slope for s_, row in curve.items()}
 nb.claim(
     "C10",
-    "The error is O(step^m), so at few calls high order loses: slopes 1 and 2 in the end, Euler ahead below 20 calls.",
-    "verified",
+    "The error is O(step^m), so at few calls high order loses: one-step second order does, to Euler, up to 20 calls; "
+    "multistep iPNDM, with fourth-order weights, does not.",
+    "partly",
     holds=[
         ledger.close(f"{s_}, {n} calls", curve[s_][i], w, rel=0.12)
         for s_, row in C10_ROWS.items()
         for i, (n, w) in enumerate(zip(grid_calls, row, strict=True))
-        if n <= 80 and (s_ != "ipndm" or n < 40)
+        if w > 2e-3 and (s_, n) != ("ipndm", 40)
     ]
     + [ledger.close(f"slope of {s_}", -slopes[s_], w, abs=0.15) for s_, w in (("euler", 1), ("heun", 2), ("dpm_solver_2", 2))]
     + [
-        ledger.less("Euler over Heun at 10 calls", curve["euler"][0] / curve["heun"][0], 0.3),
-        ledger.more("at 40 calls", curve["euler"][2] / curve["heun"][2], 1.3),
+        ledger.less(f"Euler over {s_} at {n} calls", curve["euler"][i] / curve[s_][i], w)
+        for s_ in ("heun", "dpm_solver_2")
+        for i, n, w in ((0, 10, 0.3), (1, 20, 0.95))
+    ]
+    + [ledger.more(f"at 40 calls, over {s_}", curve["euler"][2] / curve[s_][2], 1.3) for s_ in ("heun", "dpm_solver_2")],
+    fails=[
+        ledger.less("iPNDM over Euler at 10 calls", curve["ipndm"][0] / curve["euler"][0], 0.25),
+        ledger.less("at 20 calls", curve["ipndm"][1] / curve["euler"][1], 0.25),
     ],
 )
 
 # %% [markdown]
 # The second-order solvers do not merely lose. Their second call, far ahead on an Euler guess, lands off the data, where an exact score is violent; see the figure below. With three calls
-# AMED is about as good as DDIM here, no better: its large lead in the paper at three calls is not reproduced on the toy.
+# AMED is about as good as DDIM here, no better: its large lead in the paper at three calls is not reproduced on the toy. And the ranking depends on the nodes: at $\rho=5$ iPNDM is ahead at
+# five calls, at $\rho=20$ at seven. (The rows of C10 that are not compared with the independent run have errors below 0.002, where 300 paths and the reference's own error begin to count.)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with paths over the eight clusters of the toy at five calls. DDIM's end points lie inside the ring, short of the clusters. DPM-2's are scattered, many far outside. AMED's lie on the ring, most of them on the clusters."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels with end points over the eight clusters of the toy at five calls, cut off at 2.2. DDIM's end points lie inside the ring, short of the clusters. DPM-2's are scattered, many far outside. AMED's lie on the ring, most of them on the clusters."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.0), sharex=True, sharey=True)
-r5_, c5_ = (w[:, 0] for w in fitted[5, "AMED, r and c"][:2])
+r5_, c5_ = fitted[5, "AMED, r and c"]
 ends5 = {
     "DDIM": by_calls(5, "euler"),
     "DPM-2": by_calls(5, "dpm_solver_2"),
@@ -780,7 +954,7 @@ for axes, (name, end) in zip(panels, ends5.items(), strict=True):
 figure.suptitle("Five calls: short of the data, beyond it, near it (grey: exact ends)", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, one for each step of the five-call solver on the toy: error of the step against r, for all samples together and for two single samples. In the first panel all three have a sharp valley near 0.44, at errors below a thousandth everywhere left of it. In the second they have valleys near 0.4. In the third the valleys lie near 0.1 and the errors are large."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, one for each step of the five-call solver on the toy: error of the step against r, for all samples together and for two single samples. In the first panel all three coincide, with a valley near 0.44 and errors below 0.0003 left of it. In the second the two samples have their valleys at 0.35 and 0.39, all together at 0.44. In the third the valleys lie near 0.1; the pooled error is 0.65 there, several times the step in the middle and 1 at the end."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8))
 nodes4 = diffusion.karras_sigmas(4)
 for i, (axes, now_, after_) in enumerate(zip(panels, nodes4.tolist(), nodes4.tolist()[1:], strict=False)):
@@ -794,12 +968,15 @@ for i, (axes, now_, after_) in enumerate(zip(panels, nodes4.tolist(), nodes4.tol
 panels[0].set_ylabel("relative error of the step")
 panels[0].legend(fontsize=8)
 figure.suptitle(
-    "The valleys of different samples lie at the same r, and not at 1/2 in the end", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Valleys agree in the first step, differ a little later; the last is far from 1/2", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
 # %% [markdown]
 # ### E2, E5. Digits and MNIST
+#
+# What counts: the signs against DDIM in FD, and in RMSE, where FD and RMSE need not agree. The real training pictures are as few as the test set, 597 and 1,000, the samples are
+# 4,000: so their FD is no lower bound.
 
 # %% tags=["hide-input"]
 r2, r5 = nb.recorded("E2").result, nb.recorded("E5").result
@@ -818,16 +995,24 @@ KEYS = {
 for id_, rec, what in (("E2", r2, "digits"), ("E5", r5, "MNIST")):
     nb.results(
         id_,
-        f"FD on {what}, mean ± s.e. of 3 seeds ({nb.recorded(id_).device}); the fine Heun reference has {ledger.with_error(FD_OF(rec, 'reference'))}, real training pictures {rec['floor']:.3f}",
+        f"FD on {what}, mean ± s.e. of 3 seeds ({nb.recorded(id_).device}); the fine Heun reference has "
+        f"{ledger.with_error(FD_OF(rec, 'reference'))}, real training pictures {rec['floor']:.3f}",
         ["calls", *KEYS.values()],
         [[n, *(ledger.with_error(FD_OF(rec, f"{k_} {n}")) for k_ in KEYS)] for n in NFES],
+    )
+for id_, rec, what in (("E2", r2, "digits"), ("E5", r5, "MNIST")):
+    nb.results(
+        id_,
+        f"RMSE a pixel on {what}, mean of 3 seeds (the largest standard error is 0.006)",
+        ["calls", *KEYS.values()],
+        [[n, *(f"{np.mean(RMSE_OF(rec, f'{k_} {n}')):.3f}" for k_ in KEYS)] for n in NFES],
     )
 verdict = {}
 for id_, rec in (("E2", r2), ("E5", r5)):
     verdict[id_] = [
         *[
             ledger.better(f"FD at {n} calls: {KEYS[k_]} over DDIM", FD_OF(rec, f"{k_} {n}"), FD_OF(rec, f"euler {n}"), scope=SC[id_])
-            for k_, n in (("heun", 3), ("dpm_solver_2", 3), ("heun", 5))
+            for k_, n in (("heun", 3), ("dpm_solver_2", 3), ("heun", 5), *([("dpm_solver_2", 5)] if id_ == "E5" else []))
         ],
         *[
             ledger.better(
@@ -843,49 +1028,110 @@ for id_, rec in (("E2", r2), ("E5", r5)):
         ],
         ledger.better("RMSE at 3 calls: AMED with constants over DDIM", RMSE_OF(rec, "amed 3"), RMSE_OF(rec, "euler 3"), scope=SC[id_]),
     ]
+
+# %% tags=["hide-input"]
 small = diffusion.teacher("digits8", nb.device)
-fixed = Predictor().to(nb.device)
-torch.nn.init.zeros_(fixed.layers[-1].weight)
-fixed.layers[-1].bias.data = torch.tensor([1.5, 0.5], device=nb.device)  # r = sigmoid(1/2), c = 1 + tanh(1/2)/5 for every sample
+short = lambda nodes: diffusion.karras_sigmas(nodes, 0.01, 80.0)
+saved = diffusion.analytic_first_step(small.eps, 80.0)
+# a small run of the recorded function, every solver against its own call with the nodes and the noise written out
+tiny = solvers(nb.device, "digits8", [0], 48, [3], 12, 24, 2, [0.1, 0.3, 0.6])
+z3 = 80 * torch.randn(48, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(1100), device=nb.device)
+r3, c3, q3 = tiny["constants 3"]
+a3, m3, e3 = short(3).tolist()
+with_inserted = torch.tensor([a3, a3 ** (1 - q3) * m3**q3, m3, m3 ** (1 - q3) * e3**q3, e3], dtype=torch.float64)
+mean_r, mean_c = ([row[k_] for row in tiny["spread 3"]] for k_ in (0, 2))
+alone = {
+    "euler 3": diffusion.euler(saved, short(5), z3),
+    "ipndm 3": diffusion.ipndm(saved, short(5), z3),
+    "heun 3": diffusion.heun(saved, short(3), z3),
+    "dpm_solver_2 3": diffusion.dpm_solver_2(saved, short(3), z3),
+    "amed 3": diffusion.amed(saved, short(3), z3, r3, c3),
+    "amed c=1 3": diffusion.amed(saved, short(3), z3, r3),
+    "plugin 3": diffusion.ipndm(saved, with_inserted, z3),
+    "predictor 3": diffusion.amed(saved, short(3), z3, mean_r, mean_c),
+    "no AFS 6": diffusion.euler(small.eps, short(7), z3),
+}
+target = diffusion.endpoint(diffusion.heun(small.eps, short(13), z3))
+alone = {k_: float((diffusion.endpoint(w) - target).square().mean().sqrt()) for k_, w in alone.items()}
+
+# %% tags=["hide-input"]
+# one step of a network with random weights against the formula, first with a call for the first direction and then without
+torch.manual_seed(44)
+drawn = Predictor().to(nb.device)
 probe = 3 * torch.randn(4, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(44), device=nb.device)
+step_errors, told_apart = [], 0.0
 with torch.no_grad():
-    own = amed_step(small, fixed, probe, 3.0, 0.7, False)[0]
-by_house = diffusion.endpoint(
-    diffusion.amed(small.eps, torch.tensor([3.0, 0.7]), probe, 1 / (1 + math.exp(-0.5)), 1 + 0.2 * math.tanh(0.5))
+    for analytic in (False, True):
+        inside = small.net(probe / math.sqrt(10), torch.tensor(math.log(3.0), device=nb.device), return_bottleneck=True)[1]
+        raw = drawn.layers(inside.mean((2, 3)) * (not analytic))
+        r_one, c_one = (w[:, None, None, None] for w in (1 / (1 + torch.exp(1 - raw[:, 0])), 1 + 0.2 * torch.tanh(raw[:, 1])))
+        told_apart = max(told_apart, float(r_one.std()))
+        level, first = 3.0 ** (1 - r_one) * 0.7**r_one, probe / math.sqrt(10) if analytic else small.eps(probe, 3.0)
+        by_house = probe - 2.3 * c_one * small.eps(probe + (level - 3) * first, level)
+        step_errors.append(float((amed_step(small, drawn, probe, 3.0, 0.7, analytic)[0] - by_house).abs().max()))
+# the training loop: the step's error after it, over the least on a grid of constants
+with torch.no_grad():
+    course = torch.stack(list(diffusion.heun(small.eps, short(13), z3)))[::6]
+    r_grid = fit(saved, short(3)[1:], course[1:], GRID[:16], False)
+trained = train_amed(small, short(3), course, 40, torch.Generator(nb.device).manual_seed(2), batch=32)
+square = lambda x: float((x - course[2]).square().mean())
+with torch.no_grad():
+    after_training, untrained = (
+        square(amed_step(small, p_, course[1], m3, e3, False)[0]) / square(r_grid[2]) for p_ in (trained[1], Predictor().to(nb.device))
+    )
+live_checks = [
+    *[
+        ledger.less(
+            f"small live run, RMSE of {k_}: relative distance from a separate call",
+            abs(tiny[k_][0][0] / w - 1),
+            2e-2 if "predictor" in k_ else 1e-3,
+            digits=1,
+            machine=True,
+            scope="48 samples",
+        )
+        for k_, w in alone.items()
+    ],
+    ledger.less("a network's step against the formula, with a call for the first direction", step_errors[0], 1e-4, digits=1, machine=True),
+    ledger.less("and without", step_errors[1], 1e-4, digits=1, machine=True),
+    ledger.more("where r differs between samples: standard deviation", told_apart, 1e-3, digits=2, machine=True),
+    ledger.less("last step's squared error after 40 iterations over that of the best constant", after_training, 1.5, machine=True),
+    ledger.more("before", untrained, 5, machine=True),
+    ledger.less(
+        "live: RMSE at 5 calls, AMED over DPM-2",
+        e2["amed 5"][0][0] / e2["dpm_solver_2 5"][0][0],
+        0.7,
+        machine=True,
+        scope="cpu, 200 samples",
+    ),
+]
+
+# %% tags=["hide-input"]
+tie = lambda what, rec, one_, two_: ledger.less(
+    what,
+    abs(np.subtract(*(np.mean(FD_OF(rec, k_)) for k_ in (one_, two_))))
+    / math.hypot(*(np.std(FD_OF(rec, k_), ddof=1) / 3**0.5 for k_ in (one_, two_))),
+    2,
 )
 nb.experiment(
     "E2",
-    "Digits: second order loses to DDIM at 3 calls, AMED beats DDIM in FD at every budget; iPNDM or its plugin is better from 5 calls on.",
+    "Digits, FD: second order loses to DDIM at 3 calls, AMED beats DDIM at every budget; the plugin is better at 5, iPNDM at 7; "
+    "at 3 and 9 AMED with constants and iPNDM tie.",
     "verified",
     holds=[
-        ledger.less(
-            "the predictor's step with constant output against the solver's",
-            float((own - by_house).abs().max()),
-            1e-4,
-            digits=1,
-            machine=True,
-        ),
-        ledger.less(
-            "live: RMSE at 5 calls, predictor over DDIM",
-            e2["predictor 5"][0][0] / e2["euler 5"][0][0],
-            1.7,
-            machine=True,
-            scope="cpu, 200 samples",
-        ),
+        *live_checks,
         *verdict["E2"],
+        tie("3 calls: AMED with constants and iPNDM, FD difference in standard errors", r2, "amed 3", "ipndm 3"),
         ledger.better("FD at 5 calls: AMED with constants over the plugin", FD_OF(r2, "amed 5"), FD_OF(r2, "plugin 5"), scope=SC["E2"]),
-        ledger.less(
-            "live: RMSE at 5 calls, AMED over DPM-2",
-            e2["amed 5"][0][0] / e2["dpm_solver_2 5"][0][0],
-            0.7,
-            machine=True,
-            scope="cpu, 200 samples",
-        ),
+        ledger.better("FD at 7 calls: AMED with constants over iPNDM", FD_OF(r2, "amed 7"), FD_OF(r2, "ipndm 7"), scope=SC["E2"]),
+        tie("9 calls: AMED with constants and iPNDM", r2, "amed 9", "ipndm 9"),
+        tie("9 calls: AMED with constants and the plugin", r2, "amed 9", "plugin 9"),
+        tie("5 calls: DPM-2 and DDIM", r2, "dpm_solver_2 5", "euler 5"),
+        ledger.better("RMSE at 5 calls: DDIM over AMED with constants", RMSE_OF(r2, "euler 5"), RMSE_OF(r2, "amed 5"), scope=SC["E2"]),
     ],
 )
 nb.experiment(
     "E5",
-    "MNIST: the same, and AMED is the best of all at 3 and 5 calls.",
+    "MNIST, FD: second order loses to DDIM at 3 and 5 calls, AMED beats DDIM at every budget and all others at 3 and 5.",
     "verified",
     holds=[
         *verdict["E5"],
@@ -894,12 +1140,13 @@ nb.experiment(
                 f"FD at {n} calls: {KEYS[k_]} over AMED with constants", FD_OF(r5, f"{k_} {n}"), FD_OF(r5, f"amed {n}"), scope=SC["E5"]
             )
             for n in (3, 5)
-            for k_ in ("euler", "ipndm", "plugin")
+            for k_ in ("ipndm", "heun", "dpm_solver_2", "plugin")
         ],
+        ledger.better("RMSE at 5 calls: AMED with constants over DDIM", RMSE_OF(r5, "amed 5"), RMSE_OF(r5, "euler 5"), scope=SC["E5"]),
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, Frechet distance against calls for seven solvers, on digits and on MNIST. Heun and DPM-2 start highest. AMED with constants and with the network run together, below DDIM everywhere. From seven calls on iPNDM, its plugin and AMED meet near the reference."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, Frechet distance against calls for seven solvers, on digits and on MNIST. Heun and DPM-2 start highest. AMED with constants and with the network lie below DDIM everywhere and close together, except at three calls on digits, where the network is lower. At seven and nine calls iPNDM, its plugin and AMED come close to each other."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
 for axes, rec, what in ((panels[0], r2, "digits"), (panels[1], r5, "MNIST")):
     for (k_, name), color, style in zip(
@@ -936,7 +1183,7 @@ for nfe in (3, 5):
     shown[f"AMED, {nfe}"] = diffusion.endpoint(diffusion.amed(afs, diffusion.karras_sigmas(N + 1, 0.01), eight, r_, c_now))
 shown["Heun, 40"] = diffusion.endpoint(diffusion.heun(mnist.eps, diffusion.karras_sigmas(21, 0.01), eight))
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Seven rows of eight MNIST digits from the same noises. With three calls DDIM gives blurs, DPM-2 saturated noise, AMED smooth digits. With five calls DDIM gives softer digits, DPM-2 digits with spots, AMED digits close to the last row. The last row, forty calls, shows clean digits."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Seven rows of eight MNIST digits from the same noises. With three calls DDIM gives blurs, DPM-2 saturated noise, AMED smooth digits. With five calls DDIM gives softer digits, DPM-2 digits with spots, AMED digits like those of DDIM with five calls. The last row, forty calls, shows clean digits; the seventh is a 5 there and a 9 in the rows above."}}
 figure, axes = plt.subplots(figsize=(6.4, 5.4))
 axes.imshow(tile(torch.cat([w_[:, 0] for w_ in shown.values()]), 8), cmap="gray")
 axes.grid(False)
@@ -945,46 +1192,98 @@ axes.set_title("From the same noises DDIM blurs and DPM-2 shatters")
 nb.show(figure)
 
 # %% [markdown]
-# Two findings of our own. The times that the network predicts have a standard deviation of at most 0.011 over the samples, and constants fitted in seconds sample as well from five calls on (at three the network has the lower FD on
-# digits, 0.68 against 0.96, by other times and not by telling samples apart); and $c$ may be set to 1 on pictures (on the toy it helps). The first step's $r$ hardly matters: at $t=80$ its errors are below a
-# thousandth of the step for every $r$ up to a half.
+# What we saw. In FD AMED beats DDIM at every budget; in RMSE DDIM is closer at three calls, and on MNIST at five. The plugin with its one $r$ helps iPNDM at five calls on digits, and hardly on MNIST.
+#
+# **Constants or a network.** From five calls on, constants fitted in seconds have the FD of the network to within noise and a smaller RMSE. (At three calls the network has the lower FD on digits, 0.68
+# against 0.96.) Its $r$ varies over the samples by a standard deviation of 0.011 at most. This says what 120 iterations taught it, not what there is to learn: an oracle with one pair a sample halves
+# the error on the toy at five calls, and with $c=1$ lowers it by a tenth on digits. And $c$ may be set to 1 on pictures at no cost in FD; on digits at five calls that costs 5% in RMSE, and on the toy more.
+# The first step's $r$ hardly matters: at $t=80$ its errors are below a thousandth of the step for every $r$ up to a half.
 
 # %% tags=["hide-input"]
-spreads = [row[1] for rec in (r2, r5) for n in NFES for row in rec[f"spread {n}"]]
+with torch.no_grad():
+    z_oracle = 80 * torch.randn(96, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(7), device=nb.device)
+    known = torch.stack(list(diffusion.heun(small.eps, short(31), z_oracle)))[::10]
+    shared, single = (fit(saved, short(4), known, GRID[::2], False, each) for each in (False, True))
+digits_oracle = [float((w[2] - known[-1]).square().mean().sqrt()) for w in (shared, single)]
+toy_single = fit(cheap, nodes4, reference[:: FINE // 3], GRID, False, each=True)
+digits_spread, toy_spread = single[0].std(1).tolist(), toy_single[0].std(1).tolist()
+nb.results(
+    "X1",
+    "best r of a sample at c = 1, standard deviation over samples, five calls (each fitted to its own path)",
+    ["step", "toy", "digits, U-Net"],
+    [[i + 1, f"{a_:.3f}", f"{b_:.3f}"] for i, (a_, b_) in enumerate(zip(toy_spread, digits_spread, strict=True))],
+)
+
+# %% tags=["hide-input"]
+spreads = [row[1] for rec in (r2, r5) for n in NFES for row in rec[f"spread {n}"][1:]]  # the first step has no features
+pairs = [(id_, rec, n) for id_, rec in (("E2", r2), ("E5", r5)) for n in (5, 7, 9)]
+ratio = lambda of, rec, over, under: float(np.mean(of(rec, over)) / np.mean(of(rec, under)))
 nb.claim(
     "X1",
-    "From five calls on per-step constants do what the predictor network does, and c = 1 costs nothing on pictures.",
+    "From five calls on constants have the FD of a network trained for 120 iterations, and a smaller RMSE; the network hardly tells "
+    "samples apart, the best r do differ. On pictures c = 1 costs nothing in FD.",
     "verified",
     holds=[
-        ledger.less("largest standard deviation of r over samples, both data sets, 14 steps each", max(spreads), 0.02, scope="full"),
+        ledger.less(
+            "largest standard deviation of the network's r over samples, 20 steps after the first", max(spreads), 0.02, scope="full"
+        ),
         *[
             ledger.less(
-                f"{id_}: mean FD of constants over the network's, {n} calls",
-                np.mean(FD_OF(rec, f"amed {n}")) / np.mean(FD_OF(rec, f"predictor {n}")),
+                f"{id_}: FD of constants over the network's, {n} calls",
+                ratio(FD_OF, rec, f"amed {n}", f"predictor {n}"),
                 1.06,
                 scope=SC[id_],
             )
-            for id_, rec in (("E2", r2), ("E5", r5))
-            for n in (5, 7, 9)
+            for id_, rec, n in pairs
+        ],
+        *[
+            ledger.better(
+                f"{id_}: RMSE at {n} calls, network over constants",
+                RMSE_OF(rec, f"predictor {n}"),
+                RMSE_OF(rec, f"amed {n}"),
+                scope=SC[id_],
+            )
+            for id_, rec, n in pairs
         ],
         *[
             ledger.close(
-                f"{id_}: FD with c = 1 over fitted c, 7 calls",
-                np.mean(FD_OF(rec, "amed c=1 7")) / np.mean(FD_OF(rec, "amed 7")),
+                f"{id_}: FD with c = 1 over fitted c, {n} calls",
+                ratio(FD_OF, rec, f"amed c=1 {n}", f"amed {n}"),
                 1,
-                abs=0.05,
+                abs=0.06,
                 scope=SC[id_],
             )
-            for id_, rec in (("E2", r2), ("E5", r5))
+            for id_, rec, n in pairs
         ],
+        ledger.close(
+            "E2: RMSE with c = 1 over fitted c, 5 calls", ratio(RMSE_OF, r2, "amed c=1 5", "amed 5"), 1.05, abs=0.02, scope=SC["E2"]
+        ),
+        ledger.more("toy, 5 calls: standard deviation of the best r, second step", toy_spread[1], 0.02),
+        ledger.more("digits, 5 calls: the same, second step", digits_spread[1], 0.02, digits=2, machine=True, scope="96 samples"),
+        ledger.less(
+            "digits, 5 calls: RMSE of the oracle over constants on the same paths",
+            digits_oracle[1] / digits_oracle[0],
+            0.98,
+            machine=True,
+            scope="96 samples",
+        ),
     ],
 )
+doubled = diffusion.kernel_density(2 * toy.means, 0.2)  # the toy twice as large: variance 2.04 a coordinate instead of 0.51
+doubled_end = diffusion.endpoint(diffusion.heun(doubled.eps, diffusion.karras_sigmas(241), START[:300]))
+doubled_rmse = [
+    float((diffusion.endpoint(diffusion.euler(e_, diffusion.karras_sigmas(7), START[:300])) - doubled_end).square().sum(1).mean().sqrt())
+    for e_ in (diffusion.analytic_first_step(doubled.eps, 80.0), doubled.eps)
+]
 nb.claim(
     "C11",
     "The analytic first step is almost free.",
     "verified",
     holds=[
         ledger.close("toy, DDIM: RMSE with it (5 calls) over without (6)", table["DDIM"][1] / no_afs, 1, abs=2e-3),
+        ledger.close(
+            "the toy twice as large, where D7 gives an error (above, σ₀² = 0.51, none)", doubled_rmse[0] / doubled_rmse[1], 1, abs=1e-2
+        ),
         *[
             ledger.close(
                 f"{id_}: RMSE with it over without",
@@ -1017,92 +1316,150 @@ nb.claim(
 # %% [markdown]
 # ### E3. The hypothesis itself
 #
-# Along exact paths: how far is the chord of a step from the nearest tangent, and how well does $c\,v(s)$ with the best $s$ and $c$ match the step, beside DDIM's direction at the start?
+# Along exact paths: how far is the chord of a step from the nearest tangent, and how well does a direction match the step: $c\,v(s)$ with the best $s$ and $c$, the best $v(s)$ with $c=1$, the best
+# $c\,v$ at the Euler guess $x_s$, which is what AMED can use, and DDIM's direction at the start?
 
 
 # %%
 def mean_value_errors(eps, states, levels, cuts):
-    """For each step between cuts: angle (degrees) between chord and best tangent, relative error of the best c v(s), and of v at the start; means over samples."""
+    """For each step between cuts (N,) each: angle (degrees) of chord and best tangent; relative errors of the best c v(s), the best v(s),
+    the best c v at the Euler guess, DDIM; r of the best s."""
     rows = []
     for i, j in zip(cuts, cuts[1:], strict=False):
-        step = (states[j] - states[i]).flatten(1)
+        step, width = (states[j] - states[i]).flatten(1), levels[j] - levels[i]
+        size, first = step.norm(dim=1), eps(states[i], levels[i])
         v = torch.stack([eps(states[k_], levels[k_]).flatten(1) for k_ in range(i, j + 1)])  # (times, N, d)
-        inner, square = (v * step).sum(2), v.square().sum(2)
-        cosine = (inner.abs() / square.sqrt() / step.norm(dim=1)).amax(0).clamp(max=1)
-        euler = ((levels[j] - levels[i]) * v[0] - step).norm(dim=1) / step.norm(dim=1)
-        rows.append([float(torch.rad2deg(cosine.arccos()).mean()), float((1 - cosine**2).sqrt().mean()), float(euler.mean())])
+        guesses = torch.stack([eps(states[i] + (levels[k_] - levels[i]) * first, levels[k_]).flatten(1) for k_ in range(i, j + 1)])
+        cosine, guessed = (((w * step).sum(2).abs() / w.norm(dim=2) / size).clamp(max=1) for w in (v, guesses))
+        best, at_ = cosine.max(0)
+        place = torch.tensor([math.log(levels[i] / levels[k_]) / math.log(levels[i] / levels[j]) for k_ in range(i, j + 1)])
+        sine = lambda w: (1 - w**2).sqrt()
+        only_s = (width * v - step).norm(dim=2).amin(0) / size
+        ddim = (width * v[0] - step).norm(dim=1) / size
+        rows.append([torch.rad2deg(best.arccos()), sine(best), only_s, sine(guessed.amax(0)), ddim, place[at_.cpu()]])
     return rows
 
 
+# %% tags=["hide-input"]
 teacher = diffusion.teacher("digits8", nb.device)
 pixels = teacher.images.train.flatten(1).cpu()
 smooth = diffusion.kernel_density(pixels, 0.25)
-fine_levels = diffusion.karras_sigmas(46, 0.01, 80.0)
+fine_levels, thirds = diffusion.karras_sigmas(46, 0.01, 80.0), (0, 15, 30, 45)
 origin = 80 * torch.randn(24, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 with torch.no_grad():
     net_path = list(diffusion.heun(teacher.eps, fine_levels, origin.float().view(-1, 1, 8, 8).to(nb.device)))
-    hypothesis = {"U-Net": mean_value_errors(teacher.eps, net_path, fine_levels.tolist(), (0, 15, 30, 45))}
+    hypothesis = {"U-Net": mean_value_errors(teacher.eps, net_path, fine_levels.tolist(), thirds)}
 kde_path = list(diffusion.heun(smooth.eps, fine_levels, origin))
-hypothesis["kernel density"] = mean_value_errors(smooth.eps, kde_path, fine_levels.tolist(), (0, 15, 30, 45))
+hypothesis["kernel density"] = mean_value_errors(smooth.eps, kde_path, fine_levels.tolist(), thirds)
 on_toy = mean_value_errors(toy.eps, list(reference[:, :200]), diffusion.karras_sigmas(FINE + 1).tolist(), (0, 220, 440, 660))
+round_data = diffusion.GaussianMixture(torch.zeros(1, 4).double(), torch.ones(1).double() * 2**0.5, torch.ones(1).double())  # variance 2
+round_path = [math.sqrt((2 + w**2) / 6402) * origin[:, :4] for w in fine_levels.tolist()]
+on_gauss = mean_value_errors(round_data.eps, round_path, fine_levels.tolist(), thirds)[2]
+width_g, ends_g = fine_levels[45] - fine_levels[30], torch.sqrt(2 + fine_levels[[30, 45]] ** 2)
+gauss_ddim = float((width_g * fine_levels[30] / ends_g[0] / (ends_g[1] - ends_g[0]) - 1).abs())
+nb.results(
+    "E3",
+    "means over 24 paths (toy: 200); relative errors of the direction",
+    ["", "step", "angle, degrees", "c v(s)", "v(s)", "c v at the Euler guess", "DDIM", "best r, mean ± sd"],
+    [
+        [name, i + 1, *(f"{float(w.mean()):.3g}" for w in row[:5]), f"{float(row[5].mean()):.2f} ± {float(row[5].std()):.2f}"]
+        for name, rows in (*hypothesis.items(), ("toy", on_toy))
+        for i, row in enumerate(rows)
+    ],
+)
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E3",
-    "Along exact paths a tangent nearly parallel to the chord exists, in 64 dimensions too: within 1 degree in the first two of three steps, 4 in the last.",
+    "Along exact paths a tangent nearly parallel to the chord exists, in 64 dimensions too: within 1 degree on average in the first "
+    "two of three steps, 4 in the last.",
     "verified",
     holds=[
         *[
-            ledger.less(f"{name}: angle in step {i + 1}, degrees", row[0], w, machine=True, scope="24 paths, 64 dimensions")
+            ledger.less(
+                f"{name}: mean angle in step {i + 1}, degrees", float(row[0].mean()), w, machine=True, scope="24 paths, 64 dimensions"
+            )
             for name, rows in hypothesis.items()
-            for i, (row, w) in enumerate(zip(rows, (0.3, 1.5, 5.0), strict=True))
+            for i, (row, w) in enumerate(zip(rows, (0.3, 1.0, 4.0), strict=True))
         ],
         *[
             ledger.less(
-                f"U-Net: error of the best c v(s) over DDIM's, step {i + 1}",
-                hypothesis["U-Net"][i][1] / hypothesis["U-Net"][i][2],
-                0.6,
+                f"U-Net: error of {what} over DDIM's, step {i + 1}",
+                float(hypothesis["U-Net"][i][k_].mean() / hypothesis["U-Net"][i][4].mean()),
+                w,
                 machine=True,
                 scope="24 paths",
             )
+            for k_, what, w in ((1, "the best c v(s)", 0.6), (3, "the best c v at the Euler guess", 0.9))
             for i in range(3)
         ],
         ledger.less(
-            "toy, two dimensions, where D5 says 0: angle in the last step, degrees (times 0.5% apart)", on_toy[2][0], 1.0, digits=2
+            "toy, two dimensions, where D5 says 0: angle in the last step, degrees (times 2 to 4% apart)",
+            float(on_toy[2][0].mean()),
+            1.0,
+            digits=2,
         ),
+        *[
+            ledger.close(
+                f"U-Net: mean best r in step {i + 1}, against an independent run",
+                float(row[5].mean()),
+                w,
+                abs=0.1,
+                machine=True,
+                scope="24 paths",
+            )
+            for i, (row, w) in enumerate(zip(hypothesis["U-Net"], (0.34, 0.43, 0.19), strict=True))
+        ],
+        ledger.less(
+            "Gaussian of variance 2, four dimensions, last step: largest angle, degrees",
+            float(on_gauss[0].max()),
+            1e-4,
+            digits=1,
+            machine=True,
+        ),
+        ledger.less("the same at the Euler guess: relative error", float(on_gauss[3].max()), 1e-6, digits=1, machine=True),
+        ledger.close("DDIM's error there, against the closed form (D6)", float(on_gauss[4].mean()), gauss_ddim, rel=1e-9),
     ],
 )
 
 # %% [markdown]
+# What we saw. A tangent close to the chord exists, and moving off the path to the Euler guess is the smaller part of the loss: on the U-Net AMED's best direction leaves 0.13, 0.64 and
+# 0.48 of DDIM's error. The scale hardly matters until the last step. The best $r$ of a sample has a standard deviation of 0.01 to 0.05. On the toy, in two dimensions, the angle is zero up to the
+# distance of the times.
+
+# %% [markdown]
 # ### E4. One time for two variances
 #
-# Data $\mathcal N(0,\operatorname{diag}(v_1,v_2))$: each coordinate has its own $s^*$ (D6). The best common $s$ misses the chord by an error that grows with the ratio of the variances at first, and falls again when
-# the larger one exceeds every $t^2$ of the step: that coordinate then hardly moves.
+# Data $\mathcal N(0,\operatorname{diag}(\sigma_1^2,\sigma_2^2))$: each coordinate has its own $s^*$ (D6). On the step from 2 to $\frac12$ with $\sigma_1=1$ the best common $s$ misses the chord by an error that
+# grows until $\sigma_2^2$ is well above the largest $t^2=4$ (near 7 or 8), and falls again after: that coordinate then hardly moves.
 
 
 # %%
-def best_common_time(v1_, v2_, low_=0.5, high_=2.0):
+def best_common_time(var1, var2, low_=0.5, high_=2.0):
     """Least relative error of v(s) against the chord over s, path started at (1, 1) at the high end."""
-    scale_ = torch.tensor([1 / math.sqrt(v1_ + high_**2), 1 / math.sqrt(v2_ + high_**2)], dtype=torch.float64)
-    x_ = lambda z: scale_ * torch.stack([(v1_ + z**2).sqrt(), (v2_ + z**2).sqrt()], -1)
+    scale_ = torch.tensor([1 / math.sqrt(var1 + high_**2), 1 / math.sqrt(var2 + high_**2)], dtype=torch.float64)
+    x_ = lambda z: scale_ * torch.stack([(var1 + z**2).sqrt(), (var2 + z**2).sqrt()], -1)
     z = torch.linspace(low_, high_, 20001, dtype=torch.float64)
-    v_ = z[:, None] * scale_**2 / x_(z)  # derivative of scale * sqrt(v + z²)
+    v_ = z[:, None] * scale_**2 / x_(z)  # derivative of scale * sqrt(var + z²)
     chord_ = (x_(z[-1]) - x_(z[0])) / (high_ - low_)
     error = (v_ - chord_).norm(dim=1) / chord_.norm()
     return float(error.min()), float(z[error.argmin()])
 
 
-ratios = (1, 2, 5, 20, 100)
+# %%
+ratios = (1, 2, 5, 10, 20, 50, 100)
 residual = [best_common_time(1.0, float(w)) for w in ratios]
+scan = np.arange(5, 11, 0.1).tolist()
 nb.experiment(
     "E4",
-    "One variance: an exact time. Two: none; the residual is largest where the variances straddle the squared times of the step, not at the largest ratio.",
+    "One variance: an exact time. Two: none; the residual grows with their ratio to a maximum near 7.3 on this step, then falls.",
     "verified",
     holds=[
-        ledger.less("v₁ = v₂ = 1: residual", residual[0][0], 1e-4, digits=1),
+        ledger.less("σ₁ = σ₂ = 1: residual", residual[0][0], 1e-4, digits=1),
         ledger.close("at s", residual[0][1], math.sqrt(5) / 2, abs=2e-4),
-        ledger.increasing("residual over v₂/v₁ = 1, 2, 5", [w[0] for w in residual[:3]]),
-        ledger.less("at 100 over the largest", residual[4][0] / max(w[0] for w in residual), 0.6),
+        ledger.increasing("residual over σ₂²/σ₁² = 1, 2, 5", [w[0] for w in residual[:3]]),
+        ledger.increasing("over 100, 50, 20, 10", [w[0] for w in residual[:2:-1]]),
+        ledger.close("ratio of the largest residual", scan[int(np.argmax([best_common_time(1.0, w)[0] for w in scan]))], 7.3, abs=0.25),
     ],
 )
 
@@ -1110,8 +1467,11 @@ nb.experiment(
 # ## Why are the paths nearly planar?
 #
 # The paper's PCA of trajectories, with the exact score of smoothed digits, no network: one component explains 0.9999 of a path. But coordinates matter. In VP coordinates, $x/\sqrt{1+t^2}$, it is
-# 0.975: the near-straightness in VE coordinates is mostly the norm falling from $80\sqrt d$. The post explains straight paths by training on straight interpolations of noise and data. Two gaps: the
-# interpolation $a(t)x_0+b(t)x_T$ is a straight segment only if the curve $(a,b)$ is a line, true for VE, false for VP; and the exact score, which no interpolation trained, shows the same.
+# 0.975: the near-straightness in VE coordinates is mostly the norm falling from $80\sqrt d$. In VP coordinates two components still hold 0.999: planar, not straight. The null model is the *conditional*
+# path, from one picture $x_0$ to one noise $\varepsilon$: straight in VE coordinates, exactly planar in VP ones, where it lies in the span of $x_0$ and $\varepsilon$ and bends.
+#
+# The post explains straight paths by training on straight interpolations of noise and data. The interpolation $a(t)x_0+b(t)x_T$ is a straight segment only if the curve $(a,b)$ is a line,
+# true for VE, false for VP. And a property of coordinates is no property of the training: the same paths are straight in one and bent in the other. In VP coordinates they are as straight as the null model, whose first component holds 0.972.
 
 
 # %% tags=["hide-input"]
@@ -1127,24 +1487,38 @@ def explained(states):
 
 
 forty = diffusion.karras_sigmas(41, 0.01, 80.0)
-kde40 = list(diffusion.heun(smooth.eps, forty, 80 * torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(4))))
-ve, vp_ = explained(kde40), explained([diffusion.to_vp(w, s__) for w, s__ in zip(kde40, forty.tolist(), strict=True)])
+end4 = torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+kde40 = list(diffusion.heun(smooth.eps, forty, 80 * end4))
+vp_path = lambda states: [diffusion.to_vp(w, s__) for w, s__ in zip(states, forty.tolist(), strict=True)]
+ve, vp_ = explained(kde40), explained(vp_path(kde40))
+between_two = [pixels[:64].double() + w * end4 for w in forty.tolist()]  # conditional paths
+null_ve, null_vp = explained(between_two), explained(vp_path(between_two))
+angles = 2 * math.pi * torch.arange(60, dtype=torch.float64) / 60
+known_path = [torch.tensor([[3 * math.cos(w), 2 * math.sin(w), math.cos(2 * w)]], dtype=torch.float64) for w in angles.tolist()]
+shares = explained(known_path)  # variances 9 : 4 : 1
+off_known = max(abs(math.cos(2 * w)) / math.hypot(3 * math.cos(w), 2 * math.sin(w), math.cos(2 * w)) for w in angles.tolist())
 nb.claim(
     "C12",
-    "Two components hold a trajectory: top one 0.9999, two all, relative error at most 8%. In VP coordinates the first has 0.975.",
+    "Two components hold a trajectory: top one 0.9999, two all, relative error at most 8%. In VP coordinates one has 0.975, two 0.999.",
     "verified",
     holds=[
+        ledger.close("the measure on a path of variances 9 : 4 : 1: first", shares[0], 9 / 14, rel=1e-9),
+        ledger.close("first two", shares[1], 13 / 14, rel=1e-9),
+        ledger.close("largest distance", shares[2], off_known, rel=1e-9),
         ledger.more("VE: first component", ve[0], 0.9998, digits=6),
         ledger.more("VE: first two", ve[1], 0.99999, digits=7),
         ledger.less("VE: largest mean distance from two components", ve[2], 0.08),
         ledger.close("VP: first component", vp_[0], 0.975, abs=0.006),
         ledger.more("VP: first two", vp_[1], 0.998, digits=5),
+        ledger.less("conditional paths, VE: what the first component leaves", 1 - null_ve[0], 1e-9, digits=1, machine=True),
+        ledger.more("VP: what it leaves", 1 - null_vp[0], 0.01),
+        ledger.less("VP: what two leave", 1 - null_vp[1], 1e-9, digits=1, machine=True),
     ],
 )
 bend = lambda A_, B_: sp.diff(A_, s_) * sp.diff(B_, s_, 2) - sp.diff(B_, s_) * sp.diff(A_, s_, 2)
 nb.claim(
     "C13",
-    "Training paths interpolate linearly between x_T and x_0, hence are straight, hence so are the ODE's: true for VE, not for VP, and not the reason.",
+    "Training paths interpolate linearly between x_T and x_0, so are straight, and so are the ODE's: in VE coordinates, not in VP.",
     "partly",
     holds=[
         ledger.less(
@@ -1156,51 +1530,22 @@ nb.claim(
     ],
     fails=[
         sym.identity("VP, (cos, sin): bend", bend(sp.cos(s_), sp.sin(s_)), 1),
-        ledger.more("exact score of data, no training at all: first component of the ODE's paths", ve[0], 0.9998, digits=6),
+        ledger.less("the ODE's own paths in VP coordinates: first component", vp_[0], 0.98),
     ],
 )
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves with chord and tangent. On the parabola the tangent at the midpoint is parallel to the chord and the velocity there is the mean velocity. On the circle the direction fits and the length does not. The third panel shows a helix from the side: the chord of a full turn is vertical, no tangent is."}}
-figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8))
-z = np.linspace(0, 1, 200)
-panels[0].plot(z, z**2, color=BLUE)
-panels[0].plot([0, 1], [0, 1], color=GREY)
-panels[0].annotate("", (0.5 + 0.4, 0.25 + 0.4), (0.5, 0.25), arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2})
-panels[0].set_title("parabola: exact")
-w = np.linspace(0, np.pi / 2 * 1.2, 200)
-panels[1].plot(np.cos(w), np.sin(w), color=BLUE)
-panels[1].plot(np.cos(w[[0, -1]]), np.sin(w[[0, -1]]), color=GREY)
-mid_ = w[-1] / 2
-panels[1].annotate(
-    "",
-    (math.cos(mid_) - 0.7 * math.sin(mid_), math.sin(mid_) + 0.7 * math.cos(mid_)),
-    (math.cos(mid_), math.sin(mid_)),
-    arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2},
-)
-panels[1].set(ylim=(-0.15, 1.35), xlim=(-0.45, 1.2))
-panels[1].set_title("circle: up to a scale")
-turn = np.linspace(0, 2 * np.pi, 300)
-panels[2].plot(np.cos(turn), turn, color=BLUE)
-panels[2].plot([1, 1], [0, 2 * np.pi], color=GREY)
-panels[2].set_title("helix, from the side: never")
-for axes in panels:
-    axes.set(xticks=[], yticks=[])
-figure.suptitle(
-    "Chord (grey) and tangent (orange): when one inner velocity does for the whole step", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
-nb.show(figure)
 
 # %% [markdown]
 # ## The paper's table
 #
-# FID on 50,000 samples (Table 2 of the second version; the post read the first). Our solvers show its pattern at a smaller scale: second order worst at 3 and 5 calls, AMED ahead at the fewest, iPNDM catching up. What the
-# table does not say is that AMED wins everywhere.
+# FID on 50,000 samples (Table 2 of the second version; the post read the first). Our solvers show its pattern at a smaller scale: second order
+# worst at 3 and 5 calls, AMED ahead of DDIM in FD, iPNDM catching up. What the table does not say is that AMED wins everywhere.
 
 # %% tags=["hide-input"]
-names8 = ("DDIM", "DPM-Solver-2", "DPM-Solver++(3M)", "UniPC", "iPNDM", "AMED-Solver", "AMED-Plugin")
+names8 = ("DDIM", "EDM (Heun)", "DPM-Solver-2", "DPM-Solver++(3M)", "UniPC", "iPNDM", "AMED-Solver", "AMED-Plugin")
 T2 = {
     "CIFAR-10": (
         (93.36, 49.66, 27.93, 18.43),
+        (306.2, 97.67, 37.28, 15.76),
         (155.7, 57.30, 10.20, 4.98),
         (110.0, 24.97, 6.74, 3.42),
         (109.6, 23.98, 5.83, 3.21),
@@ -1210,6 +1555,7 @@ T2 = {
     ),
     "FFHQ": (
         (78.21, 43.93, 28.86, 21.01),
+        None,
         (266.0, 87.10, 22.59, 9.26),
         (86.45, 22.51, 8.44, 4.77),
         (86.43, 21.40, 7.44, 4.47),
@@ -1219,6 +1565,7 @@ T2 = {
     ),
     "ImageNet": (
         (82.96, 43.81, 27.46, 19.27),
+        None,
         (140.2, 42.41, 12.03, 6.64),
         (91.52, 25.49, 10.14, 6.48),
         None,
@@ -1228,6 +1575,7 @@ T2 = {
     ),
     "LSUN": (
         (86.13, 34.34, 19.50, 13.26),
+        None,
         (210.6, 80.60, 23.25, 9.61),
         (111.9, 23.15, 8.87, 6.45),
         None,
@@ -1243,9 +1591,28 @@ nb.results(
     ["solver", *T2],
     [[n8, *(" / ".join(map(str, cell[d, n8])) if (d, n8) in cell else "–" for d in T2)] for n8 in names8],
 )
-free_rows = names8[:5]
+free_rows = names8[:6]
 second_loses = [(d, i) for d in T2 for i in (0, 1) if cell[d, "DPM-Solver-2"][i] < cell[d, "DDIM"][i]]
 plugin_wins = [(d, i) for d in T2 for i in range(4) if cell[d, "AMED-Plugin"][i] < cell[d, "AMED-Solver"][i]]
+mean_ratio = {  # geometric mean over the data sets that have the row
+    n8: [math.exp(np.mean([math.log(cell[d, n8][i] / cell[d, "DDIM"][i]) for d in T2 if (d, n8) in cell])) for i in range(4)]
+    for n8 in names8[1:]
+}
+MEAN_RATIO = {
+    "EDM (Heun)": (3.2798, 1.9668, 1.3348, 0.8551),
+    "DPM-Solver-2": (2.2003, 1.5099, 0.6216, 0.4153),
+    "DPM-Solver++(3M)": (1.1689, 0.5638, 0.33, 0.2881),
+    "UniPC": (1.139, 0.485, 0.232, 0.1925),
+    "iPNDM": (0.6691, 0.4355, 0.3282, 0.292),
+    "AMED-Solver": (0.4391, 0.2639, 0.2548, 0.2912),
+    "AMED-Plugin": (0.3549, 0.3074, 0.248, 0.2651),
+}
+nb.results(
+    "C5",
+    "FID over DDIM's, geometric mean over data sets",
+    ["solver", *(f"{n} calls" for n in NFES)],
+    [[n8, *(f"{w:.2f}" for w in row)] for n8, row in mean_ratio.items()],
+)
 best_free = {(d, i): min(cell[d, n8][i] for n8 in free_rows if (d, n8) in cell) for d in T2 for i in range(4)}
 nb.claim(
     "C5",
@@ -1257,7 +1624,12 @@ nb.claim(
             sum(cell[d, "AMED-Solver"][i] < cell[d, "DDIM"][i] for d in T2 for i in range(4)),
             16,
             abs=0.5,
-        )
+        ),
+        *[
+            ledger.close(f"{n8}: mean ratio at {NFES[i]} calls against a second copy of the table", mean_ratio[n8][i], w, rel=5e-4)
+            for n8, row in MEAN_RATIO.items()
+            for i, w in enumerate(row)
+        ],
     ],
 )
 EVEN = {
@@ -1278,12 +1650,19 @@ nb.claim(
 )
 nb.claim(
     "C7",
-    "At 5 calls or fewer second order loses to DDIM: in the paper's table in all cells but one, on our toy, digits and MNIST at 3 calls.",
+    "At 5 calls or fewer second order loses to DDIM: in the paper's table in all cells but one, on our toy and MNIST; on digits at 3 "
+    "calls, while at 5 DPM-2 ties.",
     "partly",
     holds=[
         ledger.close("cells of 8 in which DPM-Solver-2 beats DDIM", len(second_loses), 1, abs=0.5),
-        ledger.more("toy, 5 calls: DPM-2 over DDIM", table["DPM-2"][1] / table["DDIM"][1], 3),
-        ledger.better("MNIST, 5 calls, FD: DPM-2 over DDIM", FD_OF(r5, "dpm_solver_2 5"), FD_OF(r5, "euler 5"), scope=SC["E5"]),
+        ledger.more("CIFAR-10, 3 and 5 calls: least ratio of EDM (Heun) to DDIM", min(mean_ratio["EDM (Heun)"][:2]), 1.5),
+        *[ledger.more(f"toy, {NFES[i]} calls: DPM-2 over DDIM", table["DPM-2"][i] / table["DDIM"][i], 3) for i in (0, 1)],
+        *[
+            ledger.better(
+                f"{what}, {n} calls, FD: DPM-2 over DDIM", FD_OF(rec, f"dpm_solver_2 {n}"), FD_OF(rec, f"euler {n}"), scope=SC[id_]
+            )
+            for what, id_, rec, n in (("digits", "E2", r2, 3), ("MNIST", "E5", r5, 3), ("MNIST", "E5", r5, 5))
+        ],
     ],
     fails=[
         ledger.less("ImageNet, 5 calls: DPM-Solver-2 against DDIM", cell["ImageNet", "DPM-Solver-2"][1], cell["ImageNet", "DDIM"][1]),
@@ -1316,12 +1695,20 @@ nb.claim(
 )
 nb.claim(
     "C9",
-    "The paper's section 4.2 says the plugin gains 6.98, 4.68, 5.16 on CIFAR-10, ImageNet, FFHQ at 5 calls: the last two are exchanged.",
+    "Three slips of the paper: section 4.2 exchanges the plugin's gains on ImageNet and FFHQ at 5 calls (4.68, 5.16); the introduction "
+    "calls 10.74 and 13.20 the plugin's; the ImageNet EDM row is one without the analytic first step.",
     "verified",
     holds=[
         ledger.close("FFHQ: iPNDM − plugin", cell["FFHQ", "iPNDM"][1] - cell["FFHQ", "AMED-Plugin"][1], 4.68, abs=5e-3),
         ledger.close("ImageNet", cell["ImageNet", "iPNDM"][1] - cell["ImageNet", "AMED-Plugin"][1], 5.16, abs=5e-3),
         ledger.close("CIFAR-10", cell["CIFAR-10", "iPNDM"][1] - cell["CIFAR-10", "AMED-Plugin"][1], 6.98, abs=5e-3),
+        ledger.close("10.74 is AMED-Solver's, ImageNet, 5 calls", cell["ImageNet", "AMED-Solver"][1], 10.74, abs=5e-3),
+        ledger.close("13.20 too, LSUN-Bedroom", cell["LSUN", "AMED-Solver"][1], 13.20, abs=5e-3),
+        ledger.less(
+            "ImageNet EDM row, 3, 5, 7 calls, against the repository's Heun row at 4, 6, 8 without it: largest difference",
+            max(abs(a__ - b__) for a__, b__ in zip((249.4, 89.63, 37.65), (249.41, 89.63, 37.65), strict=True)),
+            0.02,
+        ),
     ],
 )
 nb.claim(
@@ -1361,15 +1748,10 @@ nb.claim(
 )
 nb.claim(
     "C15",
-    "Two slips in the post: Euler's step must not be too large (the sign is printed the other way), and times lie in (0, T), not (0, 1).",
+    "A slip in the post: Euler's step must not be too large (the sign is printed the other way).",
     "verified",
     holds=[
         ledger.increasing("toy: DDIM's RMSE over ever larger steps (320 to 10 calls)", curve["euler"][::-1]),
-        ledger.more(
-            "largest intermediate time of AMED on the toy, 5 calls",
-            80 * (float(diffusion.karras_sigmas(4)[1]) / 80) ** float(r5_[0]),
-            1,
-        ),
     ],
 )
 
@@ -1378,16 +1760,18 @@ nb.claim(
 #
 # - **"The mean-value theorem in $d$ dimensions forces straight paths"** (C2): it forces straight *velocities*; with a scale, planar paths suffice.
 # - **"Straight training interpolations explain straight paths"** (C13).
-# - **The network** (X1): from five calls on constants do as well, here. The paper's network has 9,000 parameters and costs minutes; we did not test it at 32 x 32 colour pictures, where samples may differ more.
+# - **The network** (X1): from five calls on constants do as well as ours, trained for 120 iterations; the oracle shows that samples differ by more than it learned. The paper's network has 9,000 parameters and
+#   costs minutes; we did not test it on 32 x 32 colour pictures.
+# - **"At few calls AMED is best"** holds at one choice of nodes: on the toy, with the nodes chosen for each solver, AMED is ahead of iPNDM at five calls only (E1).
 # - **AMED's large lead at three calls** is in FD, not in distance to the exact path: there DDIM is closer (E2, E5), and blurred.
-# - **The paper** exchanges two numbers (C9) and writes $c$ for $1/c$ (C4).
+# - **The paper** exchanges two numbers (C9) and writes $c$ for $1/c$ (C4). The post also says that the intermediate times lie in $(0,1)$; they lie in $(0,T)$.
 #
-# Later work learns nodes and coefficients together, or evaluates several directions in parallel; the five-call FID on CIFAR-10 has fallen below 5 since. The question here, which velocity stands for a whole step, is theirs too.
+# Later work evaluates several directions in parallel (EPD-Solver, arXiv 2507.14797: FID 4.47 on CIFAR-10 at five calls, by its abstract) or learns nodes and coefficients together (S4S, arXiv 2502.17423: 3.73). The question here, which velocity stands for a whole step, is theirs too.
 #
 # ## Exercises
 #
 # 1. In which of the three steps of the five-call solver does the toy lose most? Replace the fitted $r$ of one step at a time by 1/2.
-# 2. Show that for data $\mathcal N(0,vI)$ in any dimension AMED with the right $s$ is exact with $c=1$.
+# 2. Show that for data $\mathcal N(0,\sigma_0^2I)$ in any dimension AMED with the right $s$ is exact with $c=1$, Euler guess included.
 # 3. Let $t_{\max}$ be 10 instead of 80. Is the first $r$ better determined?
 
 # %% [markdown]
@@ -1401,21 +1785,39 @@ nb.claim(
 for which in range(3):
     changed = r5_.clone()
     changed[which] = 0.5
-    print(
-        f"r of step {which + 1} set to 1/2: RMSE {rmse(diffusion.endpoint(diffusion.amed(cheap, diffusion.karras_sigmas(4), START, changed, c5_))):.3f} (fitted: {table['AMED, r and c'][1]:.3f})"
-    )
+    wrong = rmse(diffusion.endpoint(diffusion.amed(cheap, nodes4, START, changed, c5_)))
+    print(f"r of step {which + 1} set to 1/2: RMSE {wrong:.3f} (fitted: {table['AMED, r and c'][1]:.3f})")
 
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# $x(t)=C\sqrt{v+t^2}$ with a fixed vector $C$: all velocities lie on the line spanned by $C$, so D4 applies. But $\tilde x_s$ is an Euler guess and not $x(s)$; since $\epsilon$ is linear in $x$, the wrong length enters the
-# velocity, and with it a factor that $c$ must take. Exactness holds for the true $x(s)$.
+# $x(t)=C\sqrt{\sigma_0^2+t^2}$ with a fixed vector $C$, and every velocity lies on the line of $C$: one dimension. On the step from $t_b$ to $t_a<t_b$ let $f(s)$ be AMED's velocity over $C$:
+# $f(s)=\frac{x_s}{C}\,\frac{s}{\sigma_0^2+s^2}$ with the Euler guess $x_s$. The exact mean is $q$ of D6, between the path's velocities at the ends, which increase with $t$. At the start
+# $f(t_b)=\frac{t_b}{\sqrt{\sigma_0^2+t_b^2}}>q$. At the end, by Cauchy-Schwarz, $f(t_a)=\frac{t_a(\sigma_0^2+t_at_b)}{(\sigma_0^2+t_a^2)\sqrt{\sigma_0^2+t_b^2}}\le\frac{t_a}{\sqrt{\sigma_0^2+t_a^2}}<q$.
+# So some $s$ between gives $f=q$: exact with $c=1$, though at another place than D6's $s^*$.
 # ```
-#
+
+# %% tags=["hide-cell"]
+# on [1/2, 2] at variance 1: the s of the solution by bisection, then AMED's step with it against the exact end
+guess_velocity = lambda z: float(normal(1.0).eps(torch.tensor([[5**0.5 + (z - 2) * 2 / 5**0.5]], dtype=torch.float64), z))
+low_s, high_s = 0.5, 2.0
+for _ in range(60):
+    mid_s = (low_s + high_s) / 2
+    low_s, high_s = (mid_s, high_s) if guess_velocity(mid_s) < float(q_example) else (low_s, mid_s)
+end_g = diffusion.endpoint(
+    diffusion.amed(
+        normal(1.0).eps,
+        torch.tensor([2.0, 0.5], dtype=torch.float64),
+        torch.tensor([[5**0.5]], dtype=torch.float64),
+        math.log(2 / mid_s) / math.log(4),
+    )
+)
+print(f"s = {mid_s:.4f} (D6: 1.1180); error of the step: {abs(float(end_g) - 1.25**0.5):.1e}")
+
+# %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# Yes. Between $r=0.1$ and $r=0.5$ the first step's end moves by a thousandth of the state at 80, and by three hundredths at 10, where the score already
-# sees the ring.
+# Yes. The errors at $r=0.1$ and $r=0.5$ have opposite signs. Between the two the first step's end moves by 0.003 of the state at 80, and by 0.09 at 10, because $\sigma_0^2/t^2$ is larger.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1424,10 +1826,8 @@ for top in (80.0, 10.0):
     exact_ = list(diffusion.heun(toy.eps, diffusion.karras_sigmas(301, 0.002, top), begin_))
     nodes_ = diffusion.karras_sigmas(4, 0.002, top)
     step_ = (nodes_[1] - nodes_[0]) * directions(toy.eps, float(nodes_[0]), float(nodes_[1]), begin_, [0.1, 0.5, 0.9])
-    print(
-        f"t_max = {top:g}: relative errors of the first step at r = 0.1, 0.5, 0.9:",
-        [f"{float((begin_ + w_ - exact_[100]).norm() / exact_[100].norm()):.4f}" for w_ in step_],
-    )
+    signed = [float(((begin_ + w_ - exact_[100]) * exact_[100]).sum() / exact_[100].square().sum()) for w_ in step_]  # along the state
+    print(f"t_max = {top:g}: relative errors of the first step at r = 0.1, 0.5, 0.9:", [f"{w_:+.4f}" for w_ in signed])
 
 # %% [markdown]
 # ## The ledger
