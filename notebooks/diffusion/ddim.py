@@ -1303,14 +1303,14 @@ for id_, record, counts, label in (("E2", r2, (5, 10, 20, 50, 250), "digits"), (
 
 # %% [markdown]
 # What we saw. The digits are at their floor from 20 deterministic steps on, and there $\eta=0$ is best of the three $\eta$ at every $S$;
-# at 50 and 250 steps the differences in FD are within their errors. MNIST stays three times above its floor at $\eta=0$, and only there
-# does FD reward noise: a little of it at 5 steps, $\eta=1$ from 20 on. That may be the network's error, not the sampler's. At 1000 steps
-# one seed has $\eta=1$ and $\hat\sigma$ together, a little ahead of $\eta=0$; one seed decides nothing. By SW2, $\eta=0$ beats $\eta=1$
-# on both sets at every $S$ with several seeds.
+# at 50 and 250 steps the differences in FD are below two standard errors. MNIST stays three times above its floor at $\eta=0$, and only
+# there does FD reward noise: a little of it at 5 steps, $\eta=1$ from 20 on. That may be the network's error, not the sampler's. At 1000
+# steps one seed has $\eta=1$ and $\hat\sigma$ together, a little ahead of $\eta=0$; one seed decides nothing. By SW2, $\eta=0$ beats
+# $\eta=1$ on both sets at every $S$ with several seeds.
 #
-# $\hat\sigma$ does lose by its last noise, 43 to 85 % of its distance from $\eta=0$ in FD at 5 and 10 steps. The rest is the excess noise
-# at the network's input: with a quiet end its FD on digits is twice that of $\eta=0$. At 20 steps on digits the noisy end even has the
-# best SW2 of the row: its noise makes up for lost variance, as it does on the toy at three steps.
+# $\hat\sigma$ does lose by its last noise, 43 to 85 % of its distance from $\eta=0$ in FD at 5 and 10 steps. The rest comes from the steps
+# before, with their excess noise at the network's input: with a quiet end its FD on digits is twice that of $\eta=0$. At 20 steps on
+# digits the noisy end even has the best SW2 of the row.
 
 # %% tags=["hide-input"]
 picture = diffusion.teacher("mnist28", nb.device)
@@ -1749,9 +1749,9 @@ nb.claim(
 #
 # What we saw. Twenty steps end within a tenth of the distance between unrelated samples; with $\eta=1$ from the same start nothing is
 # shared. Inversion is as good as the paper's, but its mean error falls only fourfold from 50 to 200 steps, where first order would give
-# sixteen: a few pictures make most of the mean. On the first 20 test pictures alone doubling the steps from 50 divides it by more than
-# three. Mixtures on the circle are as good as fresh noises; on the line FD is four times as large in the middle, and the strokes get
-# thin.
+# sixteen. We take it that a few pictures make most of the mean: on the first 20 test pictures doubling the steps from 50 divides it by
+# more than three. Mixtures on the circle are as good as fresh noises; on the line FD is four times as large in the middle, and the
+# strokes get thin.
 
 # %% tags=["hide-input"]
 many = r5["same"]
@@ -1900,7 +1900,7 @@ nb.show(figure)
 # - **"$\sigma_t$ is hardly constrained; take $\beta_t$"** (C3). Near the data the family ends below $\beta_t$. What the paper tests as
 #   $\hat\sigma$ is outside the family.
 # - **The paper's $\hat\sigma$ row** (C18, X1). At 5 and 10 steps the last noise makes 43 to 85 % of the FD that $\hat\sigma$ loses to
-#   $\eta=0$. The rest is excess noise at the network's input. With the paper's stated quadratic nodes one noise does not explain its row.
+#   $\eta=0$. The rest comes from the steps before. With the paper's stated quadratic nodes one noise does not explain its row.
 #   (Ours, that is: the paper's networks we did not run.)
 # - **"DDPM and DDIM are Euler's method for the ODE"** (C15): DDIM is, in $x/(a\bar\alpha+b\bar\beta)$ against
 #   $\bar\beta/(a\bar\alpha+b\bar\beta)$, a family containing $(\hat x,\varsigma)$, but not on the post's equations for $x$. On the same
