@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddim.ipynb)
 #
-# **The point.** DDPM's loss needs only $p(x_t|x_0)$ and its sampler only $p(x_{t-1}|x_t,x_0)$; the noising steps between are scaffolding. Take it
-# away and a one-parameter family of samplers for the same network appears, from DDPM to a deterministic map, with any number of steps. Where the
-# score is known, the law of the output is computed here without a sample: ten steps keep 0.56 of a variance of 0.68, and DDPM's noise lowers that
-# to 0.53. Three statements need correcting. $\sigma_t=\beta_t$ is no member of the family near the data. The paper's bad baseline $\hat\sigma$
-# suffers here mostly from one noise, that of its last large step: without it $\hat\sigma$ is the best of the toy's four samplers at ten steps. And
-# DDIM is Euler's method in one coordinate system only.
+# **The point.** DDPM's loss needs only $p(x_t|x_0)$ and its sampler only $p(x_{t-1}|x_t,x_0)$; the noising steps between are scaffolding.
+# Take it away and a one-parameter family of samplers for the same network appears, from DDPM to a deterministic map, with any number of
+# steps. Where the score is known, the law of the output is computed here without a sample: ten steps keep 0.56 of a variance of 0.68,
+# with DDPM's noise 0.53. Three corrections. $\sigma_t=\beta_t$ is no member of the family near the data. The paper's bad baseline
+# $\hat\sigma$ (noise $\beta_t$ on DDPM's mean) loses much by one noise, that of its last large step. And DDIM is Euler's method in
+# $x/(a\bar\alpha+b\bar\beta)$ against $\bar\beta/(a\bar\alpha+b\bar\beta)$, but not on the post's equations for $x$.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -93,11 +93,11 @@ for axes, S in zip(panels, (5, 10, 20), strict=True):
     axes.fill_between(line, density, color=GREY, alpha=0.35, lw=0, label="data")
     for kind, color, style in (("η = 0", BLUE, "-"), ("η = 1", ORANGE, "--"), ("σ̂", RED, ":"), ("σ̂, quiet end", GREEN, "-.")):
         axes.plot(laws[S, kind].grid, laws[S, kind].density, style, color=color, label=kind)
-    axes.set(xlim=(-2, 2), ylim=(-0.05, 2.5), title=f"{S} steps", xlabel="x₀")
+    axes.set(xlim=(-2, 2), ylim=(-0.05, 3), title=f"{S} steps", xlabel="x₀")
 panels[2].legend(fontsize=8, loc="upper center")
 panels[0].set_ylabel("density")
 figure.suptitle(
-    "Few steps lose variance, more with noise; σ̂ is spoilt by the noise of its last step", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "On the toy few steps lose variance, more with noise; σ̂ is spoilt by its last noise", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -105,16 +105,35 @@ nb.show(figure)
 # ## The question
 #
 # In {doc}`ddpm-bayes <ddpm-bayes>` the step $p(x_t|x_{t-1})$ is used to find $p(x_{t-1}|x_t,x_0)$, and never again. The loss needs
-# $p(x_t|x_0)=\mathcal N(\bar\alpha_tx_0,\bar\beta_t^2I)$; the sampler needs $p(x_{t-1}|x_t,x_0)$. DDIM {cite}`song2021ddim`, in the post's
-# reading {cite}`su2022ddim`, asks: which $p(x_{t-1}|x_t,x_0)$ fit the marginals, whatever the forward steps? Each of them is a sampler for a
-# network that is already trained.
+# $p(x_t|x_0)=\mathcal N(\bar\alpha_tx_0,\bar\beta_t^2I)$; the sampler needs $p(x_{t-1}|x_t,x_0)$. DDIM {cite}`song2021ddim`, in the
+# post's reading {cite}`su2022ddim`, asks: which $p(x_{t-1}|x_t,x_0)$ fit the marginals, whatever the forward steps? Each of them is a
+# sampler for a network that is already trained.
 #
 # Notation as in {doc}`ddpm-vae <ddpm-vae>`: $\bar\alpha_t,\bar\beta_t$, now free apart from $\bar\alpha_0=1$, $\bar\beta_0=0$;
 # $\alpha_t=\bar\alpha_t/\bar\alpha_{t-1}$ and $\beta_t=\sqrt{1-\alpha_t^2}$ are *derived* symbols. (The paper's $\alpha_t$ is our
 # $\bar\alpha_t^2$.) New: $\kappa_t,\lambda_t,\sigma_t$, the coefficients of $p(x_{t-1}|x_t,x_0)=\mathcal
-# N(\kappa_tx_t+\lambda_tx_0,\sigma_t^2I)$; $\eta=\sigma_t/\tilde\beta_t$; a sub-sequence $\tau_1<\dots<\tau_S$ of $1..T$; and the coordinates
-# $\hat x=x/\bar\alpha$, $\varsigma=\bar\beta/\bar\alpha$ of the ODE, in which the helper's samplers work.
+# N(\kappa_tx_t+\lambda_tx_0,\sigma_t^2I)$; $\eta=\sigma_t/\tilde\beta_t$, where $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$ is
+# DDPM's noise; a sub-sequence $\tau_1<\dots<\tau_S$ of $1..T$, with $\tau_0=0$; and the coordinates $\hat x=x/\bar\alpha$,
+# $\varsigma=\bar\beta/\bar\alpha$ of the ODE, in which the helper's samplers work.
 #
+# The whole sampler, derived below, guesses $x_0$, moves the guess and the noise to the level of the step before, and adds noise:
+
+
+# %%
+def ddim_sampler(net, x, taus, eta, bar_alpha, bar_beta, noise):
+    """From x at tau_S to x_0; net(x, t) predicts the noise in x."""
+    times = [0, *taus.tolist()]
+    for t, s in zip(times[:0:-1], times[-2::-1], strict=True):  # from tau_i to tau_(i-1)
+        a, a_, b, b_ = bar_alpha[t], bar_alpha[s], bar_beta[t], bar_beta[s]
+        e = net(x, t)
+        sd = eta * b_ / b * (1 - (a / a_) ** 2) ** 0.5  # sigma = eta beta~
+        x = a_ * (x - b * e) / a + (b_**2 - sd**2) ** 0.5 * e
+        if sd > 0:
+            x = x + sd * noise(x)
+    return x
+
+
+# %% [markdown]
 # ## Two equations for three unknowns
 #
 # Integrating $x_t$ out must give the marginal at $t-1$:
@@ -125,8 +144,8 @@ nb.show(figure)
 #
 # $$\kappa_t=\frac{\sqrt{\bar\beta_{t-1}^2-\sigma_t^2}}{\bar\beta_t},\qquad\lambda_t=\bar\alpha_{t-1}-\bar\alpha_t\kappa_t .$$
 #
-# Nothing was assumed about $\bar\alpha^2+\bar\beta^2$. There is a second root, $\kappa_t<0$, of which the post does not speak: all marginals are
-# right, but $x_{t-1}$ is *anti*correlated with $x_t$ given $x_0$ (X4).
+# Nothing was assumed about $\bar\alpha^2+\bar\beta^2$. There is a second root, $\kappa_t<0$, of which the post does not speak: all
+# marginals are right, but $x_{t-1}$ is *anti*correlated with $x_t$ given $x_0$ (X4).
 
 # %%
 A1, A0, B1, B0, sigma = sp.symbols("abar_t abar_s bbar_t bbar_s sigma", positive=True)  # s = t − 1
@@ -157,7 +176,8 @@ nb.derivation(
 #
 # $$\frac1{\alpha_t}\Bigl(x_t-\bigl(\bar\beta_t-\alpha_t\sqrt{\bar\beta_{t-1}^2-\sigma_t^2}\bigr)\epsilon_\theta\Bigr).$$
 #
-# For $\sigma_t=\tilde\beta_t$ the root is $\alpha_t\bar\beta_{t-1}^2/\bar\beta_t$ and DDPM returns. For $\sigma_t=0$ nothing random is left:
+# For $\sigma_t=\tilde\beta_t$ the root is $\alpha_t\bar\beta_{t-1}^2/\bar\beta_t$ and DDPM returns. For $\sigma_t=0$ nothing random is
+# left:
 #
 # $$x_{t-1}=\frac1{\alpha_t}\bigl(x_t-(\bar\beta_t-\alpha_t\bar\beta_{t-1})\,\epsilon_\theta(x_t,t)\bigr).$$
 
@@ -223,11 +243,12 @@ nb.derivation(
 #
 # A choice of $\sigma_t$ implies forward steps, by Bayes' rule, which the post leaves as a remark: $p(x_t|x_{t-1},x_0)$ is normal with
 #
-# $$\begin{aligned}\text{mean}&=\bar\alpha_tx_0+\frac{\bar\beta_t\sqrt{\bar\beta_{t-1}^2-\sigma_t^2}}{\bar\beta_{t-1}^2}(x_{t-1}-\bar\alpha_{t-1}x_0),\\
+# $$\begin{aligned}\text{mean}&=\bar\alpha_tx_0
+# +\frac{\bar\beta_t\sqrt{\bar\beta_{t-1}^2-\sigma_t^2}}{\bar\beta_{t-1}^2}(x_{t-1}-\bar\alpha_{t-1}x_0),\\
 # \text{variance}&=\frac{\bar\beta_t^2\sigma_t^2}{\bar\beta_{t-1}^2}.\end{aligned}$$
 #
-# In general it depends on $x_0$: the chain is no longer Markov. It is so for one $\sigma_t$ only, and that is DDPM's. At $\sigma=0$, $x_t$ is a
-# function of $x_{t-1}$ and $x_0$.
+# In general it depends on $x_0$: the chain is no longer Markov. It is so for one $\sigma_t$ only, and that is DDPM's. At $\sigma=0$,
+# $x_t$ is a function of $x_{t-1}$ and $x_0$.
 
 # %%
 x1 = sp.Symbol("x_s", real=True)
@@ -254,7 +275,8 @@ nb.derivation(
 )
 
 # %%
-markov = sp.solve(sp.Eq(A1, B1 * kappa / B0**2 * A0), kappa)  # kappa stands for the root √(β̄² − σ²)
+root = sp.Symbol("root", positive=True)  # √(β̄² − σ²)
+markov = sp.solve(on_x0.subs(sp.sqrt(B0**2 - sigma**2), root), root)
 
 # %%
 nb.claim(
@@ -262,7 +284,7 @@ nb.claim(
     "DDPM's σ is the only one with a Markov forward process.",
     "verified",
     holds=[
-        ledger.close("number of roots of 'no x_0 in the mean'", len(markov), 1, abs=0.5),
+        ledger.close("number of roots of 'no x_0 in the mean of D5'", len(markov), 1, abs=0.5),
         sym.identity("σ² at that root is β̃²", (B0**2 - markov[0] ** 2).subs(vp), (tilde**2).subs(vp)),
     ],
 )
@@ -274,43 +296,43 @@ nb.claim(
 # network contains it. Its sampler is D2 with $t\to\tau_i$, $t-1\to\tau_{i-1}$; note that $\alpha_t$ becomes
 # $\bar\alpha_{\tau_i}/\bar\alpha_{\tau_{i-1}}$, not $\alpha_{\tau_i}$.
 #
-# **Interpolation.** For independent $z_1,z_2$ the combination $z_1\cos\frac{\lambda\pi}2+z_2\sin\frac{\lambda\pi}2$ is standard normal;
-# $\lambda z_1+(1-\lambda)z_2$ has the variance $\lambda^2+(1-\lambda)^2$, one half in the middle.
+# **Interpolation.** For independent $z_1,z_2$ the combination $z_1\cos\frac{w\pi}2+z_2\sin\frac{w\pi}2$ is standard normal;
+# $wz_1+(1-w)z_2$ has the variance $w^2+(1-w)^2$, one half in the middle.
 #
 # **ODE.** Dividing D4 by $\bar\alpha_{t-1}$,
 #
 # $$\frac{x_t}{\bar\alpha_t}-\frac{x_{t-1}}{\bar\alpha_{t-1}}
 # =\Bigl(\frac{\bar\beta_t}{\bar\alpha_t}-\frac{\bar\beta_{t-1}}{\bar\alpha_{t-1}}\Bigr)\epsilon_\theta(x_t,t),$$
 #
-# an Euler step of $\frac{d\hat x}{d\varsigma}=\epsilon_\theta$. With $\bar\alpha(s)=e^{-5s^2}$, $s=t/T$, this is
+# an Euler step of $\frac{d\hat x}{d\varsigma}=\epsilon_\theta$. These are not the only such coordinates. With
+# $y=x/(a\bar\alpha+b\bar\beta)$ and $r=\bar\beta/(a\bar\alpha+b\bar\beta)$, for any $a>0$, $b\ge0$, DDIM is Euler's method for
+# $\frac{dy}{dr}=\epsilon_\theta-\frac ba\bar\mu$: at $a=b=1$ the time $r$ runs over $[0,1]$ at most, and
+# $y=(1-r)\bar\mu+r\epsilon_\theta$.
+#
+# In $x$ itself, $\bar\alpha(s)=e^{-5s^2}$ with $s=t/T$ gives
 #
 # $$\frac{dx}{ds}=10s\Bigl(\frac{\epsilon_\theta(x,sT)}{\sqrt{1-e^{-10s^2}}}-x\Bigr),$$
 #
-# and with $s=t^2/T^2$, $\frac{dx}{ds}=5\bigl(\epsilon_\theta/\sqrt{1-e^{-10s}}-x\bigr)$.
+# and with $s=t^2/T^2$, $\frac{dx}{ds}=5\bigl(\epsilon_\theta/\sqrt{1-e^{-10s}}-x\bigr)$. It is the probability-flow ODE: the SDE
+# $dx=fx\,ds+g\,dw$ with the mean $\bar\alpha x_0$ and the variance $\bar\beta^2$ has $f=\bar\alpha'/\bar\alpha$ and
+# $g^2=(\bar\beta^2)'-2f\bar\beta^2$, and with the score $-\epsilon_\theta/\bar\beta$ the slope above is $fx-\frac12g^2$ times the score.
 
 # %%
-taus = diffusion.linear_taus(1000, 7)
-strided = []  # D2 written out with the sub-sequence's own indices, eta = 0.7
-value, gen = torch.randn(3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), torch.Generator().manual_seed(3)
-start, steps = value, [0, *taus.tolist()]
-for now, before in zip(steps[:0:-1], steps[-2::-1], strict=True):
-    a_i, a_j, b_i, b_j = (float(w) for w in (su.bar_alpha[now], su.bar_alpha[before], su.bar_beta[now], su.bar_beta[before]))
-    s_i = 0.7 * b_j / b_i * math.sqrt(1 - a_i**2 / a_j**2)
-    e = toy.eps(value / a_i, su.sigma[now])
-    drawn = torch.randn(3, 1, dtype=torch.float64, generator=gen) if s_i > 0 else 0.0
-    value = (value - (b_i - a_i / a_j * math.sqrt(b_j**2 - s_i**2)) * e) * a_j / a_i + s_i * drawn
-short = su.respace(taus).nodes()
-by_helper = diffusion.endpoint(
-    diffusion.ddim(toy.eps, short, diffusion.from_vp(start, short[0]), 0.7, diffusion.gaussian(torch.Generator().manual_seed(3)))
-)
+seven, start = diffusion.linear_taus(1000, 7), torch.randn(3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+short = su.respace(seven).nodes()
+toy_net = lambda x, t: toy.eps(x / su.bar_alpha[t], su.sigma[t])
+generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+fresh = lambda x: torch.randn(x.shape, dtype=x.dtype, generator=generators[0])
+by_letters = ddim_sampler(toy_net, start, seven, 0.7, su.bar_alpha, su.bar_beta, fresh)
+by_helper = diffusion.endpoint(diffusion.ddim(toy.eps, short, diffusion.from_vp(start, short[0]), 0.7, diffusion.gaussian(generators[1])))
 
 # %%
 nb.derivation(
     "D6",
-    "A sub-sequence is a schedule of its own: the strided formula equals the plain sampler on the respaced schedule.",
+    "A sub-sequence is a schedule of its own: the sampler above equals the helper's on the respaced schedule.",
     ledger.less(
-        "difference after 7 steps, η = 0.7, the same noises",
-        float((value - by_helper).abs().max()),
+        "difference after seven steps, η = 0.7, the same noises",
+        float((by_letters - by_helper).abs().max()),
         1e-10,
         digits=2,
         method="numeric, float64",
@@ -323,7 +345,7 @@ nb.derivation(
 )
 
 # %%
-angle, part = sp.symbols("angle lambda_", positive=True)
+angle, part = sp.symbols("angle w", positive=True)
 z1, z2 = sp.symbols("z1 z2")
 variance_of = lambda expr: sp.expand(expr).coeff(z1) ** 2 + sp.expand(expr).coeff(z2) ** 2
 
@@ -336,71 +358,81 @@ nb.derivation(
 )
 
 # %%
-s = sp.Symbol("s", positive=True)
-X, E = sp.Function("x")(s), sp.Symbol("eps_theta")
-
-
-def ode_residual(bar_alpha, right_side):
-    """d(x/ᾱ)/ds − ε d(β̄/ᾱ)/ds with dx/ds replaced by the right side."""
-    ratio = sp.sqrt(1 - bar_alpha**2) / bar_alpha
-    return (sp.diff(X / bar_alpha, s) - E * sp.diff(ratio, s)).subs(sp.diff(X, s), right_side).subs(X, xt)
-
-
-sides = {1: 10 * s * (E / sp.sqrt(1 - sp.exp(-10 * s**2)) - xt), 2: 5 * (E / sp.sqrt(1 - sp.exp(-10 * s)) - xt)}
+wa, wb = sp.symbols("a b", positive=True)
+y_of = lambda x, A, B: x / (wa * A + wb * B)
+by_steps = [draw_ := diffusion.from_vp(start, short[0])]
+for level_now, level_next in zip(short.tolist(), short.tolist()[1:], strict=False):
+    by_steps.append(by_steps[-1] + (level_next - level_now) * toy.eps(by_steps[-1], level_now))
+along = max(float((p - w).abs().max()) for p, w in zip(diffusion.ddim(toy.eps, short, draw_), by_steps, strict=True))
 
 # %%
 nb.derivation(
     "D8",
-    "DDIM is the Euler step of dx̂/dς = ε_θ.",
+    "DDIM is the Euler step of dx̂/dς = ε_θ, and of dy/dr = ε_θ − (b/a) μ̄ for y = x/(aᾱ + bβ̄), r = β̄/(aᾱ + bβ̄).",
     sym.identity("D4 divided by ᾱ_{t−1}", xt / A1 - mean.subs(sigma, 0) / A0, (B1 / A1 - B0 / A0) * net),
-    ledger.less(
-        "the helper's euler and ddim, ten steps",
-        float(
-            (diffusion.endpoint(diffusion.euler(toy.eps, short, start)) - diffusion.endpoint(diffusion.ddim(toy.eps, short, start)))
-            .abs()
-            .max()
-        ),
-        1e-12,
-        digits=2,
+    sym.identity(
+        "the family",
+        y_of(xt, A1, B1) - y_of(mean.subs(sigma, 0), A0, B0),
+        (y_of(B1, A1, B1) - y_of(B0, A0, B0)) * (net - wb / wa * guess),
     ),
+    ledger.less("the helper's ddim and Euler's steps in (x̂, ς) written out, seven steps, along the path", along, 1e-12, digits=1),
 )
+
+# %%
+s = sp.Symbol("s", positive=True)
+X, E = sp.Function("x")(s), sp.Symbol("eps_theta")
+alpha_s, beta_s = (sp.Function(name, positive=True)(s) for name in ("abar", "bbar"))
+
+
+def ode_residual(bar_alpha, bar_beta, right_side):
+    """d(x/ᾱ)/ds − ε d(β̄/ᾱ)/ds with dx/ds replaced by the right side."""
+    return (sp.diff(X / bar_alpha, s) - E * sp.diff(bar_beta / bar_alpha, s)).subs(sp.diff(X, s), right_side).subs(X, xt)
+
+
+sides = {1: 10 * s * (E / sp.sqrt(1 - sp.exp(-10 * s**2)) - xt), 2: 5 * (E / sp.sqrt(1 - sp.exp(-10 * s)) - xt)}
+decays = {1: sp.exp(-5 * s**2), 2: sp.exp(-5 * s)}
+f = sp.diff(alpha_s, s) / alpha_s  # the mean ᾱ x_0 grows by f
+g2 = sp.diff(beta_s**2, s) - 2 * f * beta_s**2  # and the variance by 2 f β̄² + g²
+flow = f * xt - g2 / 2 * (-E / beta_s)
+on_curve = lambda expr, decay: expr.subs({alpha_s: decay, beta_s: sp.sqrt(1 - decay**2)}).doit()
 
 # %%
 nb.derivation(
     "D9",
     "The right sides for ᾱ = e^(−5s²) and e^(−5s); the ODE is the probability-flow ODE.",
-    sym.identity("s = t/T", ode_residual(sp.exp(-5 * s**2), sides[1]), 0 * s),
-    sym.identity("s = t²/T²", ode_residual(sp.exp(-5 * s), sides[2]), 0 * s),
-    sym.identity(
-        "f x − g²/2 times the score",
-        sp.diff(sp.exp(-5 * s**2), s) / sp.exp(-5 * s**2) * (xt - E / sp.sqrt(1 - sp.exp(-10 * s**2))),
-        sides[1],
-    ),
+    sym.identity("s = t/T", ode_residual(decays[1], sp.sqrt(1 - decays[1] ** 2), sides[1]), 0 * s),
+    sym.identity("s = t²/T²", ode_residual(decays[2], sp.sqrt(1 - decays[2] ** 2), sides[2]), 0 * s),
+    sym.identity("f x − g²/2 times the score solves D8's ODE, any ᾱ and β̄", ode_residual(alpha_s, beta_s, flow), 0 * s),
+    sym.identity("it is the post's right side, s = t/T", on_curve(flow, decays[1]), sides[1]),
 )
 
 # %%
 g = torch.Generator().manual_seed(4)
-half = 0.5 * float(su.bar_beta[49] * su.beta[50] / su.bar_beta[50])  # σ = β̃/2
 now = su.bar_alpha[50] * 0.7 + su.bar_beta[50] * torch.randn(400_000, dtype=torch.float64, generator=g)  # x_50 given x_0 = 0.7
-before = su.bar_alpha[49] * 0.7 + (su.bar_beta[49] ** 2 - half**2).sqrt() / su.bar_beta[50] * (now - su.bar_alpha[50] * 0.7)
-before = before + half * torch.randn(400_000, dtype=torch.float64, generator=g)
+before = {}
+for share_ in (0.3, 0.9):  # σ as a share of its bound β̄_49
+    k = math.sqrt(1 - share_**2) * su.bar_beta[49] / su.bar_beta[50]
+    fresh_part = share_ * su.bar_beta[49] * torch.randn(400_000, dtype=torch.float64, generator=g)
+    before[share_] = k * now + (su.bar_alpha[49] - su.bar_alpha[50] * k) * 0.7 + fresh_part
 
 # %%
 nb.claim(
     "C1",
-    "The whole family has the marginals of the data's noising, for any σ.",
+    "The family has the marginals of the data's noising for any 0 ≤ σ_t ≤ β̄_{t−1}, given the true x_0.",
     "verified",
     holds=[
-        sym.monte_carlo(
-            "variance of x_49 given x_0, σ = β̃/2",
-            float(before.var()),
-            float(before.var()) * math.sqrt(2 / 4e5),
-            float(su.bar_beta[49] ** 2),
-            draws=400_000,
-        ),
-        sym.monte_carlo(
-            "its mean", float(before.mean()), float(before.std()) / math.sqrt(4e5), 0.7 * float(su.bar_alpha[49]), draws=400_000
-        ),
+        check
+        for share_, x in before.items()
+        for check in (
+            sym.monte_carlo(
+                f"variance of x_49 given x_0, σ = {share_} β̄_49",
+                float(x.var()),
+                float(x.var()) * math.sqrt(2 / 4e5),
+                float(su.bar_beta[49] ** 2),
+                draws=400_000,
+            ),
+            sym.monte_carlo("its mean", float(x.mean()), float(x.std()) / math.sqrt(4e5), 0.7 * float(su.bar_alpha[49]), draws=400_000),
+        )
     ],
 )
 
@@ -485,7 +517,8 @@ nb.experiment(
 )
 nb.claim(
     "X4",
-    "The negative root of D1 has the right marginals given x_0, but as a sampler it cancels: for v = 1 its factor is cos(φ_t + φ_{t−1}), zero at an even mixture.",
+    "The negative root of D1 has the right marginals given x_0, but as a sampler it cancels: for v = 1 its factor is "
+    "cos(φ_t + φ_{t−1}), zero at an even mixture.",
     "verified",
     holds=[
         sym.identity(
@@ -503,20 +536,23 @@ nb.claim(
 # ## What the family does not contain
 #
 # The post says that $\sigma_t$ is hardly constrained and names $\sigma_t=\beta_t$ as its second example. D1 has a root in it:
-# $\sigma_t\le\bar\beta_{t-1}$, and $\beta_t$ violates this near the data. What the paper calls $\hat\sigma$ (appendix D.3) is something else:
-# noise of size $\beta_t$ *on top of the mean for $\eta=1$*. That violates the marginals. Where the data has no variance, the true noise variance
-# over the nominal one obeys
+# $\sigma_t\le\bar\beta_{t-1}$, and $\beta_t$ violates this near the data. What the paper calls $\hat\sigma$ (appendix D.3) is something
+# else: noise of size $\beta_t$ *on top of the mean for $\eta=1$*. That violates the marginals. Where the data has no variance, the true
+# noise variance over the nominal one obeys
 #
-# $$\begin{aligned}\rho_{i-1}&=(1-u)\rho_i+w,\\ u&=\hat\sigma_i^2/\bar\beta_{\tau_i}^2,\qquad w=\hat\sigma_i^2/\bar\beta_{\tau_{i-1}}^2,\end{aligned}$$
+# $$\begin{aligned}\rho_{i-1}&=(1-u)\rho_i+w,\\
+# u&=\hat\sigma_i^2/\bar\beta_{\tau_i}^2,\qquad w=\hat\sigma_i^2/\bar\beta_{\tau_{i-1}}^2,\end{aligned}$$
 #
-# so the network meets noise it was not told about: an excess of standard deviation 0.45 at $\tau_1$ with ten even steps, on pictures in $[-1,1]$,
-# and 0.009 with a thousand.
+# so the network meets noise it was not told about: an excess of standard deviation 0.45 at $\tau_1$ with ten even steps, on pictures in
+# $[-1,1]$, and 0.009 with a thousand.
 #
-# Is that why the paper's $\hat\sigma$ row is so bad (FID 367, 133, 33, 10, 3)? Not because the network is confused: leave out the noise of the
-# *last* step, and the same excess does no harm. On the toy $\hat\sigma$ with a quiet end is the best of all rows from 5 to 20 steps (E1). The
-# harm is the noise that no further step removes. The authors' published code (ermongroup/ddim) does switch off the noise of one step, but only of
-# that from $t=1$, and its sub-sequences ($1,101,\dots,901$ for ten even steps) contain $t=1$: the noise of the step from 101 to 1 stays in the
-# picture. It is $\hat\sigma$ with a noisy end in all but name (X1).
+# Is that why the paper's $\hat\sigma$ row is so bad (FID 367, 133, 33, 10, 3)? In part. Leave out the noise of the *last* step, which no
+# further step removes, and on the toy the same excess does no harm up to 20 steps: from 5 to 20 this "quiet end" is the best of all rows
+# (E1). From 50 on it is worse than $\eta=0$, and on digits it still has about twice the FD of $\eta=0$ at 5 and 10 steps (X1).
+#
+# The authors' published code (ermongroup/ddim) does switch off the noise of one step, but only of that from $t=1$, and its sub-sequences
+# ($1,101,\dots,901$ for ten even steps) contain $t=1$: the noise of the step from 101 to 1 stays in the picture. It is $\hat\sigma$ with
+# a noisy end in all but name.
 
 
 # %%
@@ -561,6 +597,7 @@ PAPER = {
     "η = 1": (41.07, 18.36, 8.01, 5.78, 4.73),
     "σ̂": (367.43, 133.37, 32.72, 9.99, 3.17),
 }
+TABLE = "the paper's table"
 
 # %% tags=["hide-input"]
 whole = torch.arange(1, 1001)
@@ -584,9 +621,11 @@ path = diffusion.ddpm(
     lambda x, level: x / level, point_nodes, start, diffusion.forward_std(point_nodes), diffusion.gaussian(torch.Generator().manual_seed(6))
 )
 at_tau1 = diffusion.to_vp(list(path)[-2], point_nodes[-2]).var()
+quiet_ratio = {S: measured[S, "σ̂, quiet end"][0] / measured[S, "η = 0"][0] for S in COUNTS}
 nb.claim(
     "C18",
-    "Why σ̂ fails with few steps: the network meets noise beyond the nominal level. It does; but the harm is the noise of the last step, not that of the network's input.",
+    "Why σ̂ fails with few steps: the network meets noise beyond the nominal level. It does; but on the toy, up to 20 steps, all the harm "
+    "is done by the noise of the last step.",
     "partly",
     holds=[
         *[
@@ -601,28 +640,30 @@ nb.claim(
             machine=True,
             scope="200,000 paths",
         ),
+        *[ledger.more(f"toy, {S} steps, a quiet end: W2 over that of η = 0", quiet_ratio[S], 1.1) for S in (50, 100, 1000)],
     ],
-    fails=[
-        ledger.less(
-            f"toy, {S} steps, the same excess but a quiet end: W2 of σ̂ over that of η = 0",
-            measured[S, "σ̂, quiet end"][0] / measured[S, "η = 0"][0],
-            1,
-        )
-        for S in (5, 10, 20)
-    ],
+    fails=[ledger.less(f"toy, {S} steps, a quiet end: W2 over that of η = 0", quiet_ratio[S], 0.95) for S in (3, 5, 10, 20)],
 )
 nb.claim(
     "C4",
     "σ = β does well under DDPM's settings: the paper's best FID at all 1000 steps, its worst at 100 and below.",
     "verified",
     holds=[
-        ledger.less(f"{name}, paper, 1000 steps: FID of σ̂, against the best other", rows["σ̂"][4], min(rows[k][4] for k in rows if k != "σ̂"))
+        check
         for name, rows in (("CIFAR-10", PAPER), ("CelebA", CELEBA))
+        for check in (
+            ledger.less(
+                f"{name}, 1000 steps: FID of σ̂, against the best η", rows["σ̂"][4], min(rows[k][4] for k in rows if k != "σ̂"), scope=TABLE
+            ),
+            *[
+                ledger.more(f"{name}, {S} steps: FID of σ̂ over the worst η", rows["σ̂"][i] / rows["η = 1"][i], 1.5, scope=TABLE)
+                for i, S in enumerate((10, 20, 50, 100))
+            ],
+        )
     ]
     + [
         ledger.less("toy, 1000 steps: W2 of σ̂, against η = 1", measured[1000, "σ̂"][0], measured[1000, "η = 1"][0]),
-        ledger.more("toy, 10 steps: W2 of σ̂, against the worst other", measured[10, "σ̂"][0], measured[10, "η = 1"][0]),
-        ledger.more("paper, 100 steps: FID of σ̂, against the worst other", PAPER["σ̂"][3], PAPER["η = 1"][3]),
+        ledger.more("toy, 10 steps: W2 of σ̂, against η = 1, the worst other", measured[10, "σ̂"][0], measured[10, "η = 1"][0]),
     ],
 )
 t_axis = torch.arange(1001, dtype=torch.float64) / 1000
@@ -639,7 +680,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "The paper's FID of sigma-hat against the noise that it leaves in the picture, both axes logarithmic, for 10 to 1000 steps. For even steps the CelebA points rise along a line from 3 at 0.009 to 300 at 0.32, CIFAR-10 close to them. With the quadratic steps of the code the CIFAR-10 points stand almost upright: FID 10 to 367 between 0.009 and 0.04."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The paper's FID of sigma-hat against the noise that it leaves in the picture, both axes logarithmic, for 10 to 1000 steps. For even steps the CelebA points rise from 3 at 0.009 to 300 at 0.32; CIFAR-10 meets them at both ends and lies below in between, 10 against 45 at 100 steps. With the quadratic steps of the code the CIFAR-10 points stand almost upright: FID 3 to 33 between 0.009 and 0.0105, and 367 at 0.04."}}
 figure, axes = plt.subplots(figsize=(6.8, 3.7))
 for name, left, row, color, style in (
     ("CelebA, even steps", in_picture, CELEBA, BLUE, "o-"),
@@ -657,23 +698,26 @@ axes.set(
     xlim=(0.005, 0.7),
     ylim=(2, 900),
 )
-axes.set_title("The FID of σ̂ rises with the noise left in the picture")
+axes.set_title("Even steps: FID follows the noise left; quadratic steps: it does not", fontsize=11)
 axes.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
 # %% [markdown]
-# Which sub-sequence the $\hat\sigma$ row of CIFAR-10 used, we cannot tell. The paper says quadratic for CIFAR-10; that of the code would leave
-# 0.04 at ten steps, and an FID of 367, above CelebA's 300, for an eighth of the noise.
+# For CIFAR-10 the paper states quadratic steps. Then one noise does not explain its row: 100 and 1000 steps leave almost the same (0.0095
+# and 0.0092) at FID 10 and 3, and ten steps leave an eighth of CelebA's for a larger FID. Which steps that row used we cannot tell.
 #
 # ## E1. Steps and noise, exactly in law
 #
-# The toy's score is known, a sampler's step has a monotone mean, and so the law of the output can be propagated without a sample: the distribution
-# function is pushed through each mean and convolved with each noise, on 2,048 points. The table is the paper's Table 1 in one dimension, with the
-# variance as a second column: quality rises with $S$, and falls with $\eta$ at every $S$, by little until $\eta=0.5$.
+# The toy's score is known, a sampler's step has a monotone mean, and so the law of the output can be propagated without a sample: the
+# distribution function is pushed through each mean and convolved with each noise, on 2,048 points. The table is the paper's Table 1 in
+# one dimension, with the variance as a second column: quality rises with $S$, and falls with $\eta$ at every $S$, by little until
+# $\eta=0.5$.
 #
-# Two things differ from the paper. $\hat\sigma$ is not always last: it is too wide by the noise of its last step, which at three steps makes up
-# for the variance lost elsewhere, and from 50 steps on is small. And with the exact score no noise helps at 1000 steps, where the paper's
-# $\hat\sigma$ wins: that reversal is a property of trained networks, not of the family.
+# Three things differ from the paper. $\hat\sigma$ is not always last: it is too wide by the noise of its last step, which at three steps
+# makes up for the variance lost elsewhere, and from 50 steps on is small. The price of noise moves the other way: $\eta=1$ costs 1.17
+# times the W2 of $\eta=0$ at ten steps and 2.8 times at 1000, against 3.1 and 1.2 times the FID in the paper. And with the exact score no
+# $\eta>0$ helps at any number of steps, nor does $\hat\sigma$ at 1000, where the paper's wins; we read that as a cure for the errors of a
+# trained network.
 
 # %% tags=["hide-input"]
 E1_ROWS = {  # η = 0, 0.2, 0.5, 1, σ̂: W2 and variance each
@@ -703,7 +747,7 @@ better_nodes = {(S, k): quality(w)[0] for S in (10, 20) for k, w in output_laws(
 fine = quality(output_laws(su.nodes(), ("η = 1",), points=4096)["η = 1"])
 nb.experiment(
     "E1",
-    "Exact W2 and variance of the output on the toy: fewer steps and more noise are worse, and lose variance; σ̂ gains it.",
+    "Exact W2 and variance of the output on the toy: fewer steps and more of the family's noise are worse and lose variance; σ̂ is wider.",
     "verified",
     holds=[
         ledger.close(f"{what}, S = {S}, {kind}", measured[S, kind][j], row[2 * i + j], abs=2e-4)
@@ -748,16 +792,26 @@ ETAS = KINDS[:4]
 steps_of = {S: [measured[S, k][0] for k in ETAS] for S in COUNTS}
 quiet = "σ̂, quiet end"
 code_w2 = {S: quality(output_laws(su.nodes(code_taus(S)), (quiet,))[quiet])[0] for S in (5, 10, 20)}
+cost = lambda table: [b / a for a, b in zip(table["η = 0"], table["η = 1"], strict=True)]  # of η = 1, over S
+toy_table = {k: [measured[S, k][0] for S in (10, 20, 50, 100, 1000)] for k in KINDS}
 nb.claim(
     "C5",
-    "The paper's Table 1: quality falls with noise and rises with steps; σ̂ is far worst below 1000 steps and best at 1000.",
+    "The paper's Table 1: quality falls with noise and rises with steps; noise costs most at few steps; σ̂ is worst below "
+    "1000 steps, best at 1000.",
     "partly",
     holds=[
-        *[ledger.increasing(f"paper, CIFAR-10: FID over η, column {i}", [PAPER[k][i] for k in ETAS]) for i in range(5)],
+        *[ledger.increasing(f"CIFAR-10: FID over η, column {i}", [PAPER[k][i] for k in ETAS], scope=TABLE) for i in range(5)],
+        *[
+            ledger.increasing(f"{name}: −FID over S, {k}", [-w for w in rows[k]], scope=TABLE)
+            for name, rows in (("CIFAR-10", PAPER), ("CelebA", CELEBA))
+            for k in rows
+        ],
+        ledger.increasing("CIFAR-10: minus FID of η = 1 over that of η = 0, S = 10, .., 1000", [-w for w in cost(PAPER)], scope=TABLE),
         *[ledger.increasing(f"toy: −W2 over S, {k}", [-measured[S, k][0] for S in COUNTS]) for k in KINDS],
         *[ledger.increasing(f"toy: W2 over η, S = {S}", steps_of[S]) for S in COUNTS],
     ],
     fails=[
+        ledger.increasing("toy: W2 of η = 1 over that of η = 0, S = 10, .., 1000", cost(toy_table)),
         ledger.more("toy, 1000 steps: W2 of σ̂, not the best, over that of η = 0", measured[1000, "σ̂"][0] / measured[1000, "η = 0"][0], 1),
         *[
             ledger.less(f"toy, {S} steps: W2 of σ̂, not the worst, over that of η = 1", measured[S, "σ̂"][0] / measured[S, "η = 1"][0], 1)
@@ -767,25 +821,55 @@ nb.claim(
 )
 nb.claim(
     "X5",
-    "With the exact score η > 0 helps at no number of steps, and at 1000 nor does σ̂: we read the paper's gain from noise there as a cure for the network's errors.",
+    "With the exact score no η > 0 helps at any number of steps, and σ̂ not from 50 on; with a quiet end σ̂ does from 3 to 20.",
     "verified",
     holds=[
         *[
             ledger.more(f"toy, {S} steps: W2 of the best η > 0, over that of η = 0", min(steps_of[S][1:]) / steps_of[S][0], 1)
             for S in COUNTS
         ],
-        ledger.more("and of σ̂ with a quiet end over η = 0", measured[1000, "σ̂, quiet end"][0] / measured[1000, "η = 0"][0], 1),
-        ledger.less("paper, CIFAR-10, 1000 steps: FID of σ̂ over that of η = 0", PAPER["σ̂"][4] / PAPER["η = 0"][4], 1),
+        *[
+            ledger.more(f"toy, {S} steps: W2 of {k}, over that of η = 0", measured[S, k][0] / measured[S, "η = 0"][0], 1.1)
+            for S in (50, 100, 1000)
+            for k in ("σ̂", quiet)
+        ],
+        *[ledger.less(f"toy, {S} steps: W2 of σ̂ with a quiet end, over η = 0", quiet_ratio[S], 0.95) for S in (3, 5, 10, 20)],
+        ledger.less("toy, 3 steps: and even with the noisy end", measured[3, "σ̂"][0] / measured[3, quiet][0], 1),
     ],
 )
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two heat maps with logarithmic colours. Left, exact W2 on the toy for 10 to 1000 steps and five noise levels. Right, the paper's FID on CIFAR-10 for the same cells. Both improve with steps and, from left to right, worsen with eta; on the toy the step to eta = 1 costs most at 1000 steps, in the paper at 10. The column of sigma-hat differs: in the paper it is far worst at few steps and best at 1000, on the toy it is a little worse than the others at few steps and never best."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.5))
+shown = KINDS[:5]
+toy_map = np.array([[measured[S, k][0] for k in shown] for S in (10, 20, 50, 100, 1000)])
+paper_map = np.array([[PAPER[k][i] for k in shown] for i in range(5)])
+for axes, values, title in ((panels[0], toy_map, "W2, toy (exact)"), (panels[1], paper_map, "FID, CIFAR-10 (paper)")):
+    axes.imshow(np.log(values), cmap="viridis", aspect="auto")
+    axes.grid(False)
+    for i in range(5):
+        for j in range(5):
+            axes.annotate(
+                f"{values[i, j]:.3g}",
+                (j, i),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if np.log(values)[i, j] < np.log(values).mean() else "black",
+            )
+    axes.set(xticks=range(5), xticklabels=shown, yticks=range(5), yticklabels=[10, 20, 50, 100, 1000], title=title, ylabel="steps")
+figure.suptitle(
+    "Same order in η and S; the size of the noise penalty moves the other way", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
+nb.show(figure)
 
 # %% [markdown]
 # ## E4. In which coordinates is DDIM Euler's method?
 #
-# D8 says: in $(\hat x,\varsigma)$. The post calls the iterations Euler's method for the ODE, and then prefers other time variables because
-# $\varsigma$ is unbounded. But Euler's method on D9's equations is a *different* sampler. On the toy the exact flow maps quantiles to quantiles,
-# so the error of each is known. Coordinates and nodes are two choices: the first five rows share nodes even in $t/T$, the last three nodes even
-# in $t^2/T^2$.
+# D8 says: in $(\hat x,\varsigma)$, and in the bounded $(y,r)$. The post calls the iterations Euler's method for the ODE, and then prefers
+# other time variables because $\varsigma$ is unbounded. But Euler's method on D9's equations for $x$ is a *different* sampler. On the toy
+# the exact flow maps quantiles to quantiles, so the error of each is known. Coordinates and nodes are two choices: in the table below "s"
+# stands for D9's first equation and "s²" for its second; the methods on nodes even in $t/T$ come first, then those on nodes even in
+# $t^2/T^2$.
 
 
 # %%
@@ -834,16 +918,17 @@ def coordinate_error(method, S):
     """RMSE to the exact endpoint at s = 0.001, S steps."""
     even, square = np.linspace(1, 1e-3, S + 1), np.sqrt(np.linspace(1, 1e-6, S + 1))
     level = lambda s_: torch.from_numpy(np.sqrt(np.expm1(10 * s_**2)))
-    if method in ("DDIM", "Heun, ς"):
-        sampler = diffusion.euler if method == "DDIM" else diffusion.heun
-        x = diffusion.to_vp(diffusion.endpoint(sampler(toy.eps, level(even), diffusion.from_vp(begin, level(even)[0]))), level(even)[-1])
-    elif method == "DDIM, nodes even in s²":
-        x = diffusion.to_vp(
-            diffusion.endpoint(diffusion.euler(toy.eps, level(square), diffusion.from_vp(begin, level(square)[0]))), level(square)[-1]
-        )
-    elif method == "DDIM, nodes even in ς":
-        flat = torch.from_numpy(np.linspace(math.sqrt(math.expm1(10)), math.sqrt(math.expm1(1e-5)), S + 1))
-        x = diffusion.to_vp(diffusion.endpoint(diffusion.euler(toy.eps, flat, diffusion.from_vp(begin, flat[0]))), flat[-1])
+    nodes = {
+        "DDIM": level(even),
+        "Heun, ς": level(even),
+        "DDIM, nodes even in s²": level(square),
+        "Heun, ς, nodes even in s²": level(square),
+    }
+    nodes["DDIM, nodes even in ς"] = torch.linspace(float(level(even)[0]), float(level(even)[-1]), S + 1, dtype=torch.float64)
+    if method in nodes:
+        sampler = diffusion.heun if method.startswith("Heun") else diffusion.euler
+        x = diffusion.endpoint(sampler(toy.eps, nodes[method], diffusion.from_vp(begin, nodes[method][0])))
+        x = diffusion.to_vp(x, nodes[method][-1])
     else:
         rule, where = method.split(", ")
         x = integrate(slope_in_s if where == "s" else slope_in_s2, begin, (even if where == "s" else square**2).tolist(), rule.lower())
@@ -862,16 +947,23 @@ E4_ROWS = {
     "Heun, s²": (6.05, 2.56, 0.964, 0.201, 0.049),
 }
 S4 = (5, 10, 20, 50, 100)
-error4 = {m: [coordinate_error(m, S) for S in S4] for m in E4_ROWS}
+error4 = {m: [coordinate_error(m, S) for S in S4] for m in (*E4_ROWS, "Heun, ς, nodes even in s²")}
 flat_error = coordinate_error("DDIM, nodes even in ς", 20)
+nb.results(
+    "E4",
+    "RMSE to the exact end on the toy; Heun takes two network calls a step, RK4 four",
+    ["method", *(f"{S} steps" for S in S4)],
+    [[m, *(f"{e:.2g}" for e in row)] for m, row in error4.items()],
+)
 
 # %% [markdown]
-# On the same nodes Euler in $x(s)$ makes half of DDIM's error, and Euler in $x(s^2)$ 0.6 to 1.2 of it: the coordinate is worth a factor of two at
-# most. Even nodes in $s^2$ cost DDIM a factor of 2 to 8, and even nodes in $\varsigma$ itself more: what the post fears about $\varsigma$ is a
-# choice of nodes.
+# On the same nodes Euler in $x(s)$ makes 0.5 to 0.7 of DDIM's error, and Euler in $x(s^2)$ 0.6 to 1.2 of it: for Euler the coordinate is
+# worth a factor of two at most. Even nodes in $s^2$ cost DDIM a factor of 2 to 8, and even nodes in $\varsigma$ itself more: what the
+# post fears about $\varsigma$ is a choice of nodes. Heun is harmed by the nodes even in $s^2$ in both coordinates, and at few steps by
+# the coordinate as well: in $x(s^2)$ its error at five steps is seven times that in $\varsigma$.
 #
-# Orders of convergence want a problem without a stiff end: the same toy, from $\varsigma=10$ to $0.05$, nodes of {cite}`karras2022edm`. DPM-Solver
-# {cite}`lu2022dpm` and its multistep successor {cite}`lu2022dpmpp` are exponential integrators for this same equation.
+# Orders of convergence want a problem without a stiff end: the same toy, from $\varsigma=10$ to $0.05$, nodes of {cite}`karras2022edm`.
+# DPM-Solver {cite}`lu2022dpm` and its multistep successor {cite}`lu2022dpmpp` are exponential integrators for this same equation.
 
 
 # %%
@@ -903,7 +995,8 @@ orders = {name: order_of(name) for name in ("euler", "heun", "dpm_solver_2", "dp
 same_nodes = [a / b for a, b in zip(error4["Euler, s²"], error4["DDIM, nodes even in s²"], strict=True)]
 nb.experiment(
     "E4",
-    "Euler in (x̂, ς) is DDIM; Euler in x(s) makes half its error here; the s² equations fail through their nodes; orders 1, 2, 2, 2, 4 as expected.",
+    "Euler in x(s) makes half to two thirds of DDIM's error here; nodes even in s² are bad in either coordinate; orders 1, "
+    "2, 2, 2, 4 as expected.",
     "verified",
     holds=[
         ledger.close(f"{m}, S = {S}", error4[m][i], row[i], abs=0.02 * row[i] + (5e-4 if "s²" in m else 5e-5))  # 2%, and the last digit
@@ -919,7 +1012,8 @@ nb.experiment(
 )
 nb.claim(
     "X3",
-    "On the same nodes the coordinate changes Euler's error by a factor of two at most; even nodes in s² rather than in s cost DDIM a factor of 2 to 8.",
+    "On the same nodes the coordinate changes Euler's error by a factor of two at most, Heun's at few steps by more; even "
+    "nodes in s² rather than in s cost DDIM a factor of 2 to 8, and Heun in ς more than 3.",
     "verified",
     holds=[
         *[
@@ -938,6 +1032,99 @@ nb.claim(
             8,
         ),
         ledger.more("DDIM, 20 steps: even nodes in ς over even in s", flat_error / error4["DDIM"][2], 10),
+        *[
+            ledger.more(f"Heun in ς, {S} steps: even nodes in s² over even in s", error4["Heun, ς, nodes even in s²"][i] / w, 3)
+            for i, (S, w) in enumerate(zip(S4, error4["Heun, ς"], strict=True))
+        ],
+        *[
+            ledger.more(
+                f"Heun, even nodes in s², {S} steps: x(s²) over ς", error4["Heun, s²"][i] / error4["Heun, ς, nodes even in s²"][i], 3
+            )
+            for i, S in enumerate((5, 10, 20))
+        ],
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels with logarithmic axes. Left, error against network calls for nine methods: with nodes even in t/T Euler in x of s runs parallel to DDIM at half its error, Heun is steeper and RK4 steepest; with nodes even in t squared DDIM and Euler run close together far above, Heun in ς joins them, and Heun in x of s squared starts above one. Right, error against network calls on a smooth stretch: Euler falls with slope one, Heun and the two DPM solvers with slope two, RK4 with slope four."}}
+figure, (axes, orders_axes) = plt.subplots(1, 2, figsize=(8.6, 4.2))
+looks = (
+    (BLUE, "o-"),
+    (GREEN, "o-"),
+    (BLUE, "s--"),
+    (GREEN, "s--"),
+    (GREEN, "^:"),
+    (GREY, "o-"),
+    (ORANGE, "o-"),
+    (ORANGE, "s--"),
+    (GREY, "s--"),
+)
+for (name, row), (color, style) in zip(error4.items(), looks, strict=True):
+    per = 4 if "RK4" in name else 2 if "Heun" in name else 1
+    axes.plot([per * S for S in S4], row, style, color=color, label=name, ms=4)
+axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="RMSE to the exact end", ylim=(2e-7, 10))
+axes.set_title("Whole range, two sets of nodes", fontsize=10)
+axes.legend(fontsize=7, loc="lower left")
+labels = {"euler": "Euler = DDIM", "heun": "Heun", "dpm_solver_2": "DPM-Solver-2", "dpmpp_2m": "DPM-Solver++(2M)", "RK4": "RK4"}
+for (name, (slope, errors)), color, style in zip(
+    orders.items(), (BLUE, GREEN, ORANGE, PURPLE, RED), ("o-", "s-", "^--", "v:", "D-"), strict=True
+):
+    per = {"euler": 1, "dpmpp_2m": 1, "RK4": 4}.get(name, 2)
+    orders_axes.plot([per * S for S in ORDER_COUNTS], errors, style, color=color, ms=4, label=f"{labels[name]}: order {-slope.slope:.2f}")
+orders_axes.set(xscale="log", yscale="log", xlabel="network calls", ylim=(1e-12, 0.1))
+orders_axes.set_xticks([64, 256, 1024], ["64", "256", "1024"])
+orders_axes.minorticks_off()
+orders_axes.set_title("Smooth stretch, ς from 10 to 0.05", fontsize=10)
+orders_axes.legend(fontsize=7, loc="lower left")
+figure.suptitle(
+    "For Euler nodes matter more than coordinates; every solver has its order", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
+nb.show(figure)
+
+# %% tags=["hide-input"]
+beta_1 = sp.Symbol("beta", positive=True)
+by_ddim, by_euler = diffusion.endpoint(diffusion.ddim(toy.eps, ten, 150 * draw)), 150 * draw
+for level_now, level_next in zip(ten.tolist(), ten.tolist()[1:], strict=False):
+    by_euler = by_euler + (level_next - level_now) * toy.eps(by_euler, level_now)
+by_r, radii = diffusion.from_vp(draw, ten[0]) / (1 + ten[0]), (ten / (1 + ten)).tolist()  # y = x̂/(1 + ς), r = ς/(1 + ς)
+for level_now, r_now, r_next in zip(ten.tolist(), radii, radii[1:], strict=False):
+    x_hat = by_r * (1 + level_now)
+    e_now = toy.eps(x_hat, level_now)
+    by_r = by_r + (r_next - r_now) * (e_now - (x_hat - level_now * e_now))
+helper_r = diffusion.endpoint(diffusion.ddim(toy.eps, ten, diffusion.from_vp(draw, ten[0])))
+bounded_gap = float((by_r - helper_r).abs().max())
+drift_ratio = (beta_1**2 / B1) / (B1 - sp.sqrt(B1**2 - beta_1**2))
+nb.claim(
+    "C15",
+    "The iterations of DDPM and of DDIM are Euler's method for the ODE: DDIM's are, in the coordinates of D8 but not in x; "
+    "DDPM's drift is twice that.",
+    "partly",
+    holds=[ledger.less("DDIM against Euler in (x̂, ς) written out, 10 steps", float((by_ddim - by_euler).abs().max()), 1e-9, digits=1)],
+    fails=[
+        sym.series("drift of DDPM over that of DDIM", drift_ratio, 2 - beta_1**2 / (2 * B1**2), beta_1, order=4),
+        sym.identity(
+            "the ᾱ β̄ of D4: α_t β̄_{t−1} = √(β̄_t² − β_t²), squared", (alpha**2 * B0**2).subs(vp), (B1**2).subs(vp) - (1 - alpha**2)
+        ),
+        ledger.less("Euler in x(s), same nodes, 20 steps: error over that of DDIM", error4["Euler, s"][2] / error4["DDIM"][2], 0.6),
+        ledger.less("Euler in x(s²), same nodes, 5 steps: the same", same_nodes[0], 0.7),
+        ledger.more("Euler in x(s²), same nodes, 100 steps: the same", same_nodes[-1], 1.1),
+    ],
+)
+nb.claim(
+    "C16",
+    "β̄/ᾱ is a poor time variable because it is unbounded: its even nodes are poor, but DDIM with any nodes is Euler in it, "
+    "and in a bounded one.",
+    "partly",
+    holds=[
+        ledger.more("DDIM, 20 steps: error with nodes even in ς, over even in t", flat_error / error4["DDIM"][2], 10),
+    ],
+    fails=[
+        ledger.close("for finite T the range is bounded: the post's schedule, 0 to", float(su.sigma[-1]), 154.27, abs=0.05),
+        ledger.close("e^(−5s²), 0 to", math.sqrt(math.expm1(10)), 148.41, abs=0.01),
+        ledger.less(
+            "r = β̄/(ᾱ + β̄), in which DDIM is Euler's method too, at most", float((su.bar_beta / (su.bar_alpha + su.bar_beta)).max()), 1
+        ),
+        ledger.less("DDIM written as Euler in (y, r), toy, 10 steps, against the helper", bounded_gap, 1e-12, digits=1),
+        ledger.close("Heun in ς over Heun in x(s), same nodes, 100 steps", error4["Heun, ς"][-1] / error4["Heun, s"][-1], 1, abs=0.05),
     ],
 )
 
@@ -945,11 +1132,11 @@ nb.claim(
 # ## On digits
 #
 # Now a trained network: the U-Net teachers of {doc}`ddpm-vae <ddpm-vae>` for scikit-learn's 8 x 8 digits and for MNIST. FD is the Fréchet
-# distance in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels. $\hat\sigma$ is run twice: with a quiet
-# end (no noise in the last step) and as the formula has it. The converged network matters: an undertrained one favours noise at every $S$.
+# distance in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels. $\hat\sigma$ is run twice: with
+# a quiet end (no noise in the last step) and as the formula has it.
 #
-# The floor in the tables is the distance of *half* of the training pictures to the test pictures, and too high for their small number: all 1,200
-# training digits give 0.149, and the samples of 50 deterministic steps are no farther away.
+# The floor in the tables is the distance of *half* of the training pictures to the test pictures, for digits too high for their small
+# number: all 1,200 training digits give 0.149.
 #
 # What we expect from the toy: less noise is better with few steps, and the noisy end of $\hat\sigma$ costs most of what $\hat\sigma$ loses.
 
@@ -1106,36 +1293,24 @@ col = lambda record, kind, S, j: [row[j] for row in record[f"{kind} {S}"]]  # j:
 names = {"0": "η = 0", "0.5": "η = 0.5", "1": "η = 1", "hat": "σ̂, quiet end", "hat+": "σ̂"}
 small = diffusion.teacher("digits8", nb.device)
 floor_all = metrics.frechet(small.features(small.images.train), small.features(small.images.test))
+both = lambda rows, j: " / ".join(ledger.with_error([row[j + k] for row in rows]) for k in (0, 1))
 for id_, record, counts, label in (("E2", r2, (5, 10, 20, 50, 250), "digits"), ("E6", r6, (5, 10, 20, 50, 100), "MNIST")):
-    nb.results(
-        id_,
-        f"FD / SW2 on {label}, mean ± s.e. ({nb.recorded(id_).device}); half of the training pictures: {record['floor'][0]:.3f} / {record['floor'][1]:.3f}",
-        ["steps", *names.values()],
-        [[S, *(f"{ledger.with_error(col(record, k, S, 0))} / {ledger.with_error(col(record, k, S, 1))}" for k in names)] for S in counts],
-    )
+    title = f"FD / SW2 on {label}, mean ± s.e. ({nb.recorded(id_).device}); half of the training pictures:"
+    table = [[S, *(both(record[f"{k} {S}"], 0) for k in names)] for S in counts]
+    if id_ == "E6":
+        table.append(["1000 (one seed of 1,000)", *(f"{r6c[f'{k} 1000'][0][0]:.3f} / {r6c[f'{k} 1000'][0][1]:.3f}" for k in names)])
+    nb.results(id_, f"{title} {record['floor'][0]:.3f} / {record['floor'][1]:.3f}", ["steps", *names.values()], table)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two heat maps with logarithmic colours. Left, exact W2 on the toy for 10 to 1000 steps and five noise levels. Right, the paper's FID on CIFAR-10 for the same cells. Both improve with steps and, from left to right, worsen with eta. The column of sigma-hat differs: in the paper it is far worst at few steps and best at 1000, on the toy it is a little worse than the others at few steps and never best."}}
-figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.5))
-shown = KINDS[:5]
-toy_map = np.array([[measured[S, k][0] for k in shown] for S in (10, 20, 50, 100, 1000)])
-paper_map = np.array([[PAPER[k][i] for k in shown] for i in range(5)])
-for axes, values, title in ((panels[0], toy_map, "W2, toy (exact)"), (panels[1], paper_map, "FID, CIFAR-10 (paper)")):
-    axes.imshow(np.log(values), cmap="viridis", aspect="auto")
-    axes.grid(False)
-    for i in range(5):
-        for j in range(5):
-            axes.annotate(
-                f"{values[i, j]:.3g}",
-                (j, i),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if np.log(values)[i, j] < np.log(values).mean() else "black",
-            )
-    axes.set(xticks=range(5), xticklabels=shown, yticks=range(5), yticklabels=[10, 20, 50, 100, 1000], title=title, ylabel="steps")
-figure.suptitle("One dimension has the shape of the paper's table, but for σ̂", fontsize=11, fontweight="bold", x=0.01, ha="left")
-nb.show(figure)
-
+# %% [markdown]
+# What we saw. The digits are at their floor from 20 deterministic steps on, and there $\eta=0$ is best of the three $\eta$ at every $S$;
+# at 50 and 250 steps the differences in FD are below two standard errors. MNIST stays three times above its floor at $\eta=0$, and only
+# there does FD reward noise: a little of it at 5 steps, $\eta=1$ from 20 on. That may be the network's error, not the sampler's. At 1000
+# steps one seed has $\eta=1$ and $\hat\sigma$ together, a little ahead of $\eta=0$; one seed decides nothing. By SW2, $\eta=0$ beats
+# $\eta=1$ on both sets at every $S$ with several seeds.
+#
+# $\hat\sigma$ does lose by its last noise, 43 to 85 % of its distance from $\eta=0$ in FD at 5 and 10 steps. The rest comes from the steps
+# before, with their excess noise at the network's input: with a quiet end its FD on digits is twice that of $\eta=0$. At 20 steps on
+# digits the noisy end even has the best SW2 of the row.
 
 # %% tags=["hide-input"]
 picture = diffusion.teacher("mnist28", nb.device)
@@ -1156,7 +1331,7 @@ axes.set_title("Without noise one start gives one digit at any number of steps",
 nb.show(figure)
 
 # %% tags=["hide-input"]
-sampler_kinds = (("η = 0", "even"), ("η = 1", "even"), ("σ̂, quiet end", "even"), ("σ̂", "even"), ("σ̂, quiet end", "code"))
+sampler_kinds = (("σ̂, quiet end", "even"), ("σ̂", "even"), ("σ̂, quiet end", "code"))
 
 
 def grain(x):
@@ -1176,16 +1351,38 @@ def pictures_of(teacher, kind, grid, steps, samples, seed):
     return diffusion.endpoint(diffusion.ddpm(teacher.eps, nodes, start, noises(nodes, kind)[1], noise))
 
 
-# %%
+# %% tags=["hide-input"]
 live_seeds = nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2])
 drawn_digits = {(k, grid): [pictures_of(small, k, grid, 10, 150, seed) for seed in live_seeds] for k, grid in sampler_kinds}
 spread = {key: [float(x.flatten(1).var(0).sum()) for x in rows] for key, rows in drawn_digits.items()}
-grained = {eta: [grain(pictures_of(picture, f"η = {eta}", "even", 5, 40, seed)) for seed in live_seeds] for eta in (0, 1)}
+grained = {
+    (eta, S): [grain(pictures_of(picture, f"η = {eta}", "even", S, 40, seed)) for seed in live_seeds] for eta, S in ((0, 3), (0, 5), (1, 5))
+}
+
+
+def table_by_hand(kind):
+    """Total variance of one live row of E2 at five steps, seed 0, by the sampler of this page or by the noises of E1."""
+    generator, nodes = torch.Generator(nb.device).manual_seed(600), su.nodes(diffusion.linear_taus(1000, 5))
+    z = torch.randn(e2_samples, *small.images.test.shape[1:], generator=generator, device=nb.device)
+    fresh = lambda x: torch.randn(x.shape, generator=generator, device=nb.device)
+    with torch.no_grad():
+        if kind.startswith("η"):
+            net_ = lambda x, t: small.eps(x / su.bar_alpha[t], su.sigma[t])
+            x = ddim_sampler(net_, z, diffusion.linear_taus(1000, 5), float(kind[4:]), su.bar_alpha, su.bar_beta, fresh)
+        else:
+            x = diffusion.from_vp(z, nodes[0])
+            x = diffusion.endpoint(diffusion.ddpm(small.eps, nodes, x, noises(nodes, kind)[1], diffusion.gaussian(generator)))
+    return float(x.flatten(1).var(0).sum())
+
+
+e2_samples = nb.at_scale(cpu=200, gpu=1000, full=4000)
+ramp, board = torch.arange(6.0).repeat(1, 1, 6, 1), (torch.arange(36).view(1, 1, 6, 6) + torch.arange(6)[:, None]) % 2 * 2.0 - 1
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E2",
-    "Digits: without noise the samples are better by SW2 at every S, and by FD at 5 and 10 steps; variance is lost with few steps, more with noise.",
+    "Digits: without noise the samples are better by SW2 at every S, and by FD at 5 and 10 steps; variance is lost with few "
+    "steps, more with noise.",
     "verified",
     holds=[
         *[
@@ -1196,7 +1393,12 @@ nb.experiment(
         ledger.close(
             "FD of all 1,200 training pictures to the test pictures, the floor", floor_all, 0.149, abs=0.002, machine=True, digits=3
         ),
-        ledger.less("FD at 50 steps, η = 0, mean: at the floor", np.mean(col(r2, "0", 50, 0)) / floor_all, 1.1, machine=True, scope=D5),
+        *[
+            ledger.less(
+                f"FD at {S} steps, η = 0, mean, over the floor", np.mean(col(r2, "0", S, 0)) / floor_all, 1.1, machine=True, scope=D5
+            )
+            for S in (20, 50, 250)
+        ],
         ledger.increasing(
             "mean variance at 5, 10, .., 250 steps, η = 0", [np.mean(col(r2, "0", S, 2)) for S in (5, 10, 20, 50, 250)], scope=D5
         ),
@@ -1207,6 +1409,17 @@ nb.experiment(
             machine=True,
             scope="cpu, 200 samples",
         ),
+        *[
+            ledger.close(
+                f"live: variance of {names[k]} at five steps over that written out",
+                e2[f"{k} 5"][0][2] / table_by_hand(names[k]),
+                1,
+                abs=1e-3,
+                machine=True,
+                scope="cpu, 200 samples",
+            )
+            for k in ("0", "1", "hat", "hat+")
+        ],
         ledger.less(
             "live: SW2 at 10 steps over SW2 at 5, η = 0", e2["0 10"][0][1] / e2["0 5"][0][1], 1, machine=True, scope="cpu, 200 samples"
         ),
@@ -1214,7 +1427,8 @@ nb.experiment(
 )
 nb.experiment(
     "E6",
-    "MNIST: by SW2 no noise is best at every S; by FD a little noise (η = 0.5) is at 5 steps, and from 20 steps on η = 1 beats η = 0.",
+    "MNIST, a network three times above its floor: by SW2 no noise is best from 5 to 100 steps; by FD η = 0.5 is at 5 "
+    "steps, and from 20 on η = 1 beats η = 0.",
     "verified",
     holds=[
         *[
@@ -1224,20 +1438,30 @@ nb.experiment(
         ledger.better("FD at 5 steps: η = 0 over η = 0.5", col(r6, "0", 5, 0), col(r6, "0.5", 5, 0), scope=M3),
         ledger.better("FD at 5 steps: η = 1 over η = 0", col(r6, "1", 5, 0), col(r6, "0", 5, 0), scope=M3),
         *[ledger.better(f"FD at {S} steps: η = 0 over η = 1", col(r6, "0", S, 0), col(r6, "1", S, 0), scope=M3) for S in (20, 50, 100)],
+        *[
+            ledger.better(f"SW2 at {S} steps: η = 0.5 over η = 0", col(r6, "0.5", S, 1), col(r6, "0", S, 1), scope=M3)
+            for S in (5, 10, 20, 50, 100)
+        ],
+        ledger.more(
+            "FD at 100 steps, η = 0, mean, over half of the training pictures'", np.mean(col(r6, "0", 100, 0)) / r6["floor"][0], 2.5
+        ),
     ],
 )
-# the share of σ̂'s loss, against η = 1, that the noise of its last step makes
-share = lambda r, S: (
-    (np.mean(col(r, "hat+", S, 0)) - np.mean(col(r, "hat", S, 0))) / (np.mean(col(r, "hat+", S, 0)) - np.mean(col(r, "1", S, 0)))
-)
+# the share of σ̂'s loss, against η = 0, that the noise of its last step makes
+share_of = lambda noisy, silent, best: (noisy - silent) / (noisy - best)
+noise_ratio = in_picture_quadratic[100] / in_picture_quadratic[1000]
+share = lambda r, S: share_of(*(np.mean(col(r, k, S, 0)) for k in ("hat+", "hat", "0")))
 nb.claim(
     "X1",
-    "Most of what σ̂ loses with few steps is one noise, that of the last large step. The authors' code keeps it: it silences the step from t = 1 only.",
+    "At 5 and 10 steps the last noise of σ̂ makes 43 to 85 % of the FD that it loses to η = 0, on the toy all; the authors' "
+    "code keeps that noise. With the paper's quadratic steps it does not explain CIFAR-10's row.",
     "verified",
     holds=[
         *[
-            ledger.less(f"toy, {S} steps: W2 of σ̂ with a quiet end over the best η", measured[S, "σ̂, quiet end"][0] / min(steps_of[S]), 1)
-            for S in (3, 5, 10, 20)
+            ledger.more(
+                f"toy, {S} steps: share of the W2 that σ̂ loses to η = 0", share_of(*(measured[S, k][0] for k in ("σ̂", quiet, "η = 0"))), 1
+            )
+            for S in (5, 10, 20)
         ],
         *[
             ledger.close(
@@ -1254,8 +1478,12 @@ nb.claim(
         ledger.better("digits, 5 steps, FD: σ̂ over quiet end", col(r2, "hat+", 5, 0), col(r2, "hat", 5, 0), scope=D5),
         ledger.better("MNIST, 5 steps, FD: σ̂ over quiet end", col(r6, "hat+", 5, 0), col(r6, "hat", 5, 0), scope=M3),
         *[
-            ledger.more(f"{name}, {S} steps: share of the FD that σ̂ loses to η = 1", share(r, S), 0.7, scope=scope)
-            for name, r, scope in (("digits", r2, D5), ("MNIST", r6, M3))
+            ledger.close(f"{name}, {S} steps: share of the FD that σ̂ loses to η = 0", share(r, S), w, abs=0.01, digits=2, scope=scope)
+            for name, r, scope, ws in (("digits", r2, D5, (0.66, 0.43)), ("MNIST", r6, M3, (0.85, 0.72)))
+            for S, w in zip((5, 10), ws, strict=True)
+        ],
+        *[
+            ledger.better(f"digits, {S} steps, FD: quiet end over η = 0", col(r2, "hat", S, 0), col(r2, "0", S, 0), scope=D5)
             for S in (5, 10)
         ],
         *[
@@ -1274,11 +1502,20 @@ nb.claim(
             float((1 - (paper.bar_alpha[101] / paper.bar_alpha[1]) ** 2).sqrt()),
             rel=0.01,
         ),
+        *[
+            ledger.close(f"the code's last quadratic step of {S}, 0.8 T + 1", int(code_quadratic_taus(S)[-1]), 801, abs=0.5)
+            for S in (10, 100)
+        ],
+        ledger.close("quadratic steps, noise left in the picture: 100 over 1000", noise_ratio, 1, abs=0.05),
+        ledger.more("CIFAR-10, FID of σ̂: 100 steps over 1000", PAPER["σ̂"][3] / PAPER["σ̂"][4], 3, scope=TABLE),
+        ledger.less("noise left at ten steps: CIFAR-10's quadratic over CelebA's even", in_picture_quadratic[10] / in_picture[10], 0.14),
+        ledger.more("FID of σ̂ at ten steps: CIFAR-10 over CelebA", PAPER["σ̂"][0] / CELEBA["σ̂"][0], 1, scope=TABLE),
     ],
 )
 nb.claim(
     "X2",
-    "FD and SW2 disagree about noise at many steps: the advantage of noise, clear by FD on MNIST, is absent from SW2 on both data sets.",
+    "FD and SW2 disagree about η at many steps: the advantage of η = 1, clear by FD on MNIST (a network above its floor), "
+    "is absent from SW2 on both data sets.",
     "verified",
     holds=[
         ledger.better("MNIST, 100 steps, FD: η = 0 over η = 1", col(r6, "0", 100, 0), col(r6, "1", 100, 0), scope=M3),
@@ -1300,10 +1537,10 @@ nb.claim(
         ledger.better("MNIST, 20 steps, FD: η = 0 over η = 1", col(r6, "0", 20, 0), col(r6, "1", 20, 0), scope=M3),
     ],
 )
-difference = lambda a, b: abs(np.mean(a) - np.mean(b)) / math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))
 nb.claim(
     "C7",
-    "A smaller σ raises the grain and the variety of the output: the variety for η in [0, 1], the grain on MNIST only; σ̂ is the reverse.",
+    "A smaller σ raises the grain and the variety of the output: the variety for η in [0, 1] up to 50 steps, the grain by 3 % on MNIST at "
+    "5 steps (the one case tried); σ̂ is the reverse, by variety.",
     "partly",
     holds=[
         *[
@@ -1315,7 +1552,7 @@ nb.claim(
             for name, r, scope, counts in (("digits", r2, D5, (5, 10, 20, 50)), ("MNIST", r6, M3, (5, 10, 20, 50, 100)))
             for S in counts
         ],
-        ledger.better("live, MNIST, 5 steps: grain of η = 0 over η = 1", grained[0], grained[1], scope="cpu, 3 seeds of 40"),
+        ledger.better("live, MNIST, 5 steps: grain of η = 0 over η = 1", grained[0, 5], grained[1, 5], scope="cpu, 3 seeds of 40"),
         *[ledger.increasing(f"toy, {S} steps: variance over falling η", [measured[S, k][1] for k in reversed(ETAS)]) for S in COUNTS],
     ],
     fails=[
@@ -1323,14 +1560,6 @@ nb.claim(
             ledger.more(f"toy, {S} steps: variance of σ̂, the largest noise, over η = 0", measured[S, "σ̂"][1] / measured[S, "η = 0"][1], 1)
             for S in COUNTS
         ],
-        ledger.less(
-            "live, digits, 10 steps: grain of η = 0 against η = 1, in standard errors",
-            difference(*([grain(x) for x in drawn_digits[f"η = {eta}", "even"]] for eta in (0, 1))),
-            2,
-            machine=True,
-            digits=2,
-            scope="cpu, 3 seeds of 150",
-        ),
         ledger.better("digits, 10 steps: variance of σ̂ over η = 0", col(r2, "hat+", 10, 2), col(r2, "0", 10, 2), scope=D5),
     ],
 )
@@ -1347,9 +1576,11 @@ nb.claim(
             )
             for k in ("0", "1")
         ],
+        ledger.close("grain of a checkerboard of ±1 plus a ramp, which does not count", grain(ramp + board), 4, abs=1e-5),
+        ledger.better("live, MNIST, η = 0: grain at 5 steps over 3", grained[0, 5], grained[0, 3], sigmas=5, scope="cpu, 3 seeds of 40"),
         ledger.less(
             "live, MNIST, 5 steps: grain of η = 0 over that of the data",
-            np.mean(grained[0]) / grain(picture.images.test),
+            np.mean(grained[0, 5]) / grain(picture.images.test),
             0.9,
             machine=True,
             scope="cpu",
@@ -1359,11 +1590,11 @@ nb.claim(
 gained = lambda r, S: np.mean(col(r, "0", S, 2)) - np.mean(col(r, "1", S, 2))
 nb.claim(
     "C9",
-    "So fewer steps call for a smaller σ: on MNIST the best η by FD rises with the number of steps, and what η = 0 restores of the variance falls.",
-    "verified",
+    "So fewer steps call for a smaller σ: what η = 0 restores of the variance falls with the steps, and on MNIST by FD η = "
+    "1 passes from worse than η = 0 to better; on the toy, on digits and by SW2 η = 0 is best at every S.",
+    "partly",
     holds=[
-        ledger.better("MNIST, 5 steps, FD: η = 1 over η = 0.5", col(r6, "1", 5, 0), col(r6, "0.5", 5, 0), scope=M3),
-        ledger.better("MNIST, 100 steps, FD: η = 0 over η = 0.5", col(r6, "0", 100, 0), col(r6, "0.5", 100, 0), scope=M3),
+        ledger.better("MNIST, 5 steps, FD: η = 1 over η = 0", col(r6, "1", 5, 0), col(r6, "0", 5, 0), scope=M3),
         ledger.better("MNIST, 100 steps, FD: η = 0 over η = 1", col(r6, "0", 100, 0), col(r6, "1", 100, 0), scope=M3),
         ledger.increasing(
             "MNIST: minus the variance gained by η = 0 over η = 1, S = 5, .., 100", [-gained(r6, S) for S in (5, 10, 20, 50, 100)], scope=M3
@@ -1371,10 +1602,25 @@ nb.claim(
         ledger.increasing("digits: the same, S = 5, .., 250", [-gained(r2, S) for S in (5, 10, 20, 50, 250)], scope=D5),
         ledger.increasing("toy: the same, S = 5, .., 1000", [measured[S, "η = 1"][1] - measured[S, "η = 0"][1] for S in COUNTS[1:]]),
     ],
+    fails=[
+        *[ledger.more(f"toy, {S} steps: W2 of the best η > 0 over η = 0", min(steps_of[S][1:]) / steps_of[S][0], 1) for S in COUNTS],
+        *[
+            ledger.more(
+                f"digits, {S} steps: {what} of the best η > 0 over η = 0, means",
+                min(np.mean(col(r2, k, S, j)) for k in ("0.5", "1")) / np.mean(col(r2, "0", S, j)),
+                1,
+                scope=D5,
+            )
+            for S in (5, 10, 20, 50, 250)
+            for j, what in enumerate(("FD", "SW2"))
+        ],
+        ledger.better("MNIST, 100 steps, SW2: η = 0.5 over η = 0", col(r6, "0.5", 100, 1), col(r6, "0", 100, 1), scope=M3),
+    ],
 )
 nb.claim(
     "C11",
-    "On the whole noise-free sampling looks worse than noisy sampling: by FD on MNIST with many steps, not by SW2, and not on the digits.",
+    "On the whole noise-free sampling looks worse than noisy sampling: by FD on MNIST with many steps (its network is above "
+    "its floor), not by SW2, and not on digits. (That it depends more on the architecture is not tried.)",
     "partly",
     holds=[
         ledger.better(f"MNIST, {S} steps, FD: η = 0 over η = 1", col(r6, "0", S, 0), col(r6, "1", S, 0), scope=M3) for S in (20, 50, 100)
@@ -1387,18 +1633,82 @@ nb.claim(
 )
 arch = lambda arm, j: [row[j] for row in r6b[arm]]
 U3 = "full, digits, 3 seeds"
+ARMS = {
+    "concatenate": "all levels, concatenated",
+    "add": "all levels, added",
+    "only10": "the 10 levels alone",
+    "only20": "the 20 levels alone",
+}
+nb.results(
+    "E6b",
+    "Digits, η = 0: FD / SW2 of small U-Nets by skips and training levels, mean ± s.e. of 3 trainings",
+    ["trained on, skips", "10 steps", "20 steps", "50 steps"],
+    [[label, *(both(r6b[arm], j) for j in (0, 2, 4))] for arm, label in ARMS.items()],
+)
+
+
+def arm_by_hand(skip, levels, samples):
+    """Seed 0 of one arm, six training steps, FD and SW2 at 10 deterministic steps, written out."""
+    torch.manual_seed(900)
+    net_ = diffusion.UNet(skip=skip).to(nb.device)
+    diffusion.train_denoiser(net_, small.images.train, su.sigma[levels], steps=6, batch=256, seed=0)
+    generator = torch.Generator(nb.device).manual_seed(950)
+    x = torch.randn(samples, 1, 8, 8, generator=generator, device=nb.device)
+    eps_ = diffusion.noise_predictor(net_.eval())
+    with torch.no_grad():
+        x = ddim_sampler(
+            lambda x, t: eps_(x / su.bar_alpha[t], su.sigma[t]), x, torch.arange(100, 1001, 100), 0, su.bar_alpha, su.bar_beta, None
+        )
+    return metrics.frechet(small.features(x), small.features(small.images.test)), metrics.sliced_w2(x, small.images.test)
+
+
+hand_arms = {
+    "concatenate": ("concatenate", range(1, 1001)),
+    "add": ("add", range(1, 1001)),
+    "only1": ("concatenate", [1000]),
+}
+hand_arms = {arm: arm_by_hand(skip, list(levels_), 34) for arm, (skip, levels_) in hand_arms.items()}
+few = architectures(nb.device, ["add", "only1"], [0], 6, 34)
+
+# %% tags=["hide-input"]
+upper = lambda a, b: (np.mean(a) - np.mean(b) + 2 * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))) / np.mean(b)
 nb.claim(
     "C10",
-    "At small σ sinusoidal time features, and the paper's U-Net with concatenated skips, give cleaner images. (The skips are tried here, the features not.)",
+    "At small σ sinusoidal time features, and the paper's U-Net with concatenated skips, give cleaner images. (Skips only: "
+    "no better here, by SW2 within 10 %, by FD within 35 %; the features are not tried.)",
     "not reproduced",
     fails=[
-        ledger.less(
-            f"U-Net, {what} at {S} steps: added against concatenated skips, in standard errors",
-            difference(arch("add", j), arch("concatenate", j)),
-            2,
-            scope=U3,
-        )
-        for S, j, what in ((10, 0, "FD"), (50, 4, "FD"), (10, 1, "SW2"), (50, 5, "SW2"))
+        *[
+            ledger.less(
+                f"{what} at {S} steps: advantage of concatenated over added skips, mean + 2 s.e., as a share",
+                upper(arch("add", j), arch("concatenate", j)),
+                bound,
+                scope=U3,
+            )
+            for S, j, what, bound in ((10, 0, "FD", 0.35), (50, 4, "FD", 0.35), (10, 1, "SW2", 0.1), (50, 5, "SW2", 0.1))
+        ],
+        *[
+            ledger.close(
+                f"live, six training steps: {what} of '{arm}' over that written out",
+                few[arm][0][j] / w,
+                1,
+                abs=5e-5,
+                machine=True,
+                scope="cpu",
+            )
+            for arm in few
+            for j, (what, w) in enumerate(zip(("FD", "SW2"), hand_arms[arm], strict=True))
+        ],
+        *[
+            ledger.more(
+                f"live: '{arm}' is another training than 'concatenate', relative difference of FD",
+                abs(hand_arms[arm][0] / hand_arms["concatenate"][0] - 1),
+                2e-4,
+                machine=True,
+                scope="cpu",
+            )
+            for arm in few
+        ],
     ],
 )
 nb.claim(
@@ -1406,12 +1716,7 @@ nb.claim(
     "Training on all T levels and sampling on S of them generalises better than training on the S levels, and leaves S free.",
     "partly",
     holds=[
-        ledger.better(
-            "SW2 at 50 steps: trained on 10 levels, over trained on all",
-            arch("only10", 5),
-            arch("concatenate", 5),
-            scope="full, digits, 3 seeds",
-        )
+        ledger.better("SW2 at 50 steps: trained on 10 levels, over trained on all", arch("only10", 5), arch("concatenate", 5), scope=U3)
     ],
     fails=[
         ledger.better(
@@ -1423,12 +1728,30 @@ nb.claim(
             1,
             scope=U3,
         ),
-        ledger.less("SW2 at 20 steps, in standard errors", difference(arch("only20", 3), arch("concatenate", 3)), 2, scope=U3),
+        *[
+            ledger.close(
+                f"SW2 at {S} steps: trained on those {S} over trained on all, means",
+                np.mean(arch(arm, j)) / np.mean(arch("concatenate", j)),
+                1,
+                abs=0.1,
+                scope=U3,
+            )
+            for S, arm, j in ((10, "only10", 1), (20, "only20", 3))
+        ],
     ],
 )
 
 # %% [markdown]
 # ## E5. A deterministic map can be inverted and interpolated
+#
+# At $\eta=0$ the start decides the picture. Three questions on digits: how far is the picture of few steps from that of 1000 from the
+# same start? What is lost on the way from a picture up to its noise and back? And does a mixture of two starts give a digit?
+#
+# What we saw. Twenty steps end within a tenth of the distance between unrelated samples; with $\eta=1$ from the same start nothing is
+# shared. Inversion is as good as the paper's, but its mean error falls only fourfold from 50 to 200 steps, where first order would give
+# sixteen. We take it that a few pictures make most of the mean: on the first 20 test pictures doubling the steps from 50 divides it by
+# more than three. Mixtures on the circle are as good as fresh noises; on the line FD is four times as large in the middle, and the
+# strokes get thin.
 
 # %% tags=["hide-input"]
 many = r5["same"]
@@ -1483,6 +1806,21 @@ nb.experiment(
         ),
         ledger.increasing("−RMSE to 1000 steps over S = 5, .., 200", [-w for w in many], scope="full, digits"),
         ledger.increasing("−MSE of inversion", [-w for w in r5["inversion"]], scope="full, digits"),
+        ledger.close(
+            "MSE of inversion, all pictures, 50 steps over 200",
+            r5["inversion"][counts5.index(50)] / r5["inversion"][counts5.index(200)],
+            3.96,
+            abs=0.01,
+            scope="full, digits",
+        ),
+        ledger.more(
+            "live: the first 20, 50 steps over 100",
+            inversion_by_hand(50, small.images.test[:20]) / inversion_by_hand(100, small.images.test[:20]),
+            3,
+            machine=True,
+            digits=2,
+            scope="cpu, 20 pictures",
+        ),
         ledger.less(
             "live: RMSE at 20 steps over that of unrelated samples",
             e5["same"][-1] / e5["shuffled"],
@@ -1543,7 +1881,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of nine MNIST digits between two generated ones. In the upper row, cos/sin mixtures, each picture is a digit. In the lower row, linear mixtures, the strokes of the middle pictures fade."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of nine MNIST digits between two generated ones. In the upper row, cos/sin mixtures, each picture is a digit. In the lower row, linear mixtures, the strokes of the middle pictures are thin."}}
 pair_z = torch.randn(2, 1, 28, 28, generator=torch.Generator(nb.device).manual_seed(44), device=nb.device)
 walk = torch.linspace(0, 1, 9, device=nb.device)[:, None, None, None]
 mixes = ((walk * math.pi / 2).sin() * pair_z[:1] + (walk * math.pi / 2).cos() * pair_z[1:], walk * pair_z[:1] + (1 - walk) * pair_z[1:])
@@ -1553,96 +1891,43 @@ figure, axes = plt.subplots(figsize=(7.6, 2.2))
 axes.imshow(tile(walked, 9), cmap="gray")
 axes.grid(False)
 axes.set(xticks=[], yticks=[14.5, 44.5], yticklabels=["cos/sin", "linear"])
-axes.set_title("On the circle every mixture of two noises is a digit; on the line the middle fades", fontsize=10)
+axes.set_title("On the circle mixtures of two noises are digits; linear mixtures thin the strokes", fontsize=10)
 nb.show(figure)
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels with logarithmic axes. Left, error against network calls for eight methods: with nodes even in t/T Euler in x of s runs parallel to DDIM at half its error, Heun is steeper and RK4 steepest; with nodes even in t squared DDIM and Euler run close together far above, and Heun starts above one. Right, error against steps on a smooth stretch: Euler falls with slope one, Heun and the two DPM solvers with slope two, RK4 with slope four."}}
-figure, (axes, orders_axes) = plt.subplots(1, 2, figsize=(8.6, 4.2))
-looks = ((BLUE, "o-"), (GREEN, "o-"), (BLUE, "s--"), (GREEN, "s--"), (GREEN, "^:"), (GREY, "o-"), (ORANGE, "o-"), (ORANGE, "s--"))
-for (name, row), (color, style) in zip(error4.items(), looks, strict=True):
-    per = 4 if "RK4" in name else 2 if "Heun" in name else 1
-    axes.plot([per * S for S in S4], row, style, color=color, label=name, ms=4)
-axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="RMSE to the exact end", ylim=(2e-7, 10))
-axes.set_title("Whole range, two sets of nodes", fontsize=10)
-axes.legend(fontsize=7, loc="lower left")
-labels = {"euler": "Euler = DDIM", "heun": "Heun", "dpm_solver_2": "DPM-Solver-2", "dpmpp_2m": "DPM-Solver++(2M)", "RK4": "RK4"}
-for (name, (slope, errors)), color, style in zip(
-    orders.items(), (BLUE, GREEN, ORANGE, PURPLE, RED), ("o-", "s-", "^--", "v:", "D-"), strict=True
-):
-    orders_axes.plot(ORDER_COUNTS, errors, style, color=color, ms=4, label=f"{labels[name]}: order {-slope.slope:.2f}")
-orders_axes.set(xscale="log", yscale="log", xlabel="steps", ylim=(1e-12, 0.1))
-orders_axes.set_xticks(ORDER_COUNTS, [str(S) for S in ORDER_COUNTS])
-orders_axes.minorticks_off()
-orders_axes.set_title("Smooth stretch, ς from 10 to 0.05", fontsize=10)
-orders_axes.legend(fontsize=7, loc="lower left")
-figure.suptitle("Nodes matter more than coordinates; every solver has its order", fontsize=11, fontweight="bold", x=0.01, ha="left")
-nb.show(figure)
-
-# %% tags=["hide-input"]
-beta_s = sp.Symbol("beta", positive=True)
-by_ddim, by_euler = diffusion.endpoint(diffusion.ddim(toy.eps, ten, 150 * draw)), 150 * draw
-for level_now, level_next in zip(ten.tolist(), ten.tolist()[1:], strict=False):
-    by_euler = by_euler + (level_next - level_now) * toy.eps(by_euler, level_now)
-drift_ratio = (beta_s**2 / B1) / (B1 - sp.sqrt(B1**2 - beta_s**2))
-nb.claim(
-    "C15",
-    "The iterations of DDPM and of DDIM are Euler's method for the ODE: DDIM's are, in (x̂, ς) alone; DDPM's drift is twice that.",
-    "partly",
-    holds=[ledger.less("DDIM against Euler in (x̂, ς) written out, toy, 10 steps", float((by_ddim - by_euler).abs().max()), 1e-9, digits=1)],
-    fails=[
-        sym.series("drift of DDPM over that of DDIM", drift_ratio, 2 - beta_s**2 / (2 * B1**2), beta_s, order=4),
-        sym.identity(
-            "the ᾱ β̄ of D4: α_t β̄_{t−1} = √(β̄_t² − β_t²), squared", (alpha**2 * B0**2).subs(vp), (B1**2).subs(vp) - (1 - alpha**2)
-        ),
-        ledger.less("Euler in x(s), same nodes, 20 steps: error over that of DDIM", error4["Euler, s"][2] / error4["DDIM"][2], 0.6),
-        ledger.less("Euler in x(s²), same nodes, 5 steps", same_nodes[0], 0.7),
-        ledger.more("Euler in x(s²), same nodes, 100 steps", same_nodes[-1], 1.1),
-    ],
-)
-nb.claim(
-    "C16",
-    "β̄/ᾱ is a poor time variable because it is unbounded: its even nodes are poor, but DDIM with any nodes is Euler in it.",
-    "partly",
-    holds=[
-        ledger.more("DDIM, 20 steps: error with nodes even in ς, over even in t", flat_error / error4["DDIM"][2], 10),
-    ],
-    fails=[
-        ledger.close("for finite T the range is bounded: the post's schedule, 0 to", float(su.sigma[-1]), 154.27, abs=0.05),
-        ledger.close("e^(−5s²), 0 to", math.sqrt(math.expm1(10)), 148.41, abs=0.01),
-        ledger.close("Heun in ς over Heun in x(s), same nodes, 100 steps", error4["Heun, ς"][-1] / error4["Heun, s"][-1], 1, abs=0.05),
-    ],
-)
 
 # %% [markdown]
 # ## What does not hold
 #
 # - **"$\sigma_t$ is hardly constrained; take $\beta_t$"** (C3). Near the data the family ends below $\beta_t$. What the paper tests as
 #   $\hat\sigma$ is outside the family.
-# - **The paper's $\hat\sigma$ row** (C18, X1) is the price of one noise. With a quiet end the same sampler is the best of the toy's rows up to 20
-#   steps, and on the pictures three quarters or more of what it loses to $\eta=1$ is gone. (Ours, that is: the paper's networks we did not run.)
-#   The row says little about the sampler before its end.
-# - **"DDIM is Euler's method"** (C15) in one coordinate system; on the same nodes the choice of coordinates is worth a factor of two at most, the
-#   choice of nodes much more (X3). For DDPM it is false.
-# - **"Noise-free sampling looks worse"** (C11): by FD on MNIST from 20 steps on; SW2 never agrees (X2), and with the exact score noise never
-#   helps (X5).
-# - **"Training on all levels generalises better"** (C19): at the same $S$ a network trained on the $S$ levels alone is no worse, and at ten steps
-#   better by FD. What all levels buy is the freedom to choose $S$ later.
-# - **Concatenated skips** (C10) are no better than added ones on digits. The other half of the claim, sinusoidal features against a trained
-#   table, is left open: a test of it needs a longer training than a notebook has.
+# - **The paper's $\hat\sigma$ row** (C18, X1). At 5 and 10 steps the last noise makes 43 to 85 % of the FD that $\hat\sigma$ loses to
+#   $\eta=0$. The rest comes from the steps before. With the paper's stated quadratic nodes one noise does not explain its row.
+#   (Ours, that is: the paper's networks we did not run.)
+# - **"DDPM and DDIM are Euler's method for the ODE"** (C15): DDIM is, in $x/(a\bar\alpha+b\bar\beta)$ against
+#   $\bar\beta/(a\bar\alpha+b\bar\beta)$, a family containing $(\hat x,\varsigma)$, but not on the post's equations for $x$. On the same
+#   nodes Euler's error changes by a factor of two at most, the choice of nodes matters much more (X3). For DDPM it is false.
+# - **"Noise-free sampling looks worse"** (C11): by FD on MNIST from 20 steps on, with a network that is above its floor. SW2 never
+#   prefers $\eta=1$ to $\eta=0$ (E2, E6); with the exact score no $\eta>0$ helps, though $\hat\sigma$ with a quiet end does from 3 to 20
+#   steps (X5).
+# - **"Fewer steps call for a smaller $\sigma$"** (C9): only by FD on MNIST does the order of $\eta=0$ and $\eta=1$ change with $S$.
+# - **"Training on all levels generalises better"** (C19): at the same $S$ a network trained on the $S$ levels alone is as good by SW2,
+#   and at ten steps better by FD. What all levels buy is the freedom to choose $S$ later.
+# - **Concatenated skips** (C10) are no better than added ones on digits, as far as three trainings can tell. The other half of the claim,
+#   sinusoidal features against a trained table, is left open: a test of it needs a longer training than a notebook has.
 # - Slips: the sum in the post's bound on $\log\bar\alpha$ starts at $i=k$ (for $k=1$), $\bar\alpha_{\dim\tau}$ should be
 #   $\bar\alpha_{\tau_{\dim\tau}}$, and "small $\alpha_t$ and $\alpha_{t-1}$" means close to each other.
 #
 # ## Exercises
 #
 # 1. Which nodes minimise the exact W2 for ten deterministic steps on the toy? Compare even, quadratic, and the $\rho$-nodes of
-# {cite}`karras2022edm`. 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler? 3. Prove that $V_{out}<v$ for
-# every deterministic sampler on Gaussian data with $v=1$ and finitely many steps.
+# {cite}`karras2022edm`. 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler? 3. Prove that
+# $V_{out}<v$ for DDIM (positive root, $\sigma=0$, $\bar\alpha^2+\bar\beta^2=1$) on Gaussian data with $v=1$ and finitely many steps.
+# Euler in $x(s)$ keeps $v=1$ exactly: its slope is zero. Does that explain its smaller error in E4?
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# Of these the quadratic ones (0.070 against 0.108 for even ones). $\rho$-nodes from 154 down do worse than even ones (0.12 to 0.14, by the last
-# level): they spend steps at noise levels where nothing is decided yet.
+# Of these the quadratic ones (0.070 against 0.108 for even ones). $\rho$-nodes from 154 down do worse than even ones (0.12 to 0.14, by
+# the last level): they spend steps at noise levels where nothing is decided yet.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1655,8 +1940,9 @@ print(f"even {measured[10, 'η = 0'][0]:.4f}, quadratic {better_nodes[10, 'η = 
 # ```{admonition} Solution 2
 # :class: dropdown
 # With the true $x_0$ they are: D1 needs $\kappa^2$ only. With a guess they are not. For Gaussian data with $v=1$ the step's factor is
-# $\cos(\varphi_t+\varphi_{t-1})$ in place of $\cos(\varphi_t-\varphi_{t-1})$ (X4). It vanishes where data and noise mix evenly: what is left of the
-# state there is forgotten, and more steps make it worse. On the toy at ten steps the output's variance is 0.03 in place of 0.68.
+# $\cos(\varphi_t+\varphi_{t-1})$ in place of $\cos(\varphi_t-\varphi_{t-1})$ (X4). It vanishes where data and noise mix evenly: what is
+# left of the state there is forgotten, and more steps make it worse. On the toy at ten steps the output's variance is 0.03 in place of
+# 0.68.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1671,8 +1957,24 @@ for sign in (1, -1):
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# Each step multiplies $x$ by $\cos(\varphi_t-\varphi_{t-1})<1$ (D10), and the start has variance 1. Equality would need infinitely many steps.
+# Each step multiplies $x$ by $\cos(\varphi_t-\varphi_{t-1})<1$ (D10), and the start has variance 1. Equality would need infinitely many
+# steps. Not $v=1$ alone: near the data each mode of the toy is a Gaussian with $v=0.04$, and on that one Euler in $x(s)$ makes 0.58 of
+# DDIM's error from 50 steps on, close to the 0.51 to 0.52 of E4. With $v=0.68$, the toy's variance, it makes next to none.
 # ```
+
+# %% tags=["hide-cell"]
+for v_ in (1.0, 0.68, 0.04):
+    ratios = []
+    for S in S4:
+        grid_ = np.linspace(1, 1e-3, S + 1)
+        A_, B_ = np.exp(-5 * grid_**2), np.sqrt(-np.expm1(-10 * grid_**2))
+        spread_, by_x, by_ddim_ = A_**2 * v_ + B_**2, 1.0, 1.0  # the factors of the start
+        for i in range(S):
+            by_x *= 1 + (grid_[i + 1] - grid_[i]) * 10 * grid_[i] * (1 / spread_[i] - 1)
+            by_ddim_ *= (A_[i + 1] * A_[i] * v_ + B_[i + 1] * B_[i]) / spread_[i]
+        exact_ = math.sqrt(spread_[-1] / spread_[0])
+        ratios.append(abs(by_x - exact_) / abs(by_ddim_ - exact_))
+    print(f"v = {v_}: error of Euler in x(s) over DDIM's at {S4} steps:", " ".join(f"{w:.2f}" for w in ratios))
 
 # %% [markdown]
 # ## The ledger
