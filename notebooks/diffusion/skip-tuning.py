@@ -566,7 +566,7 @@ RHOS = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5]
 SCALES = [0.8, 0.85, 0.88, 0.91, 0.94, 0.96, 0.98, 1.0, 1.02]
 FEW = ["euler 5", "sde 5", "heun 10"]
 SAMPLERS = ["euler 5", "euler 9", "euler 19", "heun 5", "heun 10", "heun 20", "sde 5", "sde 9", "sde 19"]
-SHORT = ["euler 5", "euler 9", "heun 5", "sde 5"]
+SHORT = ["euler 5", "euler 9", "sde 5"]
 ONES = {"digits8": 4, "mnist28": 6}
 
 
@@ -636,6 +636,8 @@ few = ("euler 5", "euler 9", "sde 5", "sde 9", "heun 5")
 gains = {s: paired(recorded("digits", "graded", s)[1.0], recorded("digits", "graded", s)[0.7]) for s in few}
 live_gain = {s: [a[0] - b[0] for a, b in zip(e1["graded"][s][-2], e1["graded"][s][0], strict=True)] for s in ("euler 5", "sde 5")}
 optimum = {s: best(recorded("digits", "graded", s))[0] for s in SAMPLERS}
+
+# %%
 nb.experiment(
     "E1",
     "On the digits ρ < 1 lowers FD at 5 and 9 calls with all three samplers, and the best ρ rises with the number of calls.",
@@ -737,7 +739,7 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C6",
     "Skip-Tuning improves few-step samples: on the digits with every sampler at 5 to 9 calls, on MNIST with Heun at 9 calls only.",
@@ -773,6 +775,8 @@ nb.claim(
         for s in ("euler 5", "euler 9", "sde 5", "sde 9")
     ],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C7",
     "At equal quality fewer calls: the best ρ at n calls reaches the untouched network at about 2n with the stochastic sampler on the digits, with Euler not.",
@@ -803,6 +807,8 @@ nb.claim(
         ),
     ],
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C8",
     "The graded schedule is the right shape: at five calls on the digits it beats equal factors, though the innermost skip alone can do better still.",
@@ -879,6 +885,8 @@ margin = {
     for name, t in residual.items()
 }
 live3 = np.array(e3["digits8"])[:, :, 0]
+
+# %%
 nb.experiment(
     "E3",
     "The map from noise to picture becomes more nonlinear with every added step and, from five steps on, with every increase of ρ, on both data sets.",
@@ -903,6 +911,8 @@ nb.experiment(
         ledger.increasing("live at ρ = 1: 3, 5, 10 steps", live3[-1], machine=True, scope="one seed of 800"),
     ],
 )
+
+# %%
 nb.claim(
     "C4",
     "A sampler with fewer steps is a less nonlinear map.",
@@ -924,6 +934,8 @@ nb.claim(
         for j, c in ((1, 5), (4, 40))
     ],
 )
+
+# %%
 nb.claim(
     "C3",
     "Heavier skips make a network more linear: true of one call with branches that do not oppose each other, not of the trained samplers.",
@@ -1032,7 +1044,7 @@ slope4 = {
 linear = [(slope4["digits8", s, 0.4] - 1) / (slope4["digits8", s, 0.7] - 1) for s in (1.0, 2.0, 5.0, 10.0, 30.0)]
 live4 = np.array(e4["digits8"])  # (sigmas, rhos, draws, 4)
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "X3",
     "At high noise ρ multiplies the predicted noise: by 1 − 0.07(1 − ρ) on the digits from σ = 1 on, and 80% and more of its effect from σ = 10 on is this factor; at σ = 0.3 under a tenth is.",
@@ -1093,6 +1105,8 @@ nb.claim(
         ],
     ],
 )
+
+# %%
 nb.claim(
     "X5",
     "Rescaling to the training pictures' variance, untuned, beats the best ρ for Euler at 5 and 9 calls on the digits, but not for the stochastic sampler.",
@@ -1169,6 +1183,8 @@ nb.claim(
 pixel = {(n, s): cell4(n, s, 0.7)[:, 0] - cell4(n, s, 1.0)[:, 0] for n in calls4.config["names"] for s in calls4.config["sigmas"]}
 feature = {(n, s): paired(cell4(n, s, 1.0)[:, 1], cell4(n, s, 0.7)[:, 1]) for n in calls4.config["names"] for s in calls4.config["sigmas"]}
 fell = {n: [s for s in calls4.config["sigmas"] if feature[n, s] > 3] for n in calls4.config["names"]}
+
+# %% tags=["hide-input"]
 nb.claim(
     "C10",
     "Paper: with ρ < 1 the pixel loss rises and the loss in a feature space falls, at intermediate noise. Pixel loss: yes at ρ = 0.7 from σ = 0.3 on, on the digits at all levels. Feature loss: it falls clearly on MNIST at σ = 1, by under 1%, and nowhere on the digits.",
@@ -1202,7 +1218,11 @@ nb.claim(
         ledger.close("MNIST: of 7, clearly", len(fell["mnist28"]), 1, abs=0.5, scope=S4),
     ],
 )
+
+# %%
 high = {(s, q): float(cell4("digits8", s, q)[:, 3].mean()) for s in (0.3, 1.0, 2.0) for q in (0.4, 1.0)}
+
+# %% tags=["hide-input"]
 nb.claim(
     "C11",
     "Skips carry the high frequencies and weaker skips denoise more: here a smaller ρ raises the high-pass energy, of one call's picture and of few-step samples.",
@@ -1233,6 +1253,8 @@ nb.claim(
 
 # %%
 spread = {(which, s): np.mean(recorded(which, "graded", s, 2)[1.0]) / real[which][0] for which in RUNS for s in ("euler 5", "heun 5")}
+
+# %%
 nb.claim(
     "C12",
     "ODE samplers with few steps are noisy: Heun's method is, Euler's (DDIM) is the opposite.",
@@ -1247,7 +1269,11 @@ nb.claim(
         ledger.less(f"{which}, Euler, 5 calls", spread[which, "euler 5"], 0.7, machine=True, scope=RUNS[which].provenance) for which in RUNS
     ],
 )
+
+# %%
 asks = {(which, s): best(recorded(which, "graded", s))[0] for which in RUNS for s in SAMPLERS}
+
+# %% tags=["hide-input"]
 nb.claim(
     "C13",
     "Stochastic samplers should want a weaker correction than ODE samplers, or the opposite one: at no number of calls do they ask for a larger ρ than Euler's method, and on the digits they gain most.",
@@ -1275,6 +1301,8 @@ nb.claim(
         ),
     ],
 )
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E4",
     "What ρ changes: the losses hardly, the size of the predicted noise steadily, and with it the variance of few-step samples, towards the real one on the digits.",
@@ -1412,6 +1440,8 @@ nb.results(
 
 # %%
 gain5 = {s: paired(fd5("residual", s)[1.0], fd5("residual", s)[0.97]) for s in ("euler 5", "sde 5", "heun 5")}
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E5",
     "Without skips: a residual factor ρ of 0.95 to 0.97 halves FD or better at five calls, and so does the factor λ on the noise.",
@@ -1446,6 +1476,8 @@ nb.experiment(
         ),
     ],
 )
+
+# %%
 nb.claim(
     "C14",
     "In networks without skips the residual identity might be tuned instead: it can, in a range of a few percent, and is as good as λ up to a fifth of FD.",
