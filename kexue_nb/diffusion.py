@@ -138,6 +138,42 @@ def karras_sigmas(nodes: int, sigma_min: float = 0.002, sigma_max: float = 80.0,
     return (sigma_max ** (1 / rho) + u * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
+def cosine_log_snr(t: Tensor, bound: float = 15.0) -> Tensor:
+    """-2 ln tan(a + t (pi/2 - 2a)), tan a = exp(-bound/2), for times t in [0, 1] (any shape, float64): from ``bound`` to ``-bound``.
+
+    The cosine schedule of continuous time with its ends bounded (arXiv 2301.11093, appendix). sigma = exp(-log SNR / 2).
+    """
+    if t.dtype != torch.float64 or not bound > 0 or not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"bound={bound}, t of {t.dtype}: give a positive bound and float64 times in [0, 1]")
+    a = math.atan(math.exp(-bound / 2))
+    # beyond the middle by symmetry: the tangent loses digits next to pi/2
+    half = torch.minimum(t, 1 - t)
+    return -2 * torch.tan(a + half * (math.pi / 2 - 2 * a)).log() * torch.where(t > 0.5, -1.0, 1.0)
+
+
+def shift_log_snr(log_snr: Tensor, s: Tensor | float) -> Tensor:
+    """log SNR - 2 ln s: the noise s times as large, for pictures s times as large (post 10047; arXiv 2301.11093, equation 4)."""
+    s = torch.as_tensor(s, dtype=log_snr.dtype, device=log_snr.device)
+    if not bool((s > 0).all()):
+        raise ValueError(f"s={s.tolist()}: give positive factors")
+    return log_snr - 2 * s.log()
+
+
+def interpolate_log_snr(t: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
+    """(1 - t) clean + t noisy: one log-SNR schedule next to the data (t = 0), another next to the noise (t = 1); shapes that broadcast."""
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError("t must lie in [0, 1]")
+    return (1 - t) * clean + t * noisy
+
+
+def average_pool(x: Tensor, s: int) -> Tensor:
+    """Means over s x s blocks of the last two axes: (..., h, w) -> (..., h/s, w/s); s must divide h and w."""
+    h, w = x.shape[-2:]
+    if s < 1 or h % s or w % s:
+        raise ValueError(f"blocks of {s} x {s} do not tile pictures of {h} x {w}")
+    return x.unflatten(-2, (h // s, s)).unflatten(-1, (w // s, s)).mean((-3, -1))
+
+
 def to_vp(x: Tensor, sigma: Tensor | float) -> Tensor:
     """x / sqrt(1 + sigma^2): a VE state in the posts' coordinates."""
     return x / math.sqrt(1 + float(sigma) ** 2)

@@ -77,6 +77,47 @@ def test_karras_sigmas_are_even_in_the_seventh_root():
         diffusion.karras_sigmas(1)
 
 
+# log-SNR schedules and pooling
+
+
+def test_the_cosine_schedule_is_bounded_and_odd_about_the_middle():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    L = diffusion.cosine_log_snr(t)
+    assert (L[0].item(), L[50].item(), L[-1].item()) == (
+        pytest.approx(15, rel=1e-12),
+        pytest.approx(0, abs=1e-12),
+        pytest.approx(-15, rel=1e-12),
+    )
+    torch.testing.assert_close(L, -L.flip(0))
+    assert bool((L.diff() < 0).all())
+    free = diffusion.cosine_log_snr(t[1:-1], bound=60.0)
+    torch.testing.assert_close(torch.sigmoid(free), torch.cos(math.pi * t[1:-1] / 2) ** 2, rtol=1e-9, atol=1e-12)  # bar_alpha^2
+    for bad, bound in ((t + 0.5, 15.0), (t.float(), 15.0), (t, 0.0)):
+        with pytest.raises(ValueError, match="float64 times"):
+            diffusion.cosine_log_snr(bad, bound)
+
+
+def test_a_shift_multiplies_the_noise_and_interpolation_meets_both_ends():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    L = diffusion.cosine_log_snr(t)
+    torch.testing.assert_close((-diffusion.shift_log_snr(L, 3.0) / 2).exp(), 3 * (-L / 2).exp())
+    torch.testing.assert_close(diffusion.shift_log_snr(diffusion.shift_log_snr(L, 2.0), 0.5), L)
+    mixed = diffusion.interpolate_log_snr(t, diffusion.shift_log_snr(L, 1.0), diffusion.shift_log_snr(L, 4.0))
+    torch.testing.assert_close(mixed, diffusion.shift_log_snr(L, 4.0**t))
+    with pytest.raises(ValueError, match="positive factors"):
+        diffusion.shift_log_snr(L, -1.0)
+    with pytest.raises(ValueError, match="must lie"):
+        diffusion.interpolate_log_snr(2 * t, L, L)
+
+
+def test_average_pooling_against_torch_and_its_refusals():
+    x = normal(2, 3, 12, 18)
+    torch.testing.assert_close(diffusion.average_pool(x, 3), torch.nn.functional.avg_pool2d(x, 3))
+    torch.testing.assert_close(diffusion.average_pool(diffusion.average_pool(x, 2), 3), diffusion.average_pool(x, 6))
+    with pytest.raises(ValueError, match="do not tile"):
+        diffusion.average_pool(x, 5)
+
+
 # Variances and stochastic samplers, in the posts' coordinates
 
 
