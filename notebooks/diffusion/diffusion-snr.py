@@ -13,11 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/diffusion-snr.ipynb)
 #
-# **The point.** Average an $s$ times larger noisy picture down and its noise shrinks by $s$ while the picture stays: the same schedule is 18 dB
-# cleaner at $s=8$. So multiply the noise by $s$, that is, shift $\log\mathrm{SNR}$ by $-2\ln s$. For the coarse content this is exactly right,
-# and the sampler's error becomes the same number at every resolution (without it, it is 83 times larger at 256 x 256). For the whole picture one
-# shift is a compromise: $\sqrt s$ for the spectrum $1/k^2$, more for real photographs. Letting the shift grow from 1 near the data to $s$ near
-# the noise beats every single one.
+# **The point.** Average an $s$ times larger noisy picture down: its noise shrinks by $s$, the picture stays. The same schedule is 18 dB cleaner at
+# $s=8$. So multiply the noise by $s$, that is, shift $\log\mathrm{SNR}$ by $-2\ln s$. For coarse content this is exact: the sampler's error becomes
+# one number for every size (without the shift it is 83 times larger at 256 x 256). For a whole picture one shift is a compromise, $\sqrt s$ for the
+# spectrum $1/k^2$ and not far below $s$ for photographs. A shift that grows from 1 near the data to $s$ near the noise beats every single one, by
+# a factor of 3 to 4 at 256 x 256; the opposite orientation is worse than no interpolation.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -879,6 +879,7 @@ nb.claim(
     "With the measured spectrum of photographs, steeper than 1/k², the coarse error is again the same at every size, but the best single shift grows faster than √(d/8).",
     "verified",
     holds=[
+        ledger.close("best shift at d = 8, pictures in [−1, 1]", photo_best[8][0], 1.22, rel=0.1, machine=True, digits=3, scope=PH),
         ledger.close("exponent of the measured spectrum", p_photo, 2.4, abs=0.25, machine=True, digits=3, scope=PH),
         ledger.close("model: growth of the best shift with d", model_growth.slope, 0.5, abs=0.05),
         ledger.more("photographs: growth of the best shift with d", growth.slope, 0.6, machine=True, digits=3, scope=PH),
@@ -916,7 +917,7 @@ nb.claim(
 )
 nb.claim(
     "X2",
-    "Measured about its own mean, a small crop is dominated by detail: the part of its variance that an 8 × 8 grid of block means keeps says how far the s² rule reaches.",
+    "About its own mean a crop keeps less of its power, the less the smaller it is: an 8 × 8 grid of means holds 0.75 of the variance of a 256 × 256 crop and 0.59 of a 32 × 32 one.",
     "verified",
     holds=[
         ledger.more(
@@ -974,7 +975,7 @@ nb.results(
 # Photographs fall faster, like $k^{-2.4}$, and their coarse content carries more of the error. So the post's $s=d/8$ does well for the *whole*
 # picture too: 19 thousandths at 256, against 17.5 for the best single shift and 33 for $\sqrt{d/8}$. The square-root law is a property of
 # $1/k^2$ at 25 steps, not of pictures: the best shift grows like $d^{0.75}$ here, like $d^{0.5}$ for $p=2$, like $d^{0.93}$ for $p=3$, and with 100
-# steps more slowly. What does not depend on the spectrum: the coarse error is the same at all sizes with $s=d/8$, and the growing shift is best, by a
+# steps more slowly. What does not depend on the spectrum: the coarse error is the same at all sizes (to 2%) with $s=d/8$, and the growing shift is best, by a
 # factor of three at 256.
 #
 # ## E3. What a wrong SNR costs in training
@@ -1036,7 +1037,7 @@ def bounded_nodes(N, s=1.0):
 
 # %%
 def gain_training(device, gains, seeds, lengths, samples):
-    """A row for each length, gain and seed: losses on test digits (ε; x_0), FD with the own schedule (20, 100 steps) and with one for all."""
+    """A row for each length, gain and seed: loss of ε on test digits, FD with the own schedule (20, 100 steps) and with one for all."""
     teacher = diffusion.teacher("digits8", device)
     images, features = teacher.images, teacher.features(teacher.images.test)
     shared = torch.cat([diffusion.karras_sigmas(100, 0.01, 50.0), torch.zeros(1, dtype=torch.float64)])
@@ -1052,7 +1053,7 @@ def gain_training(device, gains, seeds, lengths, samples):
                 eps = diffusion.noise_predictor(net.eval())
                 loss = diffusion.denoising_loss(eps, images.test, levels[::25], 1200 + seed)
                 z = torch.randn(samples, 1, 8, 8, generator=torch.Generator(device).manual_seed(1300 + seed), device=device)
-                row = [float(loss.mean()), float((levels[::25] ** 2 * loss).mean())]
+                row = [float(loss.mean())]
                 for nodes in (bounded_nodes(20, 1 / gain), bounded_nodes(100, 1 / gain), shared):
                     x = diffusion.endpoint(diffusion.euler(clipped(eps), nodes, diffusion.from_vp(z, nodes[0])))
                     row.append(metrics.frechet(teacher.features(x), features))
@@ -1165,39 +1166,49 @@ def mode_std(pictures):
 
 
 # %%
+def shift_of(shift, t_):
+    """[c, g] -> c g^t: a constant shift c where g = 1, growing from c to c g towards the noise where g > 1."""
+    return shift[0] * torch.tensor(float(shift[1]), dtype=torch.float64) ** t_
+
+
+def arm_nodes(N, shift):
+    """Noise levels of an arm of E4: the bounded cosine schedule with the shift [c, g], N steps and a last denoising."""
+    return bounded_nodes(N, shift_of(shift, torch.linspace(1, 0, N + 1, dtype=torch.float64)))
+
+
+def against(pictures, reference):
+    """W2² a pixel of the spectra, that of the lowest 8 x 8 modes, and the Fréchet distance of 4 x 4 thumbnails."""
+    d = pictures.shape[-1]
+    square = (mode_std(pictures) - mode_std(reference)) ** 2
+    thumbs = [average_pool(x, d // 4).flatten(1) for x in (pictures, reference)]
+    return [float(square.mean()), float(square[:8, :8].sum()) / d**2, metrics.frechet(*thumbs)]
+
+
+def samples_of(eps, nodes, z):
+    """Deterministic samples from standard normal z (N, ...), 64 at a time."""
+    run = lambda part: diffusion.endpoint(diffusion.euler(clipped(eps), nodes, diffusion.from_vp(part, nodes[0])))
+    return torch.cat([run(part) for part in z.split(64)])
+
+
+# %%
 def photo_training(device, arms, seeds, steps, batch, count, samples, counts, trunk, width, multipliers):
-    """For each arm "d kind" and seed, at each number of steps: W2² a pixel of the spectrum, of its 8 x 8 block, thumbnail FD; last, test loss."""
+    """For each arm (size, shift) and seed: ``against`` fresh crops at each number of steps, then the test loss of ε; "floor d": of crops."""
     out = {}
     for arm, (d, shift) in arms.items():
         images, other = random_crops(count, d, 1700, device), random_crops(count, d, 1701, device)
-        target, thumbs = mode_std(other), average_pool(other, d // 4).flatten(1)
-        measure = lambda x: [
-            float((mode_std(x) - target).square().mean()),
-            float((mode_std(x) - target)[:8, :8].square().sum()) / d**2,
-            metrics.frechet(average_pool(x, d // 4).flatten(1), thumbs),
-        ]
-        out.setdefault(f"floor {d}", measure(images[:samples]))
-        grid_of = lambda N: bounded_nodes(N, shift_of(shift, torch.linspace(1, 0, N + 1, dtype=torch.float64)))
+        out.setdefault(f"floor {d}", against(images[:samples], other))
         rows = []
         for seed in seeds:
             torch.manual_seed(1800 + seed)
             net = FromVelocity(PatchUNet(d // trunk, width, multipliers)).to(device)
-            diffusion.train_denoiser(net, images, grid_of(1000)[:-1], steps=steps, batch=batch, rate=2e-3, seed=1900 + seed)
+            diffusion.train_denoiser(net, images, arm_nodes(1000, shift)[:-1], steps=steps, batch=batch, rate=2e-3, seed=1900 + seed)
             eps, generator = diffusion.noise_predictor(net.eval()), torch.Generator(device).manual_seed(2000 + seed)
-            z, row = torch.randn(samples, 3, d, d, generator=generator, device=device), []
-            for N in counts:
-                nodes = grid_of(N)
-                draw = lambda start: diffusion.endpoint(diffusion.euler(clipped(eps), nodes, diffusion.from_vp(start, nodes[0])))
-                row.append(measure(torch.cat([draw(part) for part in z.split(64)])))
-            loss = diffusion.denoising_loss(eps, other[:128], grid_of(20)[:-1], 2100 + seed)
+            z = torch.randn(samples, 3, d, d, generator=generator, device=device)
+            row = [against(samples_of(eps, arm_nodes(N, shift), z), other) for N in counts]
+            loss = diffusion.denoising_loss(eps, other[:64], arm_nodes(20, shift)[:-1], 2100 + seed)
             rows.append([*row, [float(loss.mean())]])
         out[arm] = rows
     return out
-
-
-def shift_of(shift, t_):
-    """[c, g] -> c g^t: a constant shift c where g = 1, growing from c to c g towards the noise where g > 1."""
-    return shift[0] * torch.tensor(float(shift[1]), dtype=torch.float64) ** t_
 
 
 # %%
@@ -1249,9 +1260,9 @@ e4 = nb.run(
         cpu={
             "arms": {"32 s=1": [32, [1, 1]], "32 s=4": [32, [4, 1]]},
             "seeds": [0],
-            "steps": 40,
+            "steps": 15,
             "batch": 16,
-            "count": 100,
+            "count": 64,
             "samples": 64,
             "counts": [5],
             "trunk": 16,
@@ -1265,12 +1276,24 @@ e4 = nb.run(
 if nb.scale == "full":
     e4b = nb.run("E4b", photo_training, arms=LARGE_ARMS, seeds=[0, 1, 2], **E4_NET)
 
+# %%
+coarse_modes, ts = model_spectrum(8), torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+normalised = coarse_modes / coarse_modes.mean()
+
+
+def least_losses(gain):
+    """Mean over t of the smallest possible loss of ε and of x_0 (relative), Gaussian coarse modes, cosine schedule at SNR x gain²."""
+    q = (torch.tan(math.pi / 2 * ts) / gain).square()[:, None, None]
+    return float((coarse_modes / (coarse_modes + q)).mean()), float((normalised * q / (coarse_modes + q)).mean())
+
+
 # %% tags=["hide-input"]
 r3, r4, r4b, r5 = (nb.recorded(k).result for k in ("E3", "E4", "E4b", "E5"))
 GAINS, LENGTHS = (nb.recorded("E3").config[k] for k in ("gains", "lengths"))
 column = lambda record, key, at: [row[at] for row in record[key]]
-LOSS, LOSS_X0, OWN20, OWN100, SHARED = range(5)
-e3_means = {(steps, at): [np.mean(column(r3, f"{steps} {k}", at)) for k in GAINS] for steps in LENGTHS for at in range(5)}
+LOSS, OWN20, OWN100, SHARED = 0, *range(1, 4)
+e3_means = {(steps, at): [np.mean(column(r3, f"{steps} {k}", at)) for k in GAINS] for steps in LENGTHS for at in range(4)}
+gaussian_noise, gaussian_x0 = zip(*(least_losses(k) for k in GAINS), strict=True)
 S3 = f"full, digits, {len(r3[f'{LENGTHS[0]} 1'])} seeds"
 LIVE3 = f"{nb.scale}, {len(next(iter(e3.values())))} seeds"
 live_length = min(int(k.split()[0]) for k in e3)
@@ -1285,7 +1308,6 @@ nb.results(
         "the same, 300 iterations",
         "4,800 iterations",
         "loss of ε",
-        "loss of x_0",
     ],
     [
         [
@@ -1294,13 +1316,13 @@ nb.results(
                 ledger.with_error(column(r3, f"{steps} {k}", at), 2)
                 for steps, at in ((1200, OWN20), (1200, OWN100), (1200, SHARED), (300, SHARED), (4800, SHARED))
             ),
-            *(ledger.with_error(column(r3, f"1200 {k}", at)) for at in (LOSS, LOSS_X0)),
+            ledger.with_error(column(r3, f"1200 {k}", LOSS)),
         ]
         for k in GAINS
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, Frechet distance of generated digits against the gain s from 1 to 32: it rises for every length of training and for one sampler shared by all, most steeply with the own schedule at 20 steps; live points of a short training lie above. Right, two test losses against the gain: that of the noise rises, that of the clean picture falls."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, Frechet distance of generated digits against the gain s from 1 to 32: it rises for every length of training and for one sampler shared by all, most steeply with the own schedule at 20 steps; live points of a short training lie above. Right, losses against the gain: that of the noise rises, for digits and for Gaussian modes, while that of the clean picture falls."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.8, 3.6))
 curves = [
     (steps, SHARED, color, style, f"{steps} it., one sampler")
@@ -1315,9 +1337,10 @@ panels[0].plot(
     live_gains, [np.mean(column(e3, f"{live_length} {k}", SHARED)) for k in live_gains], "x", color=GREY, label=f"live, {live_length} it."
 )
 panels[0].set(xscale="log", yscale="log", xlabel="gain s", ylabel="FD")
-panels[1].plot(GAINS, e3_means[1200, LOSS], "o-", color=RED, label="of ε")
-panels[1].plot(GAINS, e3_means[1200, LOSS_X0], "s--", color=GREEN, label="of x₀")
-panels[1].set(xscale="log", xlabel="gain s", ylabel="test loss", ylim=(0, None))
+panels[1].plot(GAINS, e3_means[1200, LOSS], "o-", color=RED, label="ε, digits, trained")
+panels[1].plot(GAINS, gaussian_noise, "^:", color=ORANGE, label="ε, Gaussian coarse modes, exact")
+panels[1].plot(GAINS, gaussian_x0, "s--", color=GREEN, label="x₀, Gaussian coarse modes, exact")
+panels[1].set(xscale="log", xlabel="gain s", ylabel="least loss", ylim=(0, 1))
 for axes in panels:
     axes.set_xticks(GAINS, [str(k) for k in GAINS])
     axes.minorticks_off()
@@ -1432,6 +1455,13 @@ nb.claim(
             )
             for steps in LENGTHS[1:]
         ],
+        ledger.better(
+            "FD, one sampler: gain 16 after 4,800 iterations over gain 1 after 1,200",
+            column(r3, "4800 16", SHARED),
+            column(r3, "1200 1", SHARED),
+            sigmas=3,
+            scope=S3,
+        ),
         ledger.less(
             "useful part of the training at s = 16, |log SNR| ≤ 4, over that at s = 1",
             float(useful(16, sp.Integer(4)) / useful(1, sp.Integer(4))),
@@ -1440,25 +1470,37 @@ nb.claim(
     ],
 )
 
+
 # %% tags=["hide-input"]
-coarse_modes = model_spectrum(8)
-mean_over_t = lambda f: float(
-    torch.stack(
-        [f((x / 10**6) ** 2) for x in (10**6 * torch.tan(math.pi / 2 * torch.linspace(0.001, 0.999, 999, dtype=torch.float64)))]
-    ).mean()
-)
-gaussian_x0 = [mean_over_t(lambda q, k=k: (coarse_modes * q / k**2 / (coarse_modes + q / k**2)).mean()) for k in (1, 4, 16)]
-gaussian_noise = [mean_over_t(lambda q, k=k: (coarse_modes / (coarse_modes + q / k**2)).mean()) for k in (1, 4, 16)]
+def sampled_least_losses(gain, draws=2000):
+    """``least_losses`` by drawing modes and noise and shrinking the noisy modes."""
+    generator, ε_error, x0_error = torch.Generator().manual_seed(16), [], []
+    for sigma in (torch.tan(math.pi / 2 * ts[::4]) / gain).tolist():
+        x0, noise_ = (torch.randn(draws, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+        x0 = coarse_modes.sqrt() * x0
+        guess = (x0 + sigma * noise_) * coarse_modes / (coarse_modes + sigma**2)
+        x0_error.append((guess - x0).square().mean() / coarse_modes.mean())
+        ε_error.append(((x0 + sigma * noise_ - guess) / sigma - noise_).square().mean())
+    return float(sum(ε_error) / len(ε_error)), float(sum(x0_error) / len(x0_error))
+
+
+by_sampling = sampled_least_losses(4)
 nb.claim(
     "C4",
     "At an unchanged schedule the training meets easier samples: so it is for x_0; for ε, which the loss measures, they are harder.",
     "partly",
     holds=[
-        ledger.increasing("Gaussian coarse modes: −(least loss of x_0), gain 1, 4, 16", [-v for v in gaussian_x0]),
-        ledger.better("digits: loss of x_0, gain 1 over gain 16", column(r3, "1200 1", LOSS_X0), column(r3, "1200 16", LOSS_X0), scope=S3),
+        ledger.increasing("Gaussian coarse modes: −(least loss of x_0) over the gain", [-v for v in gaussian_x0]),
+        ledger.close(
+            "the least losses of the modes at gain 4 by sampling: ε",
+            by_sampling[0],
+            gaussian_noise[GAINS.index(4)],
+            rel=0.02,
+        ),
+        ledger.close("x_0", by_sampling[1], gaussian_x0[GAINS.index(4)], rel=0.02),
     ],
     fails=[
-        ledger.increasing("Gaussian coarse modes: least loss of ε, gain 1, 4, 16", gaussian_noise),
+        ledger.increasing("Gaussian coarse modes: least loss of ε over the gain", gaussian_noise),
         ledger.increasing("digits: loss of ε over the gain", e3_means[1200, LOSS], scope=S3),
         ledger.better(
             "live: ε loss, largest gain over gain 1", column(e3, high_gain, LOSS), column(e3, low_gain, LOSS), sigmas=5, scope=LIVE3
@@ -1484,8 +1526,7 @@ WHOLE, COARSE, THUMBS = range(3)
 
 def predicted_error(arm, N, block=None):
     d, shift = ARM_SHIFT[arm]
-    grid_ = bounded_nodes(N, shift_of(shift, torch.linspace(1, 0, N + 1, dtype=torch.float64)))
-    return spectral_error(photo[d], grid_, block)
+    return spectral_error(photo[d], arm_nodes(N, shift), block)
 
 
 nb.results(
@@ -1532,7 +1573,9 @@ nb.show(figure)
 # %% tags=["hide-input"]
 P4 = f"full, photographs, {len(BOTH['64 s=1'])} seeds"
 unit_white = torch.randn(3000, 3, 8, 8, generator=torch.Generator().manual_seed(10), dtype=torch.float64)
-grown = bounded_nodes(10, shift_of([1, 16], torch.linspace(1, 0, 11, dtype=torch.float64)))
+larger_white = torch.randn(600, 3, 16, 16, generator=torch.Generator().manual_seed(17), dtype=torch.float64)
+strong = against(2 * larger_white, larger_white)
+grown = arm_nodes(10, [1, 16])
 patches = PatchUNet(2, 8, [1])
 nn.init.normal_(patches.trunk.outlet[-1].weight, generator=torch.Generator().manual_seed(11))
 sample_crop = random_crops(3, 64, 12, "cpu")
@@ -1552,6 +1595,8 @@ nb.experiment(
             "128, coarse W2², 25 steps: s = 1 over s = 2", measure("128 s=1", 25, COARSE), measure("128 s=2", 25, COARSE), scope=P4
         ),
         ledger.close("code: W2 measure on white noise: mean std of its modes", float(mode_std(unit_white).mean()), 1, abs=0.01),
+        ledger.close("code: W2² of pictures twice as strong as white noise", strong[0], 1, abs=0.03),
+        ledger.close("code: of its 8 × 8 modes at d = 16", strong[1], 0.25, abs=0.01),
         ledger.close("code: growing grid, noisy end over 16 e^7.5", float(grown[0]) / (16 * math.exp(7.5)), 1, abs=1e-9),
         ledger.close("code: its last level over e^−7.5", float(grown[-2]) / math.exp(-7.5), 1, abs=1e-9),
         ledger.less(
@@ -1601,6 +1646,7 @@ nb.claim(
 )
 
 # %% tags=["hide-input"]
+paired = lambda x, y: float(np.mean(np.subtract(x, y)) / (np.std(np.subtract(x, y), ddof=1) / math.sqrt(len(x))))
 ALL5 = nb.recorded("E5").config["gains"]
 S5 = f"full, digits, {len(r5['plain 1'])} seeds"
 nb.results(
@@ -1615,7 +1661,7 @@ nb.results(
 )
 nb.experiment(
     "E5",
-    "E5_STATEMENT",
+    "In a short training the paper's weights lower the coarse error and raise the whole one; the samples get a little better at gain 1, not at gain 16.",
     "verified",
     holds=[
         *[
@@ -1625,7 +1671,7 @@ nb.experiment(
                 column(r5, f"paper {k}", 1),
                 scope=S5,
             )
-            for k in (1,)
+            for k in ALL5
         ],
         *[
             ledger.better(
@@ -1633,7 +1679,20 @@ nb.experiment(
             )
             for k in ALL5
         ],
-        ledger.better("gain 16, FD: the paper's weights over plain", column(r5, "paper 16", 2), column(r5, "plain 16", 2), scope=S5),
+        ledger.more(
+            "gain 1, FD: plain minus the paper's weights, same seeds, in standard errors",
+            paired(column(r5, "plain 1", 2), column(r5, "paper 1", 2)),
+            3,
+            machine=True,
+            scope=S5,
+        ),
+        ledger.less(
+            "gain 16, the same: no gain",
+            paired(column(r5, "plain 16", 2), column(r5, "paper 16", 2)),
+            2,
+            machine=True,
+            scope=S5,
+        ),
         ledger.less(
             "code: plain multiscale training against the helper's, largest difference of a weight after 6 steps",
             tiny_training(PLAIN),
@@ -1696,7 +1755,7 @@ nb.claim(
     "verified",
     holds=[
         ledger.close("multiply-adds of a residual block, 128 over 16", cost[128] / cost[16], 64, rel=1e-9),
-        ledger.less("E4's U-Net with patches, 256 over 64", patch_cost[256] / patch_cost[64], 1.1),
+        ledger.less("E4's U-Net with patches, 256 over 64", patch_cost[256] / patch_cost[64], 1.15),
         ledger.close("without patches", same_trunk[256] / same_trunk[64], 16, rel=1e-9),
     ],
 )
@@ -1773,8 +1832,8 @@ nb.claim(
 # $p(L)=\frac1{2\pi\cosh(L/2)}$; the shifted one draws from $p(L+2\ln s)$. The network sees no $t$, so a shift in training is a change of weights of
 # the noise levels: what EDM {cite}`karras2022edm` does with the mean of $\ln\sigma$, which moves by $\ln s$.
 #
-# **X4. What it is worth in steps.** With an exact denoiser any schedule converges. At $d=256$ the unshifted one needs more than ten times the
-# steps of the growing one for the same error.
+# **X4. What it is worth in steps.** With an exact denoiser any schedule converges. At $d=256$ the unshifted one needs between six and
+# eight times the steps of the growing one for the same error.
 
 # %%
 level_ = sp.Symbol("L", real=True)
@@ -1785,9 +1844,7 @@ even = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
 base_draws, shifted_draws = cosine_log_snr(even, 40.0), shift_log_snr(cosine_log_snr(even, 40.0), 4.0)
 test_function = lambda L_: torch.sigmoid(L_ + 1)  # any bounded function of the noise level stands for the loss
 reweighted = (test_function(base_draws) * torch.exp(log_p(base_draws + 2 * math.log(4)) - log_p(base_draws))).mean()
-needed = next(
-    N for N in (25, 50, 100, 200, 250, 300, 400, 500) if spectral_error(model_spectrum(256), cosine_nodes(N)) < e2[256]["growing"]
-)
+unshifted = lambda N: spectral_error(model_spectrum(256), cosine_nodes(N))
 
 # %%
 nb.claim(
@@ -1807,18 +1864,12 @@ nb.claim(
 )
 nb.claim(
     "X4",
-    "With an exact denoiser the shift saves steps, no more: at d = 256 no shift needs at least ten times as many as the growing shift.",
+    "With an exact denoiser the shift saves steps, no more: at d = 256 no shift needs six to eight times as many as the growing shift.",
     "verified",
     holds=[
-        ledger.more(
-            "model, d = 256: W2² of s = 1 at 250 steps over the growing shift at 25",
-            spectral_error(model_spectrum(256), cosine_nodes(250)) / e2[256]["growing"],
-            1,
-        ),
-        ledger.less("and at 500 steps", spectral_error(model_spectrum(256), cosine_nodes(500)) / e2[256]["growing"], 1),
-        ledger.less(
-            "W2² of s = 1, 4000 steps over 25", spectral_error(model_spectrum(256), cosine_nodes(4000)) / e2[256]["1"], 1e-3, digits=2
-        ),
+        ledger.more("model, d = 256: W2² of s = 1 at 150 steps over the growing shift at 25", unshifted(150) / e2[256]["growing"], 1.2),
+        ledger.less("and at 200 steps", unshifted(200) / e2[256]["growing"], 0.95),
+        ledger.close("slope of W2² from 400 to 1600 steps, s = 1", math.log(unshifted(1600) / unshifted(400)) / math.log(4), -2, abs=0.3),
     ],
 )
 
@@ -1827,6 +1878,7 @@ nb.claim(
 #
 # - **"The gain is $s^2$"** (C2) for photographs, nearly; for pictures that are small by nature most of the signal goes with the noise.
 # - **"Easy in training"** (C4): in $x_0$, not in $\varepsilon$, whose loss rises.
+# - **Longer training** hardly helps a mismatched schedule (C5): at gain 16 the network samples worse after 4,800 iterations than at gain 1 after 1,200.
 # - **"Align the SNR"** (C6) repairs the coarse content. For the whole picture the best single shift lies between $\sqrt{d/d_0}$ and $d/d_0$, by the
 #   spectrum and the number of steps: $d^{0.5}$ for $1/k^2$, $d^{0.75}$ for our photographs.
 # - **The multiscale loss** (C11) leaves the ideal denoiser as it is. What it changes in a short training is E5's table.
@@ -1842,7 +1894,8 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# SOL1
+# $c=1$, $\gamma=1.4$: 4.4 thousandths in place of 5.7. The noisy end wants more than $d/8$, since the coarsest modes of photographs stand out
+# above the power law; next to the data the shift stays 1.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1857,16 +1910,16 @@ print(f"c = {winner[0]}, gamma = {winner[1]}: ≈{1e3 * trials[winner]:.2f}; c =
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# SOL2
+# Yes, if the largest noise grows with the size. From 80 down, as tuned for small pictures, they make an error of 30 thousandths at 256; from
+# $10\,d=2560$ down 5.5, as little as the growing shift. Nodes even in $\sigma^{1/7}$ have no preferred scale between their ends: what must follow the
+# resolution is the end.
 # ```
 
 # %% tags=["hide-cell"]
-for d in (8, 256):
-    for top in (80.0, 10.0 * d):
-        rho_nodes = torch.cat([diffusion.karras_sigmas(26, 0.01, top), torch.zeros(1, dtype=torch.float64)])
-        print(
-            f"d = {d}, sigma from {top:g}: W2² ≈{1e3 * spectral_error(photo[d], rho_nodes):.2f} (growing shift ≈{1e3 * photo_full[d]['growing']:.2f}) thousandths"
-        )
+for d, top in ((8, 80.0), (256, 80.0), (256, 2560.0)):
+    rho_nodes = torch.cat([diffusion.karras_sigmas(26, 0.01, top), torch.zeros(1, dtype=torch.float64)])
+    value = spectral_error(photo[d], rho_nodes)
+    print(f"d = {d}, sigma from {top:g}: W2² ≈{1e3 * value:.2f} (growing shift ≈{1e3 * photo_full[d]['growing']:.2f}) thousandths")
 
 # %% [markdown]
 # ```{admonition} Solution 3
