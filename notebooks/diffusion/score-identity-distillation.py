@@ -15,9 +15,9 @@
 #
 # **The point.** A diffusion model becomes a one-step generator, without data and without its sampler, by making a second diffusion model, trained on the
 # generator's own samples, agree with it. The obvious loss destroys the generator; a rewriting that leaves its value unchanged works. On Gaussians every
-# gradient is a closed form and says why: the obvious loss ignores the mean and shrinks the variance, rewriting halves its bias, and
-# $\mathcal L_2-\lambda\mathcal L_1$ is right for every start exactly when $\frac12\le\lambda\le1$. Rewriting everything, which the post asks about,
-# collapses. On digits one call of the student (FD 0.29) comes close to ten calls of the teacher (0.32), on MNIST to nineteen (0.47 and 0.44).
+# gradient is a closed form and says why: the obvious loss ignores the mean and shrinks the variance, rewriting halves its bias, and the gradient
+# of $\mathcal L_2-\lambda\mathcal L_1$ has the right sign from every start at every noise level exactly when $\frac12\le\lambda\le1$. Rewriting everything, which the post asks about,
+# collapses. On digits one call of the student (FD 0.29: the Fréchet distance in a classifier's 32 features) comes close to ten calls of the teacher (0.32), on MNIST to nineteen (0.47 and 0.44).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -29,6 +29,7 @@ if "google.colab" in sys.modules:
 
 import copy
 import math
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -81,7 +82,7 @@ for run, name, color in ((DIGITS, "digits", BLUE), (MNIST, "MNIST", ORANGE)):
 right.set(xscale="log", yscale="log", xlabel="network calls", title="teacher and student")
 right.legend(fontsize=8)
 figure.suptitle(
-    "Equal in value, opposite in effect: what the frozen fake score does to each loss", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "What the frozen fake network does to each loss: λ near 1 trains, L₁ and L₃ destroy", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -193,13 +194,14 @@ nb.derivation(
 # %% [markdown]
 # ## One value, five losses
 #
-# The distance of the two networks on noised student samples is $\mathcal L_1$. Its second factor is a function of $x$ times $\epsilon_{\psi^*}$, so the
-# identity applies:
+# The distance of the two networks on noised student samples is $\mathcal L_1$. The factor $\epsilon_\varphi-\epsilon_{\psi^*}$ depends on $x$ alone, so in
+# the *other* factor $\epsilon_{\psi^*}$ may become $\varepsilon$:
 #
 # $$\mathcal L_1=\mathbb E\Vert\epsilon_\varphi-\epsilon_\psi\Vert^2,\qquad
 # \mathcal L_2=\mathbb E\langle\epsilon_\varphi-\epsilon_\psi,\ \epsilon_\varphi-\varepsilon\rangle .$$
 #
-# The published loss is $\mathcal L_2-\lambda\mathcal L_1$ with $\lambda$ about 1. The post asks what happens if everything is replaced, and
+# The published loss is $\mathcal L_2-\lambda\mathcal L_1$ with $\lambda$ about 1. At $\psi^*$ its value is $(1-\lambda)\mathcal L_1$, zero at
+# $\lambda=1$ and negative at 1.2: the value says nothing about progress, only the frozen gradient counts. The post asks what happens if everything is replaced, and
 # there are two ways,
 #
 # $$\mathcal L_3=\mathbb E[\Vert\epsilon_\varphi\Vert^2-2\langle\epsilon_\varphi,\varepsilon\rangle+\langle\epsilon_\psi,\varepsilon\rangle],\qquad
@@ -405,6 +407,21 @@ nb.derivation(
         for i, part in enumerate(PARTS)
     ],
 )
+
+# %%
+xf = al * (muf + sgf * z) + be * e  # samples of the frozen student
+fisher = expect((be * (xf - al * m) / S - be * (xf - al * mu) / G) ** 2)  # its score moves, its density does not
+
+# %%
+nb.claim(
+    "X3",
+    "λ = 1: twice the frozen gradient of L₂ − L₁ is that of the Fisher divergence with the sampling density frozen (Gaussian model).",
+    "verified",
+    holds=[
+        sym.identity(part, sp.diff(fisher, p_).subs(live), 2 * sid[i].subs(lam, 1))
+        for i, (p_, part) in enumerate(zip((mu, sg), PARTS, strict=True))
+    ],
+)
 nb.experiment(
     "E4",
     "Best-response check: with the fake network solved exactly, frozen L₁ has the wrong gradient and frozen L₄ the right one.",
@@ -456,8 +473,9 @@ nb.claim(
 # %%
 nb.claim(
     "C6",
-    "Weaker dependence on ψ* is the reason: precisely, the bias of the frozen gradient is halved.",
-    "verified",
+    "Weaker dependence on ψ* is the reason: the bias of the frozen gradient is exactly halved; but no bias at all (λ = 1/2) is not better than λ = 1, so the bias is not the whole reason.",
+    "partly",
+    fails=[ledger.better("MNIST, FD: λ = 1/2 over λ = 1", last(MNIST, "0.5"), last(MNIST, "1"), scope=SM)],
     holds=[
         sym.identity("bias of L₁, mean", true[0] - frozen["L1"][0], 2 * front * gap / (S * G)),
         sym.identity("bias of L₂, mean", true[0] - frozen["L2"][0], front * gap / (S * G)),
@@ -490,7 +508,7 @@ field = {n: sp.lambdify((mu, sg, al, be), [g.subs({m: 0, s: 1}) for g in frozen[
 
 
 def descend(loss, start, steps=4000, rate=0.05):
-    """(steps + 1, 2) path of mean and deviation; a path that leaves |mu| < 100, 0 < sigma < 100 ends there."""
+    """(steps + 1, 2) path of mean and deviation; a path that leaves |mu| < 100, |sigma| < 100 ends there."""
     path = [np.array(start, dtype=float)]
     for _ in range(steps):
         if loss in field:
@@ -801,56 +819,39 @@ LOSSES = ["L1", "0", "0.5", "1", "1.2", "1.5", "L3", "L3'", "teacher"]
 TEACHERS = [["euler", n] for n in (1, 2, 5, 10, 50)] + [["heun", n] for n in (5, 9, 19, 49)]
 
 # %% [markdown]
-# One step of the student, checked against the definition: with a linear denoiser whose gradient can be written down, the weights after one call of `distil` must have moved
-# in the direction of minus that gradient (Adam's first step is the sign).
+# Does the code's loss have the gradients of D6? Take the Gaussian model with $\alpha=1$, teacher and fake as linear functions, a student $\mu+\sigma z$ of
+# another width, and differentiate `objective` automatically.
 
 
 # %%
-class Shift(nn.Module):
-    """D(x, sigma) = a + (x - a) / (1 + sigma^2), the best denoiser of N(a, 1) on the line; one weight."""
+def code_gradient(loss, level=0.6, count=400_000):
+    """Gradient of the mean of `objective` in (mu, sigma) at teacher N(1, 1), student N(1.7, 0.5²), fake frozen at the student's law."""
+    rng = torch.Generator().manual_seed(5)
+    z_, n_ = (torch.randn(count, 1, generator=rng, dtype=torch.float64) for _ in range(2))
+    z_, n_ = torch.cat([z_, z_, -z_, -z_]), torch.cat([n_, -n_, n_, -n_])  # antithetic
+    two = torch.tensor([1.7, 0.5], dtype=torch.float64, requires_grad=True)
+    y_ = two[0] + two[1] * z_
+    x_in = y_ + level * n_
+    shrink = lambda mean, width: mean + (x_in - mean) * width**2 / (width**2 + level**2)
+    return torch.autograd.grad(objective(loss, shrink(1.0, 1.0), shrink(1.7, 0.5), y_, x_in).mean(), two)[0]
 
-    def __init__(self, a):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(float(a)))
 
-    def forward(self, x, sigma):
-        return self.a + (x - self.a) / (1 + sigma[:, None] ** 2)
-
-
-exact_shift = Shift(0.0).requires_grad_(False)
-moves = {}
-
-# %%
-for loss in ("L1", "0", "1", "L4"):
-    value = float(loss) if loss[0].isdigit() else loss
-    if loss == "L4":
-        value = 0.5
-    student = distil(
-        exact_shift,
-        Shift(1.0),
-        (1,),
-        loss=value,
-        steps=150,
-        batch=256,
-        rates=[5e-2, 5e-2],
-        init=1.0,
-        band=(0.05, 10.0),
-        sigma_data=1.0,
-        seed=0,
-    )
-    moves["0.5" if loss == "L4" else loss] = float(student.a.detach())
+at_point = {al: 1, be: 0.6, m: 1, s: 1, mu: 1.7, sg: 0.5}
+by_formula = {k: [float(v.subs(at_point)) * 0.36 for v in frozen[k]] for k in ("L1", "L3", "L3'", "teacher")}
+by_formula |= {k: [float(v.subs({**at_point, lam: float(k)})) * 0.36 for v in sid] for k in ("0", "0.5", "1", "1.2")}
+worst_gap = {}
+for k, expected in by_formula.items():
+    got = code_gradient(float(k) if k[0].isdigit() else k)
+    worst_gap[k] = max(abs(float(g) - w) for g, w in zip(got, expected, strict=True))
 
 # %%
 nb.claim(
     "X2",
-    "The training loop on a model with one weight, started 1 away from the teacher: λ = 0, 0.5 and 1 bring it near, L₁ does not.",
+    "Automatic differentiation of the code's losses gives the closed-form gradients of D6.",
     "verified",
     holds=[
-        *[
-            ledger.less(f"λ = {k}: distance after 150 steps", abs(moves[k]), 0.35, machine=True, digits=2, scope="one seed")
-            for k in ("0", "0.5", "1")
-        ],
-        ledger.more("L₁: distance", abs(moves["L1"]), 0.5, machine=True, digits=2, scope="one seed"),
+        ledger.less(f"{k}: largest difference (gradients up to {max(map(abs, w)):.2g})", worst_gap[k], 0.01, digits=2, machine=True)
+        for k, w in by_formula.items()
     ],
 )
 
@@ -879,7 +880,7 @@ e2 = nb.run(
     points=nb.at_scale(cpu=2, gpu=5, full=10),
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Six panels of 300 student samples over the eight rings of the data. L1: a small clump far from the ring. L2 and lambda 1: eight clusters on the ring. Lambda 1.5: clusters with outliers. L3: one point in the middle. Teacher only: one side of the ring."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Six panels of 300 student samples over the eight rings of the data. L1: a small clump far from the ring. L2 and lambda 1: points all around the ring, denser at the eight modes. Lambda 1.5: a filled disc with outliers. L3: one point in the middle. Teacher only: a blob at the centre."}}
 figure, panels = plt.subplots(1, 6, figsize=(10.4, 2.4), sharex=True, sharey=True)
 centers = diffusion.toy2d().means
 for axes, (label, title) in zip(
@@ -902,23 +903,37 @@ nb.show(figure)
 ring_rows = [
     [
         NAMES.get(k, k if k.startswith("L") else f"λ = {k}"),
-        f"{np.median(last(RING, k)):.4f}",
+        "diverged" if np.median(last(RING, k)) >= 1e6 else f"{np.median(last(RING, k)):.4f}",
         f"{min(last(RING, k, 1)):.0f}",
-        f"{np.median(last(RING, k, 2)):.3f}",
+        "diverged" if np.median(last(RING, k, 2)) >= 1e6 else f"{np.median(last(RING, k, 2)):.3f}",
     ]
     for k in RING.result["curves"]
 ]
 nb.results(
-    "E2", f"Ring: median of 3 seeds after 1,200 steps; fewest modes ({RING.device})", ["loss", "energy distance", "modes", "std"], ring_rows
+    "E2",
+    f"Ring: median of 3 seeds after 1,200 steps; fewest modes; exact samples differ by {RING.result['floor']:.4f} ({RING.device})",
+    ["loss", "energy distance", "modes", "std"],
+    ring_rows,
+)
+
+# %%
+angle2 = 2 * math.pi * torch.rand(2000, generator=torch.Generator().manual_seed(97), dtype=torch.float64)
+radius2 = 1 + 0.1 * torch.randn(2000, generator=torch.Generator().manual_seed(96), dtype=torch.float64)
+circle = ring_quality(torch.stack([radius2 * angle2.cos(), radius2 * angle2.sin()], 1), diffusion.toy2d())  # no modes at all
+tight = ring_quality(diffusion.toy2d().sample(2000, torch.Generator().manual_seed(95)), diffusion.toy2d())
+far = ring_quality(
+    torch.tensor([[0.0, 0.5]], dtype=torch.float64).repeat(200, 1)
+    + 0.01 * torch.randn(200, 2, generator=torch.Generator().manual_seed(94), dtype=torch.float64),
+    diffusion.toy2d(),
 )
 
 # %%
 live2 = {k: v[0] for k, v in e2["curves"].items()}
 
-# %%
+# %% tags=["hide-input"]
 nb.experiment(
     "E2",
-    "On the ring λ = 0 to 1.2 finds all eight modes; L₁ leaves the ring, L₃, L₃' and the teacher alone collapse; λ = 1.5 and 2 blow up.",
+    "λ = 0 to 1.2 covers the ring with its eight modes; L₁ leaves it, L₃ and L₃' collapse, the teacher alone shrinks; at λ = 1.5 one seed of three blows up, at 2 all.",
     "verified",
     holds=[
         *[
@@ -934,6 +949,17 @@ nb.experiment(
             ledger.more(f"λ = {k}: largest energy distance", max(last(RING, k)), 100, machine=True, digits=2, scope=SR)
             for k in ("1.5", "2")
         ],
+        ledger.more(
+            "control: a uniform circle with the same radial noise",
+            circle[0] / tight[0] if tight[0] > 1e-3 else circle[0],
+            0.003,
+            machine=True,
+            digits=2,
+        ),
+        ledger.close("control: modes in exact samples", tight[1], 8, abs=0.5),
+        ledger.close("control: modes in a point at radius 1/2", far[1], 0, abs=0.5),
+        ledger.less("λ = 2: seeds that survived", float(sum(v < 1e6 for v in last(RING, "2"))), 0.5),
+        ledger.close("λ = 1.5: seeds that survived", float(sum(v < 1e6 for v in last(RING, "1.5"))), 2, abs=0.5, scope=SR),
         ledger.less(
             "live: λ = 1 over L₁ after 150 steps", live2["1"][-1][0] / live2["L1"][-1][0], 0.8, machine=True, digits=2, scope="one seed"
         ),
@@ -941,14 +967,23 @@ nb.experiment(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C10",
-    "A single noise level may suffice: at the spacing of the modes it nearly does, below it fails, and all levels together are at least as good.",
+    "A single noise level may suffice: below the spacing of the modes it fails, at or above it (0.4 and 1 on the ring, 2 on digits) it is nearly as good as all levels.",
     "partly",
     holds=[
         ledger.less("λ = 1, only σ = 0.4: largest energy distance", max(last(RING, "1 at 0.4")), 0.02, machine=True, digits=2, scope=SR),
         ledger.close("fewest modes", min(last(RING, "1 at 0.4", 1)), 8, abs=0.5, scope=SR),
+        ledger.less("only σ = 1: largest energy distance", max(last(RING, "1 at 1")), 0.02, machine=True, digits=2, scope=SR),
+        ledger.less(
+            "digits, only σ = 2: FD over that of all levels",
+            mean(DIGITS, "1 at 2") / mean(DIGITS, "1"),
+            1.5,
+            machine=True,
+            digits=3,
+            scope=SD,
+        ),
     ],
     fails=[
         ledger.more("only σ = 0.15: smallest energy distance", min(last(RING, "1 at 0.15")), 0.1, machine=True, digits=2, scope=SR),
@@ -1054,7 +1089,7 @@ fall3 = {k: v[0][-1][0] / e3["start"][0][0] for k, v in e3["curves"].items()}
 # %% tags=["hide-input"]
 nb.experiment(
     "E3",
-    "One call on digits: λ = 1 and 1.2 are best, λ = 0 is behind, L₁, L₃, L₃' and the teacher alone collapse; the student lies between the teacher's five and fifty Euler calls.",
+    "One call on digits: λ from 1/2 to 1.5 trains and is not told apart, λ = 0 is behind 1.2, L₁, L₃, L₃' and the teacher alone collapse; the student lies between the teacher's five and fifty Euler calls.",
     "verified",
     holds=[
         ledger.better("λ = 0 over λ = 1.2, FD", last(DIGITS, "0"), last(DIGITS, "1.2"), scope=SD),
@@ -1126,7 +1161,7 @@ nb.claim(
 )
 nb.claim(
     "C4",
-    "L₂ trains: on the ring as well as any, on digits half as well again, and in the Gaussian model not from a student much narrower than the teacher.",
+    "L₂ trains: on the ring as well as any, on digits with 1.56 times the FD of λ = 1.2, and in the Gaussian model not from a student much narrower than the teacher.",
     "partly",
     holds=[
         ledger.less("ring: largest energy distance", max(last(RING, "0")), 0.01, machine=True, digits=2, scope=SR),
@@ -1141,7 +1176,7 @@ nb.claim(
 # %%
 nb.claim(
     "C5",
-    "λ of about 1 is best; the paper uses 1 and 1.2, and 1.5 starts to break: 1 and 1.2 are best on digits, 1.5 is as good there and blows up on the ring.",
+    "λ of about 1 is best; the paper uses 1 and 1.2, and 1.5 starts to break: 1 and 1.2 are ahead of 0 on digits, 1.5 is as good there and blows up in one of three runs on the ring.",
     "partly",
     holds=[
         ledger.better("digits: λ = 0 over λ = 1.2, FD", last(DIGITS, "0"), last(DIGITS, "1.2"), scope=SD),
@@ -1177,7 +1212,7 @@ nb.claim(
 # %%
 nb.claim(
     "C9",
-    "Asking only the teacher collapses the student.",
+    "Asking only the teacher shrinks the student: to one picture on digits, to a blob at the centre of the ring.",
     "verified",
     holds=[
         ledger.less("ring: largest number of modes", max(last(RING, "teacher", 1)), 2, scope=SR),
@@ -1202,13 +1237,20 @@ small_teacher = diffusion.teacher("digits8")
 watched = small_teacher.images.train.as_subclass(Watched)
 object.__setattr__(small_teacher.images, "train", watched)
 denoiser = Denoiser(small_teacher.net)
-_ = distil(denoiser, denoiser, (1, 8, 8), loss=1.0, steps=2, batch=4, rates=FAST, init=2.5, band=(0.02, 20.0), sigma_data=0.6, seed=0)
-count = lambda net: sum(p.numel() for p in net.parameters())
+with mock.patch.object(copy, "deepcopy", wraps=copy.deepcopy) as copier:
+    _ = distil(denoiser, denoiser, (1, 8, 8), loss=1.0, steps=2, batch=4, rates=FAST, init=2.5, band=(0.02, 20.0), sigma_data=0.6, seed=0)
+copies = sum(call.args[0].__class__ is Denoiser for call in copier.call_args_list)
+
+# %%
+seen_levels = []
+spy = lambda x, sigma: (seen_levels.append(sigma.detach().clone()), denoiser(x, sigma))[1]
+_ = distil(spy, denoiser, (1, 8, 8), loss=1.0, steps=4, batch=64, rates=FAST, init=2.5, band=(0.02, 20.0), sigma_data=0.6, seed=1)
+drawn_top = float(torch.cat(seen_levels).max())
 
 # %%
 nb.claim(
     "C11",
-    "No training data and no sampler: two steps of `distil` read no picture; the data enter through one number, its standard deviation, in the fake's loss weights.",
+    "No training data and no sampler: `distil` is given none and reads none; the data enter through one number, their standard deviation, in the fake's loss weights. (On the ring the start is pre-trained on data.)",
     "verified",
     holds=[
         ledger.close("reads of the training pictures in two steps", len(untouched), 0, abs=0.5),
@@ -1217,16 +1259,13 @@ nb.claim(
 )
 nb.claim(
     "C12",
-    "Memory: three networks and two optimizers with two moments each, against one and one in plain training.",
+    "Memory: teacher, fake and student with two optimizers, against one network and optimizer in plain training; the averaged student is a fourth network (plain training with averages has a second).",
     "verified",
     holds=[
+        ledger.close("networks that one call of `distil` copies (student, fake, average)", copies, 3, abs=0.5),
         ledger.close(
-            "weights of teacher, fake and student over one network's",
-            (count(denoiser) + 2 * count(copy.deepcopy(denoiser))) / count(small_teacher.net),
-            3,
-            rel=1e-9,
+            "numbers a weight (weights, gradients, Adam's moments) over plain training's 4", sum((3 + 1, 2, 2 * 2)) / 4, 2.5, rel=1e-9
         ),
-        ledger.close("numbers held: weights, gradients, moments, over plain training's 4 a weight", (3 + 2 + 4) / 4, 2.25, rel=1e-9),
     ],
 )
 
@@ -1253,14 +1292,15 @@ nb.results(
 )
 nb.claim(
     "C13",
-    "The one-step students have a lower FID than their teachers.",
+    "The one-step students have a lower FID than their teachers, except on ImageNet against the stochastic sampler (1.36, unconfirmed).",
     "not checkable",
     reason="it takes the published EDM networks and days on several cards; here the students stay behind fifty calls of their teachers",
 )
+SETTINGS = {"λ": 1.2, "σ_init": 2.5, "share of the grid": 0.8, "first moment of Adam": 0.0}
 nb.claim(
     "C14",
-    "The released settings: λ = 1.2 (1 on one data set), noise levels from the lower 80% of EDM's grid, σ_init = 2.5, Adam without first moment; read in the authors' scripts. Their grid is the helper's, and λ = 1.2 is outside the window that is safe from every start.",
-    "verified",
+    "The released settings (read in the authors' scripts): λ = 1.2, noise levels from the lower 80% of EDM's grid, σ_init = 2.5, Adam without first moment (with it for one generator). Here the same but λ; the grid is the helper's, and λ = 1.2 lies outside the window that is safe from every start.",
+    "partly",
     holds=[
         ledger.less(
             "the code's noise levels against EDM's formula",
@@ -1268,8 +1308,14 @@ nb.claim(
             1e-9,
             digits=2,
         ),
-        ledger.close("λ = 1.2: the mean turns at S/G", float(((2 * lam - 2) / (2 * lam - 1)).subs(lam, 1.2)), 0.2857, abs=1e-4),
-        ledger.close("the deviation at", float(((lam - 1) / lam).subs(lam, 1.2)), 0.1667, abs=1e-4),
+        ledger.close(
+            "largest level that `distil` draws, over EDM's level at 0.8", drawn_top / karras(0.2, 0.02, 20.0), 1, abs=0.02, machine=True
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "at λ = 1.2 and S/G = 0.2: the mean's gradient has the wrong sign", float(mean_factor.subs({lam: SETTINGS["λ"], q: 0.2})), 0
+        ),
     ],
 )
 
@@ -1279,7 +1325,7 @@ nb.claim(
 # - *Transform everything* (the post's open question): L₃ and L₃' collapse, by one line of algebra and in every run (C7).
 # - *The LSGAN picture* (C8) is right for $\mathcal L_4$. For the post's last formula, $\mathcal L_3'$, it is right in value and wrong in gradient: the second term pulls the
 #   student *towards* small $\Vert\epsilon_\psi\Vert$.
-# - *One noise level* (C10) works only at the scale of the modes, and all levels are no worse.
+# - *One noise level* (C10) fails below the spacing of the modes; at or above it, it is nearly as good as all levels, and never better here.
 # - *Unbiased is best*: no. $\lambda=\frac12$ is the exact gradient, and $\lambda=1$ is better on MNIST. Why is open; the gradient of
 #   $2(\mathcal L_2-\mathcal L_1)$ is that of a Fisher divergence with the sampling density frozen, which the post's second part takes up.
 # - The sheet of numbers from which we started has $\lambda=\frac12$ five times worse than 1 on digits, with another network and rate; in ours they are close.
@@ -1292,7 +1338,7 @@ nb.claim(
 # ```{admonition} Solution 1
 # :class: dropdown
 # It is $2\alpha^2\beta^2\sigma\kappa^2\ge0$ and shrinks the student until $\kappa$ vanishes. On the way $\kappa>0$ (too wide), so the mean moves towards $m$,
-# but its speed is proportional to $\kappa$ and dies as the deviation becomes right: it is left where it was.
+# but its speed is proportional to $\kappa$ and dies as the deviation becomes right: it stops short of the target.
 # ```
 
 # %% tags=["hide-cell"]

@@ -15,9 +15,9 @@
 #
 # **The point.** Multiply the skip features of a trained diffusion U-Net by $\rho<1$ while sampling, most at the bottleneck, and few-step samples can
 # get better for free: on the digits the Fréchet distance of five Euler steps falls from 1.24 to 0.68. On MNIST, with a network of the same kind, the
-# same knob makes them worse. The post's reason (fewer skips, more nonlinearity) has the sign wrong: the map from noise to picture becomes *more
-# linear*. Most of what $\rho$ does at high noise is plainer: it multiplies the predicted noise by a constant. One such constant, with no skip
-# touched, does better than the best $\rho$ in 12 of 18 samplers.
+# same knob makes them worse, and with the paper's own sampler at 19 and 39 calls both networks want $\rho>1$. The post's reason (fewer skips, more
+# nonlinearity) holds for the amount of nonlinearity and not for its share, which falls. On the digits most of what $\rho$ does at high noise is a
+# constant factor on the predicted noise; such a factor alone, with no skip touched, does better than the best $\rho$ in 12 of 18 samplers.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -29,6 +29,7 @@ if "google.colab" in sys.modules:
 
 import copy
 import math
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -73,7 +74,7 @@ def paired(a, b):
     return float(d.mean() / (d.std(ddof=1) / math.sqrt(len(d))))
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels. Left, digits: the Frechet distance relative to the untouched network against rho; five Euler steps dip to 0.55 at rho 0.5, five stochastic steps fall to 0.25 at rho 0, Heun with nine calls stays between 0.9 and 1. Middle, MNIST: the curves for Euler and the stochastic sampler have their minimum at rho 1 and rise on both sides. Right: the least-squares factor between tuned and untouched predicted noise is a straight line in rho through 1 at rho 1, steeper for digits than for MNIST, the same at noise levels 1 and 10."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels. Left, digits: the Frechet distance relative to the untouched network against rho; five Euler steps dip to 0.55 at rho 0.5, five stochastic steps fall to 0.25 at rho 0, Heun with nine calls stays between 0.9 and 1. Middle, MNIST: the curves for Euler and the stochastic sampler have their minimum at rho 1 and rise on both sides. Right: the least-squares factor between tuned and untouched predicted noise is a nearly straight line in rho through 1 at rho 1, steeper for digits than for MNIST; on the digits the same at noise levels 1 and 10."}}
 figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.5))
 STYLES = {
     "euler 5": ("-o", BLUE, "Euler, 5 calls"),
@@ -116,7 +117,8 @@ nb.show(figure)
 # Notation: $k+1$ skips, $i=0$ next to the input and $i=k$ next to the bottleneck; $\rho_i$ multiplies skip $i$, so that a decoder block sees
 # $[h_i;\rho_is_i]$. States are $x=x_0+\sigma\varepsilon$; $\epsilon(x,\sigma)$ is the predicted noise and $D=x-\sigma\epsilon$ the predicted
 # picture. A *call* is one evaluation of the network. FD is the Fréchet distance in the 32 features of a digit classifier, to the test pictures
-# (half of the training pictures have an FD of 0.25 on both data sets; this is no FID of an Inception network).
+# (half of the training pictures have an FD of 0.25 on both data sets, and samples may have less, being more; below it an order means little; this is no FID of
+# an Inception network).
 #
 # ## One knob for all skips
 #
@@ -298,13 +300,14 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## Why the loss hardly notices
+# ## Why the training loss hardly notices
 #
 # Whatever the loss $L$, if $\rho s$ enters linear layers only, the chain rule gives
 #
 # $$\frac{\partial L}{\partial\rho_i}\Big|_{\rho=1}=\Bigl\langle\frac{\partial L}{\partial W_s},W_s\Bigr\rangle ,$$
 #
-# and at the end of training the right side is zero: a factor on a skip changes the training loss at second order only. (A mixed group is no
+# and at the end of training the right side is zero: a factor on a skip changes the training loss, the average over all noise levels, at second order only. At a single level it may well
+# have its minimum elsewhere (E4). (A mixed group is no
 # linear layer, and for such a skip the argument says nothing.)
 
 # %%
@@ -524,6 +527,15 @@ with torch.no_grad():
         hand = hand + (after - now) * 0.9 * e
 tuned_then_scaled = lambda x, sigma: 0.9 * remedy(digits.net, "graded", 0.4)(x, sigma)
 gap_hand = float((sample(tuned_then_scaled, "euler 4", RANGE["digits8"], z_, None) - hand).abs().max())
+mixer = lambda step, x0: torch.full_like(x0, 0.3)
+by_hand_sde = z_ * math.sqrt(1 + hand_sigmas[0] ** 2)
+with torch.no_grad():
+    for now, after in zip(hand_sigmas[:-1], hand_sigmas[1:], strict=True):
+        e = digits.net(by_hand_sde / math.sqrt(1 + now**2), torch.tensor([math.log(now)]))
+        up = after * math.sqrt(1 - after**2 / now**2)  # standard deviation of the step's noise
+        by_hand_sde = by_hand_sde - now * e + math.sqrt(after**2 - up**2) * e + up * 0.3
+with mock.patch.object(diffusion, "gaussian", return_value=mixer):
+    gap_sde = float((sample(remedy(digits.net, "graded", 1.0), "sde 4", RANGE["digits8"], z_, None) - by_hand_sde).abs().max())
 late_gap = [
     float((remedy(digits.net, "late", 0.3)(z_, s) - remedy(digits.net, "graded", 0.3 if s > 1 else 1.0)(z_, s)).abs().max().detach())
     for s in (0.9, 1.1)
@@ -539,6 +551,7 @@ nb.claim(
     "verified",
     holds=[
         ledger.less("four Euler steps by hand against `sample`", gap_hand, 1e-4, machine=True, digits=2),
+        ledger.less("four stochastic steps by hand, noise 0.3 everywhere", gap_sde, 1e-4, machine=True, digits=2),
         ledger.less("'late' against 'graded' above σ = 1 and nothing below", max(late_gap), 1e-6, digits=2, machine=True),
         ledger.less("'one2' against explicit factors", only_one, 1e-6, digits=2, machine=True),
         ledger.close(
@@ -597,7 +610,7 @@ def calls(name):
     return 2 * int(steps) - 1 if method == "heun" else int(steps)
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Frechet distance against rho for nine samplers on the digits, three panels for Euler, Heun and the stochastic sampler with 5, 9 or 19 and more calls; crosses mark the live run of 600 samples on the curves of the recorded run. Minima lie at smaller rho where there are fewer calls."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Frechet distance against rho for nine samplers on the digits, three panels for Euler, Heun and the stochastic sampler with 5, 9 or 19 and more calls; crosses mark the live run of 450 samples, which lie above the recorded curves because FD of a small sample is larger. Minima lie at smaller rho where there are fewer calls."}}
 figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.5), sharey=True)
 for axes, method, title in zip(panels, ("euler", "heun", "sde"), ("Euler", "Heun", "stochastic"), strict=True):
     for sampler, color in zip([s for s in SAMPLERS if s.startswith(method)], (BLUE, ORANGE, GREEN), strict=True):
@@ -610,7 +623,13 @@ for axes, method, title in zip(panels, ("euler", "heun", "sde"), ("Euler", "Heun
     axes.set(yscale="log", xlabel="ρ", title=title)
     axes.legend(fontsize=8)
 panels[0].set_ylabel("FD to the test digits")
-figure.suptitle("Digits: fewer calls, smaller best ρ (triangles; crosses: live)", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Digits: fewer calls, smaller best ρ (triangles; crosses: live, few samples, so higher)",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -621,8 +640,14 @@ for which in RUNS:
         (q, with_q), (lam, with_lam) = best(graded), best(scale)
         fixed = np.mean(recorded(which, "graded", sampler, 1)[1.0])
         rows.append(
-            [which, f"{sampler.split()[0]}, {calls(sampler)} calls"]
-            + [ledger.with_error(graded[1.0]), f"{with_q:.3f} at {q:g}", f"{with_lam:.3f} at {lam:g}", f"{fixed:.3f}"]
+            [
+                which,
+                f"{sampler.split()[0]}, {calls(sampler)} calls",
+                ledger.with_error(graded[1.0]),
+                f"{with_q:.3f} at {q:g}",
+                f"{with_lam:.3f} at {lam:g}",
+                f"{fixed:.3f}",
+            ]
         )
 nb.results(
     "E1",
@@ -654,7 +679,7 @@ nb.experiment(
         ledger.more("best ρ of heun 20 over heun 5", optimum["heun 20"] / optimum["heun 5"], 1.5, scope=S1),
         *[
             ledger.more(
-                f"live, {s}: smallest gain of ρ = 0.4 over the seeds", min(d), 0, machine=True, digits=2, scope="3 seeds of 200 samples"
+                f"live, {s}: smallest gain of ρ = 0.4 over the seeds", min(d), 0, machine=True, digits=2, scope="3 seeds of 150 samples"
             )
             for s, d in live_gain.items()
         ],
@@ -698,7 +723,7 @@ heun_gain = paired(recorded("MNIST", "graded", "heun 5")[1.0], recorded("MNIST",
 live_pair = np.array(e2["graded"]["sde 5"])[:, :, 0].mean(1)
 nb.experiment(
     "E2",
-    "On MNIST ρ < 1 helps Heun at nine calls only; Euler and the stochastic sampler get worse at 5 and 9 calls.",
+    "On MNIST ρ < 1 helps Heun at nine calls, and the stochastic sampler at 19 by two percent at most; Euler and the stochastic sampler get worse at 5 and 9 calls.",
     "partly",
     holds=[ledger.more("heun 5: FD at ρ = 1 minus FD at 0.7, in standard errors", heun_gain, 3, machine=True, digits=2, scope=S2)],
     fails=[
@@ -735,7 +760,7 @@ for axes, which in zip(panels, RUNS, strict=True):
 panels[0].set_ylabel("FD over untouched FD")
 panels[0].legend(fontsize=8)
 figure.suptitle(
-    "One skip at 0.7, innermost on the left: the outermost must not be touched", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "One skip at 0.7, innermost on the left: touching the outermost is drastic", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -779,7 +804,7 @@ nb.claim(
 # %% tags=["hide-input"]
 nb.claim(
     "C7",
-    "At equal quality fewer calls: the best ρ at n calls reaches the untouched network at about 2n with the stochastic sampler on the digits, with Euler not.",
+    "At equal quality fewer calls: on the digits five tuned stochastic calls reach nine untouched ones; nine do not reach nineteen, and Euler's method saves less.",
     "partly",
     holds=[
         ledger.less(
@@ -791,6 +816,13 @@ nb.claim(
         ),
     ],
     fails=[
+        ledger.more(
+            "stochastic, 9 tuned calls over 19 untouched",
+            graded_best["digits", "sde 9"] / np.mean(recorded("digits", "graded", "sde 19")[1.0]),
+            1.2,
+            machine=True,
+            scope=S1,
+        ),
         ledger.more(
             "Euler, 5 tuned calls over 9 untouched",
             graded_best["digits", "euler 5"] / np.mean(recorded("digits", "graded", "euler 9")[1.0]),
@@ -842,9 +874,25 @@ nb.claim(
 )
 
 # %% [markdown]
-# Removing the innermost skip *altogether* gives the best digits of all at five Euler steps. And tuning the graded schedule only while $\sigma>1$ (`late`
-# in the record) gives nearly all of the gain at five calls: what $\rho$ does, it does at high noise.
-#
+# And tuning the graded schedule only while $\sigma>1$ (`late`) gives most of the gain at five calls (X7): what $\rho$ does, it does at high noise.
+
+# %%
+late_share = {
+    s: (np.mean(recorded("digits", "late", s)[1.0]) - np.mean(recorded("digits", "late", s)[0.4]))
+    / (np.mean(recorded("digits", "graded", s)[1.0]) - np.mean(recorded("digits", "graded", s)[0.4]))
+    for s in ("euler 5", "sde 5")
+}
+nb.claim(
+    "X7",
+    "On the digits ρ = 0.4 at σ > 1 only gives nine tenths of its gain in five calls.",
+    "verified",
+    holds=[
+        ledger.more(f"{s}: gain of ρ = 0.4 at σ > 1 over its gain everywhere", v, 0.88, machine=True, digits=3, scope=S1)
+        for s, v in late_share.items()
+    ],
+)
+
+# %% [markdown]
 # ## E3: more nonlinear, or less?
 
 # %%
@@ -871,7 +919,11 @@ for axes, (which, name) in zip(panels, (("digits", "digits8"), ("MNIST", "mnist2
     axes.set(xlabel="Euler steps", ylabel="ρ", title=which)
     axes.grid(False)
 figure.suptitle(
-    "1 − R² from noise to picture: few steps and small ρ are both more linear", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Share of the picture that is nonlinear in the noise: smaller with few steps and with small ρ",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
@@ -889,7 +941,7 @@ live3 = np.array(e3["digits8"])[:, :, 0]
 # %%
 nb.experiment(
     "E3",
-    "The map from noise to picture becomes more nonlinear with every added step and, from five steps on, with every increase of ρ, on both data sets.",
+    "The nonlinear share of the map from noise to picture rises with every added step and, from five steps on, with every increase of ρ, on both data sets.",
     "verified",
     holds=[
         *[
@@ -915,17 +967,36 @@ nb.experiment(
 # %%
 nb.claim(
     "C4",
-    "A sampler with fewer steps is a less nonlinear map.",
+    "A sampler with fewer steps is a less nonlinear map (by its share).",
     "verified",
     holds=[
         ledger.more(f"{n}, ρ = 1: 40 steps minus 3", float(t[3, 4].mean() - t[3, 0].mean()), 0.1, machine=True, scope=S3)
         for n, t in residual.items()
     ],
 )
+
+# %%
+amount = {}  # total variance of the samples times their nonlinear share, Euler, five steps
+for which, name in (("digits", "digits8"), ("MNIST", "mnist28")):
+    for q, row in ((0.4, 1), (1.0, 3)):
+        amount[which, q] = float(np.mean(recorded(which, "graded", "euler 5", 2)[q]) * residual[name][row, 1].mean())
+
+# %%
 nb.claim(
     "C5",
-    "Smaller ρ adds nonlinearity to the sampling map.",
-    "refuted",
+    "Smaller ρ adds nonlinearity to the sampling map: to its amount (the variance that no affine map explains) at five steps, while its share of the whole falls at every number of steps.",
+    "partly",
+    holds=[
+        ledger.more(
+            f"{which}, 5 steps: nonlinear variance at ρ = 0.4 over ρ = 1",
+            amount[which, 0.4] / amount[which, 1.0],
+            1.1,
+            machine=True,
+            digits=3,
+            scope=S3,
+        )
+        for which in RUNS
+    ],
     fails=[
         ledger.more(
             f"{n}, {c} steps: 1 − R² at ρ = 1 minus at ρ = 0.4", float(t[3, j].mean() - t[1, j].mean()), 0.02, machine=True, scope=S3
@@ -960,7 +1031,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# Since a sampler with few steps is too linear and smaller $\rho$ makes it more so, the improvement of the digits cannot come from this.
+# So with smaller $\rho$ the pictures vary more, their nonlinear part too, but their linear part grows faster. Which of the two one calls "more
+# nonlinear" is a matter of words; what is not is that the linear part, a leftover of the starting noise, grows.
 #
 # ## E4: what the factor does
 #
@@ -1010,7 +1082,7 @@ for row, (which, name) in zip(panels, (("digits", "digits8"), ("MNIST", "mnist28
         one = calls4.config["rhos"].index(1.0)
         for j, axes in enumerate(row):
             axes.plot(calls4.config["rhos"], t[:, j] / (t[one, j] if j < 2 else 1), color=SHADES[sigma], ls="-", label=f"σ = {sigma:g}")
-    row[0].set(ylim=(0.97, 1.3), title=f"{which}: pixel loss")
+    row[0].set(ylim=(0.9, 1.3), title=f"{which}: pixel loss")
     row[1].set(ylim=(0.97, 1.1), title="feature loss")
     row[2].set(title="factor a")
 for axes in panels[1]:
@@ -1033,7 +1105,8 @@ def along(teacher, value, sigma):
     return float((change * plain).sum() ** 2 / plain.square().sum() / change.square().sum())
 
 
-share_along = {sigma: along(digits, 0.5, sigma) for sigma in (0.3, 3.0, 10.0, 30.0)}
+share_along = {sigma: along(digits, 0.5, sigma) for sigma in (0.3, 1.0, 3.0, 10.0, 30.0)}
+share_mnist = {sigma: along(mnist, 0.5, sigma) for sigma in (3.0, 10.0)}
 cell4 = lambda name, sigma, q: np.array(calls4.result[name][calls4.config["sigmas"].index(sigma)][calls4.config["rhos"].index(q)])
 slope4 = {
     (n, s, q): float(cell4(n, s, q)[:, 2].mean())
@@ -1047,7 +1120,7 @@ live4 = np.array(e4["digits8"])  # (sigmas, rhos, draws, 4)
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "At high noise ρ multiplies the predicted noise: by 1 − 0.07(1 − ρ) on the digits from σ = 1 on, and 80% and more of its effect from σ = 10 on is this factor; at σ = 0.3 under a tenth is.",
+    "On the digits ρ multiplies the predicted noise by 1 − 0.07(1 − ρ) from σ = 1 on; from σ = 10 on over three quarters of the change is this factor, at σ = 0.3 under a fifth. On MNIST the factor is smaller and takes over later: under half of the change at σ = 3, over half at σ = 10.",
     "verified",
     holds=[
         *[
@@ -1074,6 +1147,11 @@ nb.claim(
             )
             for s in (10.0, 30.0)
         ],
+        ledger.increasing(
+            "its growth over σ = 0.3, 1, 3, 10", [share_along[s] for s in (0.3, 1.0, 3.0, 10.0)], machine=True, scope=digits.provenance
+        ),
+        ledger.less("MNIST, σ = 3", share_mnist[3.0], 0.5, machine=True, digits=2, scope=mnist.provenance),
+        ledger.more("MNIST, σ = 10", share_mnist[10.0], 0.6, machine=True, digits=2, scope=mnist.provenance),
         ledger.less("the same at σ = 0.3", share_along[0.3], 0.2, machine=True, digits=2, scope=digits.provenance),
         ledger.close("live: a at σ = 10, ρ = 0.4", float(live4[2, 1, :, 2].mean()), slope4["digits8", 10.0, 0.4], rel=0.005, machine=True),
     ],
@@ -1090,17 +1168,38 @@ explained = {
     for s in ("euler 5", "sde 5", "sde 9")
 }
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "X4",
-    "A factor λ on the predicted noise, no skip touched, beats the best ρ in 12 of 18 samplers, and never asks for the opposite direction; at equal factor it gives 60 to 80% of ρ's gain on the digits.",
+    "A factor λ on the predicted noise, no skip touched, beats the best ρ in 12 of 18 samplers (in 6 of the 9 in which the best ρ is below 1; four of the wins on MNIST lie at the edge of the grid, λ = 1.02), and never asks for the opposite direction. In the digits' five calls ρ is ahead; at equal factor λ has 50 to 85% of its gain.",
     "verified",
     holds=[
-        ledger.close("MNIST: samplers (of 9) in which the best λ beats the best ρ", wins["MNIST"], 8, abs=1.5, machine=True, scope=S2),
-        ledger.close("digits: of 9", wins["digits"], 4, abs=1.5, machine=True, scope=S1),
+        ledger.close("MNIST: samplers (of 9) in which the best λ beats the best ρ", wins["MNIST"], 8, abs=0.5, scope=S2),
+        ledger.close("digits: of 9", wins["digits"], 4, abs=0.5, scope=S1),
+        ledger.close(
+            "with the best ρ below 1: wins",
+            sum(winners[w, s] < 1 and best(recorded(w, "graded", s))[0] < 1 for w in RUNS for s in SAMPLERS),
+            6,
+            abs=0.5,
+            scope=S1,
+        ),
+        ledger.close(
+            "with the best ρ below 1: samplers",
+            sum(best(recorded(w, "graded", s))[0] < 1 for w in RUNS for s in SAMPLERS),
+            9,
+            abs=0.5,
+            scope=S1,
+        ),
+        ledger.close(
+            "MNIST: samplers whose best λ is the largest of the grid",
+            sum(best(recorded("MNIST", "scale", s))[0] == max(SCALES) for s in SAMPLERS),
+            4,
+            abs=0.5,
+            scope=S2,
+        ),
         ledger.close("samplers in which one of the two wants more and the other less", against, 0, abs=0.5, scope=S1),
         *[
-            ledger.close(f"{s}: gain of λ = 0.96 over gain of ρ = 0.4", v, 0.7, abs=0.15, machine=True, digits=2, scope=S1)
+            ledger.close(f"{s}: gain of λ = 0.96 over gain of ρ = 0.4", v, 0.68, abs=0.18, machine=True, digits=2, scope=S1)
             for s, v in explained.items()
         ],
     ],
@@ -1132,9 +1231,10 @@ nb.claim(
 )
 
 # %% [markdown]
-# This explains the sign. An Euler or stochastic sampler with few steps loses variance ({doc}`ddim <ddim>` computes how much, exactly); subtracting a
-# little less of the predicted noise gives some back. Heun's method with few steps has too much variance, and there the same factor takes some away (the table
-# below). MNIST's network needs no such help with Euler: it asks for $\lambda\ge1$ and $\rho\ge1$.
+# On the digits this explains the sign: an Euler or stochastic sampler with few steps loses variance ({doc}`ddim <ddim>` computes how much, exactly), and
+# subtracting a little less of the predicted noise gives some back; Heun's method has too much with few steps, and there the same factor takes some
+# away. On MNIST the explanation fails. Euler lacks as much variance (118 of 211), $\rho<1$ restores it (178 at 0.4), and FD gets worse all the same; the
+# stochastic sampler gains from $\lambda=0.96$ and from no $\rho$. There the factor is small, and at the lower noise levels $\rho$ does other things (X3).
 
 # %% tags=["hide-input"]
 variances = [
@@ -1225,22 +1325,25 @@ high = {(s, q): float(cell4("digits8", s, q)[:, 3].mean()) for s in (0.3, 1.0, 2
 # %% tags=["hide-input"]
 nb.claim(
     "C11",
-    "Skips carry the high frequencies and weaker skips denoise more: here a smaller ρ raises the high-pass energy, of one call's picture and of few-step samples.",
-    "refuted",
+    "Skips carry the high frequencies and weaker skips denoise more: here a smaller ρ raises the high-pass energy of one call's picture and of Euler and stochastic samples; with Heun's method, whose few-step samples are too noisy, it lowers it.",
+    "partly",
+    holds=[
+        ledger.less(
+            "digits, heun 5: high-pass energy at ρ = 0.4 over ρ = 1",
+            np.mean(recorded("digits", "graded", "heun 5", 3)[0.4]) / np.mean(recorded("digits", "graded", "heun 5", 3)[1.0]),
+            0.97,
+            machine=True,
+            scope=S1,
+        )
+    ],
     fails=[
         *[
-            ledger.more(
-                f"digits, one call, σ = {s:g}: high-pass energy at ρ = 0.4 over ρ = 1",
-                high[s, 0.4] / high[s, 1.0],
-                1.05,
-                machine=True,
-                scope=S4,
-            )
+            ledger.more(f"one call, σ = {s:g}: the same", high[s, 0.4] / high[s, 1.0], 1.05, machine=True, scope=S4)
             for s in (0.3, 1.0, 2.0)
         ],
         *[
             ledger.more(
-                f"samples of {s}: the same",
+                f"samples of {s}",
                 np.mean(recorded("digits", "graded", s, 3)[0.4]) / np.mean(recorded("digits", "graded", s, 3)[1.0]),
                 1.05,
                 machine=True,
@@ -1305,7 +1408,7 @@ nb.claim(
 # %% tags=["hide-input"]
 nb.experiment(
     "E4",
-    "What ρ changes: the losses hardly, the size of the predicted noise steadily, and with it the variance of few-step samples, towards the real one on the digits.",
+    "What ρ changes: the pixel loss by a percent at σ = 1 and by tens of percent from σ = 10 on; the size of the predicted noise; and the variance of few-step samples, on the digits towards the real one.",
     "verified",
     holds=[
         ledger.less(
@@ -1343,7 +1446,7 @@ for axes, q in zip(panels, (0.4, 0.7, 1.0, 1.3), strict=True):
     axes.set(xticks=[], yticks=[])
     axes.set_ylabel(f"{q:g}", rotation=0, labelpad=14)
     axes.grid(False)
-panels[0].set_title("Five Euler steps from the same noise: smaller ρ (left), stronger strokes")
+panels[0].set_title("Five Euler steps from the same noise: smaller ρ (top), stronger strokes")
 nb.show(figure)
 
 # %% [markdown]
@@ -1401,6 +1504,23 @@ def residual_tuning(device, steps, batch, width, rhos, scales, samplers, count, 
 
 
 # %%
+probe = ResidualMLP(4, 8).double()
+probe.rho = 0.7
+x_p, s_p = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(13)), torch.tensor(0.4, dtype=torch.float64)
+with torch.no_grad():
+    angle_p = s_p * probe.frequencies
+    features_p, h_p = torch.cat([angle_p.sin(), angle_p.cos()]), probe.inlet(x_p)
+    for i in range(3):
+        h_p = 0.7 * h_p + probe.down[i](F.silu(probe.up[i](probe.norms[i](h_p)) + probe.levels[i](features_p)))
+    gap_p = float((probe.outlet(h_p) - probe(x_p, s_p)).abs().max())
+nb.claim(
+    "X8",
+    "The residual MLP computes h ← ρ h + f(h, σ) in each of its blocks.",
+    "verified",
+    holds=[ledger.less("against the formula at ρ = 0.7", gap_p, 1e-12, digits=2)],
+)
+
+# %%
 e5 = nb.run(
     "E5",
     residual_tuning,
@@ -1444,7 +1564,7 @@ gain5 = {s: paired(fd5("residual", s)[1.0], fd5("residual", s)[0.97]) for s in (
 # %% tags=["hide-input"]
 nb.experiment(
     "E5",
-    "Without skips: a residual factor ρ of 0.95 to 0.97 halves FD or better at five calls, and so does the factor λ on the noise.",
+    "Without skips: a residual factor ρ of 0.95 to 0.97 roughly halves FD at five calls, and so does the factor λ on the noise. (A network trained for 300 steps only, live, behaves otherwise.)",
     "verified",
     holds=[
         *[
@@ -1467,12 +1587,13 @@ nb.experiment(
             )
             for s in ("euler 5", "sde 5")
         ],
-        ledger.more(
+        ledger.less(
             "live, 300 training steps: FD at ρ = 1.05 over FD at 1",
             e5["residual euler 5"][-1][0] / e5["residual euler 5"][1][0],
-            0.1,
+            0.8,
             machine=True,
             digits=2,
+            scope="one network",
         ),
     ],
 )
@@ -1544,7 +1665,8 @@ nb.claim(
 # ## The paper's numbers
 #
 # The paper's abstract is the only place where we could read its numbers (the post shows its tables as pictures). They concern EDM on ImageNet-64 and an FID with Inception
-# features, which nothing here reproduces; what can be compared is the direction.
+# features, which nothing here reproduces; what can be compared is the direction. It is the
+# opposite: with the paper's sampler (Heun's) and its numbers of calls, 19 and 39, both our networks want $\rho>1$ (X6).
 
 # %% tags=["hide-input"]
 nb.results(
@@ -1555,10 +1677,32 @@ nb.results(
         ["paper's abstract", "19", "about 3.5 (twice the tuned)", "1.75"],
         ["paper's abstract", "39", "not stated", "1.57"],
         *[
-            [f"{which}, {s.split()[0]}", str(calls(s)), f"{np.mean(recorded(which, 'graded', s)[1.0]):.3f}", f"{graded_best[which, s]:.3f}"]
+            [
+                f"{which}, {s.split()[0]}",
+                str(calls(s)),
+                f"{np.mean(recorded(which, 'graded', s)[1.0]):.3f}",
+                f"{graded_best[which, s]:.3f} at ρ = {best(recorded(which, 'graded', s))[0]:g}",
+            ]
             for which in RUNS
             for s in ("heun 10", "heun 20")
         ],
+    ],
+)
+nb.claim(
+    "X6",
+    "With Heun's method at 19 and 39 calls, where the paper reports its gains, the best ρ of both our networks is above 1.",
+    "verified",
+    holds=[
+        ledger.more(
+            f"{which}, {s}: FD at ρ = 1 minus FD at ρ = 1.1, in standard errors",
+            paired(recorded(which, "graded", s)[1.0], recorded(which, "graded", s)[1.1]),
+            3,
+            machine=True,
+            digits=2,
+            scope=RUNS[which].provenance,
+        )
+        for which in RUNS
+        for s in ("heun 10", "heun 20")
     ],
 )
 nb.claim(
@@ -1571,13 +1715,14 @@ nb.claim(
 # %% [markdown]
 # ## What does not hold
 #
-# - *More nonlinearity* (C5, C3). The sampling map becomes more linear with smaller $\rho$, at all step counts, on both data sets. The post's argument is about
-#   one call with branches that do not oppose each other (D5).
+# - *More nonlinearity* (C5, C3). With smaller $\rho$ the nonlinear part grows in size at five steps, but its share falls at all step counts, on both data
+#   sets. The post's argument is about one call with branches that do not oppose each other (D5).
+# - *The paper's setting*: with Heun's method at 19 and 39 calls our networks want $\rho>1$ (X6).
 # - *Better samples* (C6, E2). Not in general: with our MNIST network Euler and the stochastic sampler get worse at 5 and 9 calls. The effect depends on the
 #   network; a short study on one of them would have concluded either way.
-# - *Stochastic samplers should want the opposite* (C13), *weaker skips denoise* (C11), *without skips the picture blurs* (C2): the opposite was seen in a network
-#   that predicts noise. With EDM's preconditioning C2 and C11 may come out differently; that was not tested.
-# - *Twice fewer calls* (C7): once, in the stochastic sampler on the digits.
+# - *Stochastic samplers should want the opposite* (C13), *weaker skips denoise* (C11, except with Heun's method), *without skips the picture blurs* (C2): the opposite was
+#   seen in a network that predicts noise. With EDM's preconditioning C2 and C11 may come out differently; that was not tested.
+# - *Fewer calls* (C7): five for nine, in the stochastic sampler on the digits, and no more.
 #
 # What does hold: some networks give better few-step samples when touched at sampling time, and it costs nothing to try. We would try $\lambda$ first: it needs no
 # U-Net, one multiplication, and its best value is mostly better (X4).
