@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kexue_nb
 from kexue_nb import data, ledger, metrics, moe, nn, optim, records, train
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 
 # %%
 nb = kexue_nb.notebook("moe-geometry")
@@ -499,7 +499,7 @@ def moe_forward(x, WA, WB, WR, k, h, f, normalise=True):
     y = torch.zeros_like(x)
     for i in rho.topk(k).indices:
         v = f(x @ WA[i]) @ WB[i]
-        y = y + rho[i] * (v / v.square().mean().sqrt() if normalise else v)
+        y = y + rho[i] * (v / (v.square().mean() + 1e-6).sqrt() if normalise else v)  # v may be 0
     return y
 
 
@@ -687,6 +687,7 @@ squares4, total4 = [9, 16, 2, 5], sum(sum(v[j] for v in vectors4) ** 2 for j in 
 p3, k_sym, S2 = sp.symbols("p1:4", positive=True), sp.Symbol("k", positive=True), sp.Symbol("S2", positive=True)
 objective = sampling_error([l**2 for l in l3], p3, S2, k_sym)
 at_best = dict(zip(p3, [l / sum(l3) for l in l3], strict=True))
+free = objective.subs(p3[2], 1 - p3[0] - p3[1])
 
 # %% tags=["hide-input"]
 nb.derivation(
@@ -694,17 +695,18 @@ nb.derivation(
     "Unbiased sampling has the error (1/k)(Σ‖v‖²/p − ‖S‖²), least for p ∝ ‖v‖; for n equal orthogonal vectors (n − 1)/k of ‖S‖².",
     sym.enumeration("all 16 draws, three p, exactly", ps, mean_square, lambda p: sampling_error(squares4, p, total4, k_draws)),
     *[
-        sym.identity(
-            f"slope in p{i + 1} at p ∝ ‖v‖, the same for all", sp.Derivative(objective, p3[i]).doit().subs(at_best), -(sum(l3) ** 2) / k_sym
+        sym.solves(
+            f"stationary in p{i + 1} with p3 = 1 − p1 − p2", sp.diff(free, p3[i]).subs(p3[1 - i], at_best[p3[1 - i]]), p3[i], at_best[p3[i]]
         )
-        for i in range(3)
+        for i in (0, 1)
     ],
     sym.identity("convex: second derivative", sp.Derivative(objective, (p3[0], 2)), 2 * l3[0] ** 2 / (k_sym * p3[0] ** 3)),
     sym.identity("the value there", objective.subs(at_best), (sum(l3) ** 2 - S2) / k_sym),
-    sym.identity(
-        "three orthogonal vectors of one length, over ‖S‖²",
-        objective.subs(at_best).subs(dict.fromkeys(l3, l3[0])).subs(S2, 3 * l3[0] ** 2) / (3 * l3[0] ** 2),
-        (3 - 1) / k_sym,
+    sym.enumeration(
+        "n orthogonal unit vectors, over ‖S‖² = n",
+        list(itertools.product((2, 4, 16), (1, 2, 4))),
+        lambda c: sampling_error([1] * c[0], [Fraction(1, c[0])] * c[0], Fraction(c[0]), c[1]) / c[0],
+        lambda c: Fraction(c[0] - 1, c[1]),
     ),
 )
 
@@ -801,7 +803,7 @@ def held_out(device, count, context):
 
 
 @torch.no_grad()
-def held_out_loss(model, runs, x, y, precision, rows=8):
+def held_out_loss(model, runs, x, y, precision, rows=16):
     """Mean loss of each run, (runs,)."""
     parts = [
         nn.cross_entropy_per_run(model(a.expand(runs, -1, -1), precision), b.expand(runs, -1, -1)) * len(a)
@@ -898,7 +900,7 @@ def measure(device, cell, *, windows, **config):
         out["share"] = torch.stack([row[3] for row in rows]).mean(0).nan_to_num(0.0)
         for layer in model.layers:
             layer.k, layer.method = config["experts"]["experts"], "dense"
-        out["dense loss"] = grid(tidy(held_out_loss(model, rates * seeds, x, y, precision, rows=2)))
+        out["dense loss"] = grid(tidy(held_out_loss(model, rates * seeds, x, y, precision)))
     return out
 
 
@@ -1156,7 +1158,7 @@ e2 = nb.run(
     "E2",
     six_kinds,
     cells=nb.at_scale(
-        cpu=[*matched[2:], *plain_cells(16, 16, 4)[:1]],
+        cpu=[*matched[3:], *plain_cells(16, 16, 4)[:1]],
         gpu=[*matched, *plain_cells(16, 32, 4)],
         full=[*matched, *unmatched, *frozen, *plain_cells(16, 32, 4)],
     ),
@@ -1172,10 +1174,10 @@ e2 = nb.run(
         gpu={"width": 32, "experts": 16, "k": 4, "method": "dense"},
         full={"width": 32, "experts": 16, "k": 4, "method": "dense"},
     ),
-    steps=nb.at_scale(cpu=100, gpu=300, full=800),
+    steps=nb.at_scale(cpu=60, gpu=300, full=600),
     batch=16,
     bf16=False,
-    windows=nb.at_scale(cpu=64, gpu=256, full=512),
+    windows=nb.at_scale(cpu=32, gpu=256, full=512),
 )
 
 # %%
@@ -1192,7 +1194,7 @@ e3 = nb.run(
         gpu={"width": 64, "experts": 16, "k": 4, "method": "dense"},
         full={"width": 128, "experts": 32, "k": 4, "method": "grouped"},
     ),
-    steps=nb.at_scale(cpu=40, gpu=200, full=600),
+    steps=nb.at_scale(cpu=40, gpu=200, full=500),
     batch=nb.at_scale(cpu=8, gpu=16, full=32),
     bf16=nb.at_scale(cpu=False, gpu=False, full=True),
     windows=nb.at_scale(cpu=32, gpu=64, full=128),
@@ -1254,11 +1256,724 @@ x5 = nb.run(
     "X5",
     layer_times,
     sizes=nb.at_scale(
-        cpu={"small": [1024, 64, 64, 16]},
-        gpu={"E3": [4096, 256, 128, 32], "large": [4096, 1024, 512, 32]},
-        full={"E3": [16384, 256, 128, 32], "large": [16384, 2048, 1024, 32]},
+        cpu={"wide": [1024, 64, 64, 16]},
+        gpu={"narrow": [4096, 256, 128, 32], "wide": [4096, 1024, 512, 32]},
+        full={"narrow": [16384, 256, 128, 32], "wide": [16384, 2048, 1024, 32]},
     ),
     ks=nb.at_scale(cpu=[1, 4, 16], gpu=[1, 4, 16, 32], full=[1, 2, 4, 8, 16, 32]),
     repeats=nb.at_scale(cpu=7, gpu=10, full=30),
     bf16=nb.at_scale(cpu=False, gpu=False, full=True),
 )
+
+# %% [markdown]
+# ## What the experiments say
+#
+# ### The blocks of a dense layer
+
+# %% tags=["hide-input"]
+r1, r2, r3, rx = (nb.recorded(id) for id in ("E1", "E2", "E3", "X5"))
+at4 = r1.config["counts"].index(len(r1.result["trained"]["cosines"][0]) // 4)  # k = n/4
+
+
+def by_seed(state, name, column=at4):
+    """Mean over layers of one number of E1, one entry a seed; columns are the counts k."""
+    table = np.array(r1.result[state][name])
+    return (table[..., column] if table.ndim == 3 else table).mean(1)
+
+
+def paired(a, b):
+    """Mean difference a − b of paired runs in its standard errors."""
+    difference = np.asarray(a) - np.asarray(b)
+    return float(difference.mean() / (difference.std(ddof=1) / math.sqrt(len(difference))))
+
+
+def tuned(record):
+    """Each cell's measures at the learning rate with the best mean held-out loss: name -> measure -> one row a seed."""
+    best_of = {name: metrics.best_rows([name] * len(m["loss"]), m["loss"])[name] for name, m in record.result.items()}
+    per_rate = lambda name, m, key: m[key] if key == "share" else m[key][best_of[name]]
+    return {name: {key: np.array(per_rate(name, m, key)) for key in m} for name, m in record.result.items()}
+
+
+t2, t3 = tuned(r2), tuned(r3)
+scope1 = f"full, {len(r1.config['seeds'])} seeds"
+scope2, scope3 = f"full, {len(r2.config['seeds'])} seeds, rate tuned", f"full, {len(r3.config['seeds'])} seeds, rate tuned"
+live1 = {state: {name: float(np.mean(e1[state][name], axis=(0, 1))[1]) for name in RULES} for state in ("start", "trained")}
+
+# %% tags=["hide-input"]
+check_model = build({"width": 64}, [0, 1], [1e-3], small_shape, {})
+ids_c = held_out(cpu, 5, 12)[0]
+with torch.no_grad():
+    walked = list(check_model.states(ids_c.expand(2, -1, -1)))
+    pieces = list(blocks_of(check_model, ids_c, 8))
+    branch = [(after - before).flatten(1, 2) for before, after in zip(walked[1::2], walked[2::2], strict=True)]
+    split_gap = max(float((v.sum(2) - b).abs().max()) for (_, v), b in zip(pieces, branch, strict=True))
+    v_c = pieces[1][1][0, :24].double()  # 24 tokens of one layer: loops in place of Gram matrices
+    gramless, k_c = {name: [] for name in ("length", "projection", "optimal", "random")}, 3
+    for token in v_c:
+        S_c = token.sum(0)
+        left = lambda K: float((token[list(K)].sum(0) - S_c).square().sum() / S_c.square().sum())  # noqa: B023
+        every = [left(K) for K in itertools.combinations(range(8), k_c)]
+        gramless["length"].append(left(token.norm(dim=1).topk(k_c).indices.tolist()))
+        gramless["projection"].append(left((token @ S_c).topk(k_c).indices.tolist()))
+        gramless["optimal"].append(min(every))
+        gramless["random"].append(sum(every) / len(every))
+    got_c = geometry(v_c, [k_c])
+    rule_gap = max(abs(float(got_c[name][0]) - np.mean(rows)) for name, rows in gramless.items())
+    ratio_gap = abs(
+        float(got_c["ratio"][0])
+        - float(torch.tensor([a / b for a, b in zip(gramless["length"], gramless["optimal"], strict=True)]).median())
+    )
+    cosine_c = F.cosine_similarity(v_c[:, :, None], v_c[:, None], dim=-1)
+    shape_gap = max(
+        float((got_c["cosines"] - cosine_c.mean(0)).abs().max()),
+        abs(float(got_c["together"]) - float((v_c.sum(1).square().sum(1) / v_c.square().sum((1, 2))).mean())),
+        abs(float(got_c["mu"]) - float(torch.linalg.eigvalsh(cosine_c - torch.eye(8)).abs().amax(1).median())),
+        abs(float(got_c["cosine"]) - float((cosine_c.abs().sum() - 24 * 8) / (24 * 56))),
+    )
+    few = (pieces[1][0][0, :12].double(), v_c[:12])  # fewer tokens than coordinates: least squares hits every target
+    exact_fit = linear_ranking(few, few, [k_c])
+    few_c = geometry(few[1], [k_c])
+    fit_gap = max(abs(float(exact_fit["predicted " + name][0] - few_c[name][0])) for name in ("length", "projection"))
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C1",
+    "A feed-forward layer is a sum of n smaller ones: in a Transformer, what the sublayer adds to the residual stream is the sum of eight blocks.",
+    "verified",
+    holds=[
+        ledger.less("two runs, two layers, 60 characters: largest difference", split_gap, 1e-4, machine=True, digits=1, scope="float32")
+    ],
+)
+nb.experiment(
+    "E1",
+    "Training makes the blocks less orthogonal, they add up; and yet ranking them by length comes closer to the optimum.",
+    "verified",
+    holds=[
+        ledger.more("‖S‖²/Σ‖v‖², trained, least of the seeds", min(by_seed("trained", "together")), 1.3, scope=scope1),
+        ledger.close("before training, mean", float(np.mean(by_seed("start", "together"))), 1, abs=0.1, scope=scope1),
+        ledger.more(
+            "mean |cos|, trained less untrained, in standard errors",
+            paired(by_seed("trained", "cosine"), by_seed("start", "cosine")),
+            3,
+            scope=scope1,
+        ),
+        ledger.more(
+            "error at k = n/4, untrained less trained, in standard errors",
+            paired(by_seed("start", "length"), by_seed("trained", "length")),
+            3,
+            scope=scope1,
+        ),
+        ledger.more(
+            "its ratio to the optimum, untrained less trained",
+            paired(by_seed("start", "ratio"), by_seed("trained", "ratio")),
+            3,
+            scope=scope1,
+        ),
+        ledger.more(
+            "spread of lengths, trained less untrained", paired(by_seed("trained", "spread"), by_seed("start", "spread")), 2, scope=scope1
+        ),
+        ledger.less(
+            "live: error of the longest, trained over untrained",
+            live1["trained"]["length"] / live1["start"]["length"],
+            0.9,
+            machine=True,
+            scope="cpu, 1 seed",
+        ),
+        ledger.less("the code: rules against loops over subsets, 24 tokens", rule_gap, 1e-9, machine=True, digits=1),
+        ledger.less("ratio", ratio_gap, 1e-6, machine=True, digits=1),
+        ledger.less("cosines, ‖S‖²/Σ‖v‖², μ", shape_gap, 1e-6, machine=True, digits=1),
+    ],
+)
+nb.claim(
+    "C5",
+    "For vectors that are not orthogonal the longest are a usable approximation.",
+    "verified",
+    holds=[
+        ledger.less(
+            "trained, k = n/4: median error over the optimum's, mean of seeds",
+            float(np.mean(by_seed("trained", "ratio"))),
+            1.25,
+            scope=scope1,
+        ),
+        ledger.less(
+            "mean error over that of random dropping",
+            float(np.mean(by_seed("trained", "length") / by_seed("trained", "random"))),
+            0.75,
+            scope=scope1,
+        ),
+        ledger.less(
+            "live: over random dropping", live1["trained"]["length"] / live1["trained"]["random"], 0.85, machine=True, scope="cpu, 1 seed"
+        ),
+    ],
+)
+nb.claim(
+    "C6",
+    "Because longer vectors are harder to cancel, length is what to rank by: it is good, the projection ⟨v, S⟩ is better.",
+    "partly",
+    holds=[
+        ledger.less(
+            "trained, k = n/4: error by length over random",
+            float(np.mean(by_seed("trained", "length") / by_seed("trained", "random"))),
+            0.75,
+            scope=scope1,
+        )
+    ],
+    fails=[
+        ledger.more(
+            "error by length less error by projection, trained, in standard errors",
+            paired(by_seed("trained", "length"), by_seed("trained", "projection")),
+            2,
+            scope=scope1,
+        ),
+        ledger.more("untrained", paired(by_seed("start", "length"), by_seed("start", "projection")), 3, scope=scope1),
+        ledger.less(
+            "live, untrained: projection over length",
+            live1["start"]["projection"] / live1["start"]["length"],
+            0.97,
+            machine=True,
+            scope="cpu, 1 seed",
+        ),
+    ],
+)
+nb.claim(
+    "X2",
+    "A linear map of x, fitted by least squares, ranks the blocks of a frozen layer nearly as well as their true lengths do.",
+    "verified",
+    holds=[
+        ledger.less(
+            "error by predicted over error by true length, trained",
+            float(np.mean(by_seed("trained", "predicted length") / by_seed("trained", "length"))),
+            1.15,
+            scope=scope1,
+        ),
+        ledger.less(
+            "error by predicted projection over random",
+            float(np.mean(by_seed("trained", "predicted projection") / by_seed("trained", "random"))),
+            0.8,
+            scope=scope1,
+        ),
+        ledger.less("the code: a fit with fewer tokens than coordinates ranks as the truth does", fit_gap, 1e-9, machine=True, digits=1),
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two matrices of mean cosines between the sixteen blocks of one feed-forward layer, recorded. Before training all entries off the diagonal are near zero; after training they are positive throughout."}}
+figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.3))
+for axes, state, title in zip(panels, ("start", "trained"), ("before training", "after training"), strict=True):
+    picture = axes.imshow(np.array(r1.result[state]["cosines"][-1]), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.grid(False)
+    axes.set(xlabel="block", ylabel="block")
+    axes.set_title(title, fontsize=10)
+figure.colorbar(picture, ax=panels, label="mean cosine of two blocks, last layer")
+figure.suptitle("Training turns the blocks towards each other", fontsize=11, fontweight="bold", x=0.01, ha="left")
+nb.show(figure)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Ratio of the error of the longest to the optimal error against the coherence mu for random frames of eight vectors with growing common part. All points lie between one and the bound (1 + mu)/(1 - mu), far below it, and the bound goes to infinity at mu = 1, beyond which points go on at moderate ratios."}}
+gen = torch.Generator().manual_seed(9)
+mix = torch.linspace(0, 0.5, 300, dtype=torch.float64)[:, None, None]
+base = torch.randn(300, 8, 200, generator=gen, dtype=torch.float64) + 2 * (mix / (1 - mix)).sqrt() * torch.randn(
+    300, 1, 200, generator=gen, dtype=torch.float64
+)
+leaning = F.normalize(base, dim=-1) * torch.exp(0.5 * torch.randn(300, 8, 1, generator=gen, dtype=torch.float64))
+leaning_gram = leaning @ leaning.mT
+mus, excesses = (
+    coherence(leaning_gram).numpy(),
+    (error_of(leaning_gram, keep_length(leaning_gram, 2)) / error_of(leaning_gram, keep_optimal(leaning_gram, 2))).numpy(),
+)
+figure, axes = plt.subplots(figsize=(7.0, 3.4))
+axes.scatter(mus, excesses, s=10, color=BLUE, label="random frames, n = 8, k = 2")
+below_one = np.linspace(0.05, 0.98, 200)
+axes.plot(below_one, (1 + below_one) / (1 - below_one), color=ORANGE, ls="--", label="(1 + μ)/(1 − μ)")
+axes.axvline(1, color=GREY, lw=1, ls=":")
+axes.set(ylim=(0.9, 8), yscale="log", xlabel="coherence μ", ylabel="error of the longest / optimal error")
+axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+axes.minorticks_off()
+axes.set_title("The bound holds where it exists; the rule does well beyond it")
+axes.legend(loc="upper right")
+nb.show(figure)
+
+# %% [markdown]
+# ### E4. Three vectors in the plane
+#
+# Dropping a *single* term costs its squared length, whatever the others are: for $k=n-1$ the rule is always exact (X4). The smallest case in which it can fail keeps one of three.
+# Take $v_1=(1,0)$ and $v_{2,3}=r(\cos\theta,\pm\sin\theta)$ with $r<1$. Keeping the longest leaves $4r^2\cos^2\theta$, keeping one of the others $1+2r\cos\theta+r^2$, so the rule is wrong
+# exactly if
+#
+# $$r\cos\theta<\tfrac14\bigl(1-\sqrt{5+4r^2}\bigr):$$
+#
+# the short vectors have to point backwards, together, and then not cancel against $v_1$ but be most of what is there.
+
+# %%
+rr, th, proj = sp.symbols("r theta u", real=True)
+w1, w2, w3 = sp.Matrix([1, 0]), sp.Matrix([rr * sp.cos(th), rr * sp.sin(th)]), sp.Matrix([rr * sp.cos(th), -rr * sp.sin(th)])
+advantage = (w2 + w3).dot(w2 + w3) - (w1 + w3).dot(w1 + w3)  # positive: the rule is wrong
+border = (1 - sp.sqrt(5 + 4 * rr**2)) / 4
+angles, ratios = np.linspace(0, math.pi, 181), np.linspace(0.02, 0.99, 98)
+angle_grid, ratio_grid = (torch.from_numpy(t) for t in np.meshgrid(angles, ratios))
+three = torch.stack(
+    [
+        torch.stack([torch.ones_like(angle_grid), torch.zeros_like(angle_grid)], -1),
+        torch.stack([ratio_grid * angle_grid.cos(), ratio_grid * angle_grid.sin()], -1),
+        torch.stack([ratio_grid * angle_grid.cos(), -ratio_grid * angle_grid.sin()], -1),
+    ],
+    -2,
+)
+three_gram = three @ three.mT
+lost = error_of(three_gram, keep_length(three_gram, 1)) - error_of(three_gram, keep_optimal(three_gram, 1))
+predicted_wrong = ratio_grid * angle_grid.cos() < (1 - (5 + 4 * ratio_grid**2).sqrt()) / 4
+
+# %% tags=["hide-input"]
+nb.experiment(
+    "E4",
+    "Three vectors in the plane, one kept: the longest is wrong exactly if r cos θ < (1 − √(5 + 4r²))/4.",
+    "verified",
+    holds=[
+        sym.solves("the border", sp.expand(advantage).subs(sp.sin(th) ** 2, 1 - sp.cos(th) ** 2).subs(sp.cos(th), proj / rr), proj, border),
+        ledger.close(
+            "181 × 98 cases by brute force: share in which the border is right",
+            float(((lost > 1e-12) == predicted_wrong).double().mean()),
+            1,
+            abs=1e-9,
+        ),
+        ledger.close("share of the map in which the rule is wrong", float((lost > 1e-12).double().mean()), 0.1, abs=0.001),
+    ],
+)
+one_out = [
+    float((error_of(g, keep_length(g, g.shape[-1] - 1)) - error_of(g, keep_optimal(g, g.shape[-1] - 1))).max())
+    for g in (some_gram, cloud_gram, leaning_gram)
+]
+nb.claim(
+    "X4",
+    "Dropping one term is always done right by the rule: the error is the squared length of that term.",
+    "verified",
+    holds=[
+        ledger.less(f"{name}: largest excess over the optimum at k = n − 1", e, 1e-9, machine=True, digits=1)
+        for name, e in zip(("40 sets in R⁵", "500 frames in R⁶⁴", "300 leaning frames"), one_out, strict=True)
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Map over the angle theta of the two short vectors and their length ratio r of what keeping the longest of three vectors loses against the best. It is zero except in a corner at large angles and ratios near one, bounded by the analytic curve."}}
+figure, axes = plt.subplots(figsize=(6.8, 3.5))
+picture = axes.pcolormesh(np.degrees(angles), ratios, lost.numpy(), cmap="viridis", shading="nearest")
+edge = (1 - np.sqrt(5 + 4 * ratios**2)) / 4 / ratios
+axes.plot(np.degrees(np.arccos(np.clip(edge, -1, 1)))[edge > -1], ratios[edge > -1], color=ORANGE, label="r cos θ = (1 − √(5 + 4r²))/4")
+axes.grid(False)
+axes.set(xlabel="angle θ of the two shorter vectors (degrees)", ylabel="length ratio r")
+axes.set_title("The longest of three is wrong in one corner only")
+axes.legend(loc="lower left")
+figure.colorbar(picture, ax=axes, label="excess error")
+nb.show(figure)
+
+# %% [markdown]
+# ### Six kinds of mixture
+#
+# At the start the six layers put out vectors of very different size, so that unmatched arms differ in more than their geometry (X3).
+
+# %% tags=["hide-input"]
+start_shape = {"context": 64, "d": 64, "depth": 1, "heads": 4}
+with torch.no_grad():
+    start_rms, unmatched_ids = {}, held_out(cpu, 8, 64)[0]
+    for cell in unmatched[:6]:
+        stack = build(cell, [0], [1e-3], start_shape, {"width": 32, "experts": 16, "k": 4, "method": "grouped"})
+        walked = list(stack.states(unmatched_ids[None]))
+        before_rms = float((walked[2] - walked[1]).square().mean().sqrt())
+        stack.match_output(unmatched_ids[None], 0.5)
+        walked = list(stack.states(unmatched_ids[None]))
+        start_rms[cell["name"].removesuffix(", unmatched")] = (before_rms, float((walked[2] - walked[1]).square().mean().sqrt()))
+loudest = max(w[0] for w in start_rms.values()) / min(w[0] for w in start_rms.values())
+gain_of = lambda kind, suffix="": t2[f"{kind}, raw{suffix}"]["loss"] - t2[f"{kind}, unit{suffix}"]["loss"]
+names2 = [name for name, _, _ in kinds]
+
+# %% tags=["hide-input"]
+nb.claim(
+    "X3",
+    "Much of what normalisation seems to gain is the scale at the start: unmatched, the six layers begin up to 90 times apart.",
+    "verified",
+    holds=[
+        ledger.close("largest over smallest output RMS at the start", loudest, 90, rel=0.15, machine=True),
+        *[ledger.close(f"{name}: matched", w[1], 0.5, abs=1e-4, machine=True) for name, w in start_rms.items()],
+        ledger.more(
+            "Softmax, raw: loss unmatched less matched, in standard errors",
+            paired(t2["Softmax, raw, unmatched"]["loss"], t2["Softmax, raw"]["loss"]),
+            2,
+            scope=scope2,
+        ),
+    ],
+)
+active = t2["dense, active units"]["loss"]
+nb.experiment(
+    "E2",
+    "Small models: each of the six mixtures with a trained router is better than the plain layer of the same arithmetic, and ReLU mixtures with unit experts at least as good as with raw ones.",
+    "verified",
+    holds=[
+        *[
+            ledger.more(f"plain, active units, less {name}, in standard errors", paired(active, t2[name]["loss"]), 2, scope=scope2)
+            for name in names2
+            if "Sigmoid" not in name
+        ],
+        ledger.more("ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 0, scope=scope2),
+        *[
+            ledger.less(
+                f"live, {name}: training loss after 60 steps",
+                float(np.mean(m["train"])),
+                data.unigram_entropy(corpus),
+                machine=True,
+                scope="cpu, 2 seeds",
+            )
+            for name, m in e2.items()
+        ],
+    ],
+)
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C9",
+    "A mixture with normalised experts approximates its own dense version: for orthonormal directions surely, in trained networks depending on the router's activation.",
+    "partly",
+    holds=[
+        ledger.less(
+            f"{kind}, unit: gap ‖y_k − y_n‖²/‖y_n‖², mean over seeds and layers",
+            float(t3[f"{kind}, unit"]["gap"].mean()),
+            bound,
+            scope=scope3,
+        )
+        for kind, bound in (("ReLU", 0.1), ("Softmax", 0.2))
+    ],
+    fails=[
+        ledger.more("Sigmoid, unit: gap", float(t3["Sigmoid, unit"]["gap"].mean()), 0.2, scope=scope3),
+        ledger.less("Sigmoid, unit: share of Σρ that the k largest hold", float(t3["Sigmoid, unit"]["share"][3]), 0.5, scope=scope3),
+        ledger.more(
+            "live, Sigmoid, unit, 60 steps: gap", float(np.mean(e2["Sigmoid, unit"]["gap"])), 0.2, machine=True, scope="cpu, 2 seeds"
+        ),
+    ],
+)
+nb.claim(
+    "C10",
+    "Without the division experts are chosen by something that is not the length of their term.",
+    "verified",
+    holds=[
+        *[
+            ledger.less(
+                f"{kind}, raw: share of the k largest ρ among the k largest ρ‖v‖",
+                float(t3[f"{kind}, raw"]["overlap"].mean()),
+                0.97,
+                scope=scope3,
+            )
+            for kind in ("Softmax", "Sigmoid", "ReLU")
+        ],
+        ledger.less("live, ReLU, raw, 60 steps", float(np.mean(e2["ReLU, raw"]["overlap"])), 0.99, machine=True, scope="cpu, 2 seeds"),
+    ],
+)
+nb.claim(
+    "C11",
+    "Dividing by the length makes the geometry clear; the post promises no better loss. From matched starts a ReLU mixture gains by it, a Sigmoid mixture does not.",
+    "partly",
+    holds=[
+        ledger.more("ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 2, scope=scope2)
+    ],
+    fails=[
+        ledger.less(
+            "Sigmoid: raw less unit, in standard errors", paired(t2["Sigmoid, raw"]["loss"], t2["Sigmoid, unit"]["loss"]), 2, scope=scope2
+        )
+    ],
+)
+nb.claim(
+    "C12",
+    "Activations that do not normalise over the experts avoid harmful competition and sometimes work better: ReLU does, Sigmoid does not.",
+    "partly",
+    holds=[
+        ledger.more(
+            f"{label}: Softmax, unit, less ReLU, unit, in standard errors",
+            paired(t["Softmax, unit"]["loss"], t["ReLU, unit"]["loss"]),
+            2,
+            scope=scope,
+        )
+        for label, t, scope in (("E2", t2, scope2), ("E3", t3, scope3))
+    ],
+    fails=[
+        ledger.less(
+            f"{label}: Softmax, unit, less Sigmoid, unit, in standard errors",
+            paired(t["Softmax, unit"]["loss"], t["Sigmoid, unit"]["loss"]),
+            2,
+            scope=scope,
+        )
+        for label, t, scope in (("E2", t2, scope2), ("E3", t3, scope3))
+    ],
+)
+
+# %% [markdown]
+# Does multiplying by $\rho$ teach the router (C15)? Yes, as far as it is asked: a frozen router does worse, and a chosen weight goes to its projection. But an expert that is not chosen learns nothing,
+# and the dense optimum can stay out of reach. Two orthonormal experts, $k=1$, target $y^*=(\tfrac12,1)$, $\rho=(0.6,0.4)$ at the start: gradient descent takes
+# $\rho_1$ to $\tfrac12$, which is still above 0.4, and the better expert is never tried. (A Softmax router is a little wider awake: its denominator carries gradient to the logits of experts that were not chosen.)
+
+
+# %%
+def descend(rho, goal, steps=400, rate=0.1):
+    """Gradient descent on ½‖ρ_i e_i − y*‖² with the largest of ρ chosen and orthonormal e: autograd through topk."""
+    rho, goal = torch.tensor(rho, dtype=torch.float64, requires_grad=True), torch.tensor(goal, dtype=torch.float64)
+    for _ in range(steps):
+        y = torch.where(moe.topk_mask(rho.detach(), 1), rho, 0.0)
+        (grad,) = torch.autograd.grad((y - goal).square().sum() / 2, rho)
+        rho = (rho - rate * grad).detach().requires_grad_()
+    return rho.detach()
+
+
+stuck, lucky = descend([0.6, 0.4], [0.5, 1.0]), descend([0.6, 0.8], [0.5, 1.0])
+softmax_layer = moe.MoE(nn.Init([0]), 6, 5, 7, k=2, gate="softmax", normalise=True, router_std=1.0).double()
+(softmax_layer(x_tiny.detach()) * torch.linspace(-1, 1, 6, dtype=torch.float64)).sum().backward()
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C15",
+    "Multiplying by ρ needs no explanation by a learned choice: each step approximates the dense sum. Chosen weights do go to their projections; experts that are never chosen stay as they are.",
+    "partly",
+    holds=[
+        ledger.close("started at (0.6, 0.8): the chosen weight ends at ⟨y*, e₂⟩", float(lucky[1]), 1.0, abs=1e-9),
+        ledger.more(
+            "frozen less trained router, Softmax, unit: loss in standard errors",
+            paired(t2["Softmax, unit, frozen router"]["loss"], t2["Softmax, unit"]["loss"]),
+            2,
+            scope=scope2,
+        ),
+    ],
+    fails=[
+        ledger.close("started at (0.6, 0.4): the other weight is where it was", float(stuck[1]), 0.4, abs=1e-12),
+        ledger.close(
+            "squared error that is left, against 0.25 for the better expert", float((stuck[0] - 0.5) ** 2 + 1.0**2), 1.0, abs=1e-9
+        ),
+        ledger.close(
+            "logits that a gradient reaches, Softmax, k = 2 of 7", int((softmax_layer.wr.grad[0].abs().sum(0) > 0).sum()), 7, abs=0.5
+        ),
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of the six kinds of mixture in the small models, recorded, from matched and unmatched starts, with standard errors, beside two horizontal lines for the plain layer with all and with the active hidden units. ReLU mixtures lie lowest, Sigmoid mixtures highest; the raw Softmax mixture suffers most from an unmatched start."}}
+figure, axes = plt.subplots(figsize=(7.6, 3.6))
+for i, name in enumerate(names2):
+    for offset, suffix, color, mark in ((-0.12, "", BLUE, "o"), (0.12, ", unmatched", ORANGE, "s")):
+        losses = t2[name + suffix]["loss"]
+        axes.errorbar(
+            i + offset,
+            losses.mean(),
+            losses.std(ddof=1) / math.sqrt(len(losses)),
+            fmt=mark,
+            color=color,
+            capsize=2,
+            label=("matched", "unmatched")[bool(suffix)] if i == 0 else None,
+        )
+for name, style in (("dense, all units", "-"), ("dense, active units", ":")):
+    axes.axhline(t2[name]["loss"].mean(), color=GREY, ls=style, lw=1.2, label=name)
+axes.set_xticks(range(6), [name.replace(", ", "\n") for name in names2])
+axes.set_ylabel("held-out loss (nats a character)")
+axes.set_title("The activation matters more than the division; an unmatched start misleads")
+axes.legend(fontsize=8)
+nb.show(figure)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of the total router weight that the j largest weights hold against j, for Softmax, Sigmoid and ReLU routers with unit experts in the larger models, recorded. ReLU rises fastest and holds nearly everything within k = 4; Softmax follows; Sigmoid rises almost along the diagonal."}}
+figure, axes = plt.subplots(figsize=(6.8, 3.4))
+for kind, color, mark in (("ReLU", BLUE, "o-"), ("Softmax", GREEN, "s--"), ("Sigmoid", RED, "^-.")):
+    share_row = t3[f"{kind}, unit"]["share"]
+    axes.plot(
+        np.arange(1, len(share_row) + 1),
+        share_row,
+        mark,
+        color=color,
+        ms=4,
+        label=f"{kind}; gap to the dense version {t3[f'{kind}, unit']['gap'].mean():.2f}",
+    )
+axes.axvline(r3.config["experts"]["k"], color=GREY, lw=1, ls=":")
+axes.set(xlabel="j", ylabel="share of Σρ in the j largest", ylim=(0, 1.03))
+axes.set_title("What a Sigmoid router leaves out is not small")
+axes.legend(fontsize=8, loc="lower right")
+nb.show(figure)
+
+# %% [markdown]
+# ### Larger models, and the load
+#
+# Nothing so far asks the experts to be used evenly, and they are not. Loss-free balancing {cite}`wang2024lossfree` adds a bias to the scores for the choice alone and moves it against
+# the load, $b\leftarrow b-\eta_b\operatorname{sign}(F-\frac1n)$ with $F$ the shares of the load. Even perfect balance leaves a MaxVio above 0 in a batch of $T$ tokens, whose loads are binomial
+# counts: `moe.max_violation_floor`.
+
+# %% tags=["hide-input"]
+probe_tokens = 16 * r3.config["shape"]["context"]
+floor3 = moe.max_violation_floor(probe_tokens, r3.config["experts"]["experts"], r3.config["experts"]["k"])
+nb.experiment(
+    "E3",
+    "Larger models: the order of the activations and the gaps of E2 come back; mixtures beat the plain layer of the same arithmetic.",
+    "verified",
+    holds=[
+        *[
+            ledger.more(
+                f"plain, active units, less {name}, in standard errors",
+                paired(t3["dense, active units"]["loss"], t3[name]["loss"]),
+                2,
+                scope=scope3,
+            )
+            for name in ("Softmax, unit", "ReLU, unit")
+        ],
+        ledger.more(
+            "gap: Sigmoid, unit, over ReLU, unit",
+            float(t3["Sigmoid, unit"]["gap"].mean() / t3["ReLU, unit"]["gap"].mean()),
+            2,
+            scope=scope3,
+        ),
+        *[
+            ledger.less(f"live, {name}: training loss after 40 steps", float(np.mean(m["train"])), 4.0, machine=True, scope="cpu, 2 seeds")
+            for name, m in e3.items()
+        ],
+    ],
+)
+nb.claim(
+    "X6",
+    "Without balancing the load is uneven; loss-free balancing lowers MaxVio without a gradient.",
+    "verified",
+    holds=[
+        *[
+            ledger.more(f"{kind}, unit: MaxVio without balancing", float(t3[f"{kind}, unit"]["violation"].mean()), 1, scope=scope3)
+            for kind in ("Softmax", "Sigmoid", "ReLU")
+        ],
+        *[
+            ledger.less(
+                f"{kind}, unit: with over without",
+                float(t3[f"{kind}, unit, balanced"]["violation"].mean() / t3[f"{kind}, unit"]["violation"].mean()),
+                0.7,
+                scope=scope3,
+            )
+            for kind in ("Softmax", "Sigmoid", "ReLU")
+        ],
+        ledger.less(f"floor, {probe_tokens} tokens", floor3, 0.3),
+    ],
+)
+
+# %% [markdown]
+# ### Time
+#
+# Arithmetic falls to $k/n$; time does not fall as far. Sorting, gathering and scattering tokens moves memory that the plain layer does not move, and that part does not shrink with $d$ as the products do.
+
+# %% tags=["hide-input"]
+wide_x, narrow_x, ks_x = rx.result["wide"], rx.result["narrow"], rx.config["ks"]
+live_time = dict(zip(nb.at_scale(cpu=[1, 4, 16], gpu=[1, 4, 16, 32], full=ks_x), x5["wide"]["grouped"], strict=True))
+relative = lambda row, i: [t[i] / row["dense"][i] for t in row["grouped"]]
+four = ks_x.index(4)
+nb.claim(
+    "X5",
+    "The time of the grouped layer follows the number of chosen experts, above the line of the arithmetic.",
+    "verified",
+    holds=[
+        ledger.increasing("wide layer, forward and backward: time over k", relative(wide_x, 1), scope="full"),
+        ledger.less("k = 4: time over that of the dense layer, forward and backward", relative(wide_x, 1)[four], 0.6, scope="full"),
+        ledger.more("its time over its arithmetic", relative(wide_x, 1)[four] / wide_x["flops"][four], 1, scope="full"),
+        ledger.more(
+            "the same for the narrow layer over that for the wide one",
+            relative(narrow_x, 1)[four] / relative(wide_x, 1)[four],
+            1,
+            scope="full",
+        ),
+        ledger.less("live: k = 1 over k = 16 of 16, forward", live_time[1][0] / live_time[16][0], 0.7, machine=True, scope="cpu"),
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Time of the grouped mixture over the time of the dense layer against the share k/n of chosen experts, log-log, recorded, for a narrow and a wide layer, forward and backward, beside the line of the arithmetic. The wide layer runs along the line a little above it; the narrow one flattens at small shares."}}
+figure, axes = plt.subplots(figsize=(7.0, 3.6))
+share_x = np.array(ks_x) / rx.config["sizes"]["wide"][3]
+axes.plot(share_x, wide_x["flops"], color=GREY, ls=":", label="arithmetic, k/n + n/(2D), wide")
+for row, name, color, mark in ((wide_x, "wide", BLUE, "o"), (narrow_x, "narrow", ORANGE, "s")):
+    axes.plot(share_x, relative(row, 1), mark + "-", color=color, label=f"{name}, forward and backward")
+    axes.plot(share_x, relative(row, 0), mark + "--", color=color, ms=4, mfc="white", label=f"{name}, forward")
+axes.axhline(1, color=BLACK, lw=0.8)
+axes.set(xscale="log", yscale="log", xlabel="share of experts chosen, k/n", ylabel="time / time of the dense layer")
+axes.set_title("A quarter of the arithmetic is not a quarter of the time")
+axes.legend(fontsize=8)
+nb.show(figure)
+
+# %% [markdown]
+# ## Numbers side by side
+#
+# The post prints no measurements, so there is no column of the author's to compare with. The last two columns show what its reading predicts: a small gap, and an overlap of 1.
+
+# %% tags=["hide-input"]
+rows_out = []
+for label, t in (("small", t2), ("large", t3)):
+    for name, m in t.items():
+        cells_out = (
+            ["–"] * 4
+            if "gap" not in m
+            else [f"{m['dense loss'].mean():.3f}", f"{m['violation'].mean():.2f}", f"{m['gap'].mean():.3f}", f"{m['overlap'].mean():.2f}"]
+        )
+        rows_out.append([label, name, ledger.with_error(m["loss"].tolist()), *cells_out])
+nb.results(
+    "E2",
+    "Held-out loss (nats a character, mean ± s.e. over seeds, best of three rates) and geometry, recorded",
+    ["model", "layer", "loss", "loss with k = n", "MaxVio", "gap to k = n", "overlap"],
+    rows_out,
+)
+
+# %% [markdown]
+# ## Beyond the post
+#
+# - **A bound** (D5) says when the rule is nearly optimal; its premise $\mu<1$ fails in trained networks, and the rule does well all the same.
+# - **Projections** (D7, C6). What a router should predict is $\langle v_i,S\rangle$, the share of the sum that an expert carries, not its length. In the layer of the post the two are one as long as
+#   directions are orthogonal.
+# - **The scale at the start** (X3) is a confounder of every comparison of routers or of normalised with raw experts.
+# - **The load.** A rule that keeps the longest has no reason to keep all experts busy; the post leaves this to its sequels.
+#
+# ## What does not hold
+#
+# - **"Guaranteed to approximate the dense model"** (C9) is a theorem for orthonormal directions. With a Sigmoid router the terms left out are no small remainder.
+# - **Length as the criterion** (C6): the better of the cheap rules is the projection.
+# - **"No competition, better results"** (C12) is true of ReLU here, not of Sigmoid.
+# - **Sampling** (C14) singles out the length, but as a method it is several times worse than simply keeping the longest.
+#
+# ## Exercises
+#
+# 1. Show that for $k=n-1$ the rule is exact without orthogonality, and find four vectors in the plane for which it is wrong at $k=2$ by more than a factor of ten.
+# 2. Mixtral's Softmax runs over the $k$ chosen logits. Is this the same layer as ours up to a factor that depends on the token? What does the division by the chosen mass do to the length of $y$?
+# 3. With equal lengths and all cosines equal to $c>0$, what is the error of keeping $k$ of $n$ relative to $\|S\|^2$? Compare with orthogonal vectors.
+
+# %% [markdown]
+# ```{admonition} Solution 1
+# :class: dropdown
+# One term dropped is one length lost. For $k=2$ of four, take two long opposite vectors and two shorter ones that point the same way: the long pair cancels, the rule keeps it, and the whole sum is lost.
+# ```
+
+# %% tags=["hide-cell"]
+foil = torch.tensor([[3.0, 0.0], [-3.0, 0.1], [0.0, 2.0], [0.1, 2.0]], dtype=torch.float64)
+foil_gram = (foil @ foil.T)[None]
+print(
+    f"error of the longest {float(error_of(foil_gram, keep_length(foil_gram, 2))):.2f}, of the best {float(error_of(foil_gram, keep_optimal(foil_gram, 2))):.2f}"
+)
+
+# %% [markdown]
+# ```{admonition} Solution 2
+# :class: dropdown
+# Yes: $\operatorname{softmax}$ over the chosen is $\rho_i/\sum_{j\in\text{top}}\rho_j$, the same choice and the same proportions. The factor sets the sum of the weights to 1, so the length of $y$ can no longer tell how much the layer has to say about a token.
+# ```
+
+# %% tags=["hide-cell"]
+logits_x = torch.randn(5, 8, generator=torch.Generator().manual_seed(10), dtype=torch.float64)
+top_x = logits_x.topk(3)
+full_x = logits_x.softmax(-1).gather(1, top_x.indices)
+print(f"largest difference after division: {float((top_x.values.softmax(-1) - full_x / full_x.sum(1, keepdim=True)).abs().max()):.0e}")
+
+# %% [markdown]
+# ```{admonition} Solution 3
+# :class: dropdown
+# $m(1+(m-1)c)$ over $n(1+(n-1)c)$ with $m=n-k$: near $(m/n)^2$ for large $n$, where orthogonal vectors leave $m/n$. Vectors that lean the same way are easier to represent by a few, which is what E1 shows.
+# ```
+
+# %% tags=["hide-cell"]
+equal = torch.eye(16, dtype=torch.float64) * 0.7 + 0.3
+print(
+    f"n = 16, k = 4, c = 0.3: {float(random_error(equal, 4) / equal.sum()):.4f}, formula {12 * (1 + 11 * 0.3) / (16 * (1 + 15 * 0.3)):.4f}, orthogonal {12 / 16}"
+)
+
+# %% [markdown]
+# ## The ledger
+
+# %%
+nb.ledger()
+
+# %% [markdown]
+# ## References
+#
+# The post: {cite}`su2025moegeometry`; its earlier text on sampling and selection: {cite}`su2024cr`. Standard layers: {cite}`jiang2024mixtral`, {cite}`deepseek2024v3`. Routers and gradients:
+# {cite}`liu2023sparsemixer`. Balance: {cite}`wang2024lossfree`.
