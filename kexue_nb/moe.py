@@ -61,7 +61,7 @@ def expert_load(mask: Tensor) -> Tensor:
 
 
 def max_violation(load: Tensor) -> Tensor:
-    """MaxVio, largest load over mean load minus 1 (arXiv 2408.15664, equation 4): (..., n) -> (...); 0 is perfect balance."""
+    """MaxVio, largest load over mean load minus 1 (arXiv 2408.15664): (..., n) -> (...); 0 is perfect balance."""
     return load.amax(-1) / load.mean(-1) - 1
 
 
