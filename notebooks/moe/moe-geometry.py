@@ -1005,17 +1005,16 @@ def plain_training(cell, seed, rate, steps, batch):
 
 
 def training_gap(cell):
-    """Largest difference of losses between the stack's last run and plain_training, and of the held-out loss to cross_entropy."""
+    """Largest difference of losses, run 2 of the stack (rate 5e-3, seed 0) to plain_training, and of the held-out loss to cross_entropy."""
     common = {"seeds": [0, 3], "rates": [1e-3, 5e-3], "shape": small_shape, "experts": small_experts, "steps": 5, "batch": 4, "bf16": False}
     stack, history = train_stack(cpu, cell, **common)
-    losses, alone = plain_training(cell, 3, 5e-3, 5, 4)
+    losses, alone = plain_training(cell, 0, 5e-3, 5, 4)
     x, y = held_out(cpu, 10, 12)
     with torch.no_grad():
         by_hand = float(F.cross_entropy(alone(x[None])[0].flatten(0, 1), y.flatten()))
     return (
-        max(abs(a - b) for a, b in zip(losses, history[:, -1].tolist(), strict=True)),
-        abs(by_hand - float(held_out_loss(stack, 4, x, y, torch.float32)[-1])),
-        losses[0],
+        max(abs(a - b) for a, b in zip(losses, history[:, 2].tolist(), strict=True)),
+        abs(by_hand - float(held_out_loss(stack, 4, x, y, torch.float32)[2])),
     )
 
 
@@ -1024,6 +1023,16 @@ training_gaps = {
     "frozen router": training_gap({"gate": "softmax", "normalise": False, "frozen": True}),
     "ReLU": training_gap({"gate": "relu", "normalise": True, "matched": True}),
 }
+small_run = {"seeds": [0, 3], "rates": [1e-3, 5e-3], "shape": small_shape, "experts": small_experts, "steps": 5, "batch": 4, "bf16": False}
+said = measure(cpu, {"gate": "sigmoid", "normalise": True, "matched": True}, windows=10, **small_run)
+alone = plain_training({"gate": "sigmoid", "normalise": True, "matched": True}, 0, 5e-3, 5, 4)[1]
+first, last = held_out(cpu, 10, 12)
+with torch.no_grad():
+    alone_gap = layer_measures(alone.layers[1], layer_inputs(alone, first[None], torch.float32)[1])[0]
+    for layer in alone.layers:
+        layer.k = 8
+    alone_dense = F.cross_entropy(alone(first[None])[0].flatten(0, 1), last.flatten())
+said_error = abs(float(said["gap"][1, 0, 1]) - float(alone_gap)), abs(float(said["dense loss"][1, 0]) - float(alone_dense))
 x_a, y_a = text_batches(cpu, [0, 3], 2, 4, 12)(0)
 far = corpus[split:]
 
@@ -1046,6 +1055,11 @@ nb.claim(
             for name, g in training_gaps.items()
         ],
         *[ledger.less(f"{name}: held-out loss", g[1], 2e-3, machine=True, digits=1) for name, g in training_gaps.items()],
+        ledger.less("measure: gap of one run and layer, against that model alone", said_error[0], 1e-4, machine=True, digits=1),
+        ledger.less("measure: its loss with k = n", said_error[1], 1e-4, machine=True, digits=1),
+        ledger.close(
+            "held-out windows: ends that are the text's", int((first[0] == far[:12]).all()) + int((last[-1] == far[-12:]).all()), 2, abs=0.5
+        ),
         ledger.close("share of targets that are the next character", float((y_a[:, :, :-1] == x_a[:, :, 1:]).float().mean()), 1, abs=1e-9),
         ledger.close("share of text that two copies of a seed share", float((x_a[:2] == x_a[2:]).float().mean()), 1, abs=1e-9),
         ledger.less("that two seeds share", float((x_a[0] == x_a[1]).float().mean()), 0.3, machine=True),
@@ -1273,7 +1287,7 @@ def layer_times(device, *, sizes, ks, repeats, bf16):
             times["grouped"].append(both(lambda layer=layer, x=x: layer(x), device, repeats))
         layer.method = "dense"
         times["masked"] = both(lambda layer=layer, x=x: layer(x), device, repeats)
-        result[name] = times | {"flops": [k / n + 1 / (2 * c) for k in ks]}
+        result[name] = times
     return result
 
 
@@ -1340,7 +1354,7 @@ with torch.no_grad():
     branch = [(after - before).flatten(1, 2) for before, after in zip(walked[1::2], walked[2::2], strict=True)]
     split_gap = max(float((v.sum(2) - b).abs().max()) for (_, v), b in zip(pieces, branch, strict=True))
     v_c = pieces[1][1][0, :24].double()  # 24 tokens of one layer: loops in place of Gram matrices
-    gramless, k_c = {name: [] for name in ("length", "projection", "optimal", "random")}, 3
+    gramless, k_c = {name: [] for name in RULES}, 3
     for token in v_c:
         S_c = token.sum(0)
         left = lambda K, token=token, S_c=S_c: float((token[list(K)].sum(0) - S_c).square().sum() / S_c.square().sum())
@@ -1348,6 +1362,10 @@ with torch.no_grad():
         gramless["length"].append(left(token.norm(dim=1).topk(k_c).indices.tolist()))
         gramless["projection"].append(left((token @ S_c).topk(k_c).indices.tolist()))
         gramless["optimal"].append(min(every))
+        K = []
+        for _ in range(k_c):
+            K.append(min((i for i in range(8) if i not in K), key=lambda i, K=K, left=left: left([*K, i])))
+        gramless["greedy"].append(left(K))
         gramless["random"].append(sum(every) / len(every))
     got_c = geometry(v_c, [k_c])
     rule_gap = max(abs(float(got_c[name][0]) - np.mean(rows)) for name, rows in gramless.items())
@@ -1893,14 +1911,25 @@ wide_x, narrow_x, ks_x = rx.result["wide"], rx.result["narrow"], rx.config["ks"]
 live_time = dict(zip(nb.at_scale(cpu=[1, 4, 16], gpu=[1, 4, 16, 32], full=ks_x), x5["wide"]["grouped"], strict=True))
 relative = lambda row, i: [t[i] / row["dense"][i] for t in row["grouped"]]
 four = ks_x.index(4)
+arithmetic = lambda k, n, c: (2 * c * k + n) / (2 * n * c)  # D11, over that of the dense layer
+_, _, c_x, n_x = rx.config["sizes"]["wide"]
 nb.claim(
     "X5",
     "The time of the grouped layer follows the number of chosen experts, above the line of the arithmetic.",
     "verified",
     holds=[
+        *[
+            ledger.close(
+                f"the line of the arithmetic against counts, n = {n}, k = {k}",
+                arithmetic(k, n, c_c),
+                counted[n, k] / dense_count[n],
+                rel=1e-9,
+            )
+            for n, k in ((8, 1), (32, 4))
+        ],
         ledger.increasing("wide layer, forward and backward: time over k", relative(wide_x, 1), scope="full"),
         ledger.less("k = 4: time over that of the dense layer, forward and backward", relative(wide_x, 1)[four], 0.6, scope="full"),
-        ledger.more("its time over its arithmetic", relative(wide_x, 1)[four] / wide_x["flops"][four], 1, scope="full"),
+        ledger.more("its time over its arithmetic", relative(wide_x, 1)[four] / arithmetic(4, n_x, c_x), 1, scope="full"),
         ledger.less(
             "k = 4: time over that of computing all experts and masking",
             wide_x["grouped"][four][1] / wide_x["masked"][1],
@@ -1914,7 +1943,7 @@ nb.claim(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Time of the grouped mixture over the time of the dense layer against the share k/n of chosen experts, log-log, recorded, for a narrow and a wide layer, forward and backward, beside the line of the arithmetic. The wide layer runs along the line a little above it; the narrow one flattens at small shares."}}
 figure, axes = plt.subplots(figsize=(7.0, 3.6))
 share_x = np.array(ks_x) / rx.config["sizes"]["wide"][3]
-axes.plot(share_x, wide_x["flops"], color=GREY, ls=":", label="arithmetic, k/n + n/(2D), wide")
+axes.plot(share_x, [arithmetic(k, n_x, c_x) for k in ks_x], color=GREY, ls=":", label="arithmetic, k/n + n/(2D), wide")
 for row, name, color, mark in ((wide_x, "wide", BLUE, "o"), (narrow_x, "narrow", ORANGE, "s")):
     axes.plot(share_x, relative(row, 1), mark + "-", color=color, label=f"{name}, forward and backward")
     axes.plot(share_x, relative(row, 0), mark + "--", color=color, ms=4, mfc="white", label=f"{name}, forward")
@@ -1998,7 +2027,8 @@ print(f"error of the longest {lost_all:.2f}, of the best {lost_little:.2f}")
 logits_x = torch.randn(5, 8, generator=torch.Generator().manual_seed(10), dtype=torch.float64)
 top_x = logits_x.topk(3)
 full_x = logits_x.softmax(-1).gather(1, top_x.indices)
-print(f"largest difference after division: {float((top_x.values.softmax(-1) - full_x / full_x.sum(1, keepdim=True)).abs().max()):.0e}")
+same = torch.allclose(top_x.values.softmax(-1), full_x / full_x.sum(1, keepdim=True), rtol=1e-12)
+print("equal after division by the chosen mass:", same)
 
 # %% [markdown]
 # ```{admonition} Solution 3
