@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kexue_nb import metrics
 from kexue_nb import nn as stacked
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda s: s.softmax(-1), "sigmoid": torch.sigmoid, "relu": F.relu}
@@ -288,7 +287,7 @@ class Transformer(stacked.Transformer):
             handle = layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
             self(ids)
             handle.remove()
-            layer.gain.mul_(rms / metrics.rms(seen[0].flatten(1)))
+            layer.gain.mul_(rms / seen[0].flatten(1).square().mean(1).sqrt())
 
     def balance(self, rate: float) -> None:
         """One step of :func:`balance_` in every layer, by the loads of the last call: after the optimizer's step."""
