@@ -1128,10 +1128,10 @@ def train_multiscale(net, images, levels, weights, steps, seed, batch=128, rate=
 # %% [markdown]
 # ## E4. Networks on photographs
 #
-# Now with trained U-Nets, on random 256 x 256 crops of the two photographs, pooled to $d=64$ and $128$ or as they are. All three sizes use the
-# *same* trunk: the paper's advice to go down to low resolution right after the first layer is taken literally, with a first layer on patches of
-# $d/64$ pixels (and a last one back), so that the sizes cost the same and differ in the noise alone. Schedules: no shift, base $d_0=64$ ($s=d/64$), at 256
-# also base 16 ($s=16$), the shift growing from 1 to 16, and the swapped one.
+# Now with trained U-Nets, on random 256 x 256 crops of the two photographs, pooled to $d=64$ and $128$. Both sizes use the *same* trunk: the paper's
+# advice to go down to low resolution right after the first layer is taken literally, with a first layer on patches of $d/64$ pixels (and a last
+# one back), so that the sizes cost nearly the same. Schedules: no shift, and at 128 also base $d_0=64$ ($s=2$). Networks at 256 x 256 were not
+# trained; to that size reach the exact Gaussian pictures and the measured spectrum (E2, X1), not E4.
 #
 # With two photographs nobody learns the world. What can be measured is whether the samples have the law of the crops: W2² a pixel between the DCT
 # spectra of samples and crops (the measure of E2), whole and coarse, and the Fréchet distance of 4 x 4 thumbnails.
@@ -1218,7 +1218,7 @@ e3 = nb.run(
     **nb.at_scale(
         cpu={"gains": [1, 16], "seeds": [0, 1, 2], "lengths": [100], "samples": 100},
         gpu={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0], "lengths": [1200], "samples": 1500},
-        full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2, 3, 4], "lengths": [300, 1200, 4800], "samples": 1500},
+        full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2], "lengths": [300, 1200, 4800], "samples": 1500},
     ),
 )
 e5 = nb.run(
@@ -1242,7 +1242,7 @@ e5 = nb.run(
         full={
             "weightings": {"plain": PLAIN, "mean": MEAN, "paper": PAPER_WEIGHTS},
             "gains": [1, 16],
-            "seeds": [0, 1, 2, 3, 4],
+            "seeds": [0, 1, 2],
             "steps": 1200,
             "samples": 1500,
         },
@@ -1252,7 +1252,6 @@ e5 = nb.run(
 # %%
 E4_NET = {"steps": 1500, "batch": 32, "count": 1000, "samples": 384, "counts": [25, 50], "trunk": 64, "width": 32, "multipliers": [1, 2, 4]}
 SMALL_ARMS = {"64 s=1": [64, [1, 1]], "128 s=1": [128, [1, 1]], "128 s=2": [128, [2, 1]]}
-LARGE_ARMS = {f"256 s={c}": [256, [c, 1]] for c in (1, 4, 16)} | {"256 growing": [256, [1, 16]], "256 swapped": [256, [16, 1 / 16]]}
 e4 = nb.run(
     "E4",
     photo_training,
@@ -1273,8 +1272,6 @@ e4 = nb.run(
         full={"arms": SMALL_ARMS, "seeds": [0, 1, 2], **E4_NET},
     ),
 )
-if nb.scale == "full":
-    e4b = nb.run("E4b", photo_training, arms=LARGE_ARMS, seeds=[0, 1, 2], **E4_NET)
 
 # %%
 coarse_modes, ts = model_spectrum(8), torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
@@ -1288,11 +1285,13 @@ def least_losses(gain):
 
 
 # %% tags=["hide-input"]
-r3, r4, r4b, r5 = (nb.recorded(k).result for k in ("E3", "E4", "E4b", "E5"))
+r3, r4, r5 = (nb.recorded(k).result for k in ("E3", "E4", "E5"))
 GAINS, LENGTHS = (nb.recorded("E3").config[k] for k in ("gains", "lengths"))
 column = lambda record, key, at: [row[at] for row in record[key]]
-LOSS, OWN20, OWN100, SHARED = 0, *range(1, 4)
-e3_means = {(steps, at): [np.mean(column(r3, f"{steps} {k}", at)) for k in GAINS] for steps in LENGTHS for at in range(4)}
+LOSS, OWN20, OWN100, SHARED = 0, -3, -2, -1
+e3_means = {
+    (steps, at): [np.mean(column(r3, f"{steps} {k}", at)) for k in GAINS] for steps in LENGTHS for at in (LOSS, OWN20, OWN100, SHARED)
+}
 gaussian_noise, gaussian_x0 = zip(*(least_losses(k) for k in GAINS), strict=True)
 S3 = f"full, digits, {len(r3[f'{LENGTHS[0]} 1'])} seeds"
 LIVE3 = f"{nb.scale}, {len(next(iter(e3.values())))} seeds"
@@ -1517,10 +1516,9 @@ nb.claim(
 # denoiser perfect.
 
 # %% tags=["hide-input"]
-BOTH = r4 | r4b
-ARM_SHIFT = {name: config for id_ in ("E4", "E4b") for name, config in nb.recorded(id_).config["arms"].items()}
+ARM_SHIFT = nb.recorded("E4").config["arms"]
 steps_at = nb.recorded("E4").config["counts"]
-measure = lambda arm, N, at: [row[steps_at.index(N)][at] for row in BOTH[arm]]  # at: 0 whole, 1 coarse, 2 thumbnails
+measure = lambda arm, N, at: [row[steps_at.index(N)][at] for row in r4[arm]]  # at: 0 whole, 1 coarse, 2 thumbnails
 WHOLE, COARSE, THUMBS = range(3)
 
 
@@ -1531,7 +1529,7 @@ def predicted_error(arm, N, block=None):
 
 nb.results(
     "E4",
-    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(BOTH['64 s=1'])} seeds ({nb.recorded('E4').device}); W2² a pixel in thousandths, prediction for a perfect denoiser in brackets",
+    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(r4['64 s=1'])} seeds ({nb.recorded('E4').device}); W2² a pixel in thousandths, prediction for a perfect denoiser in brackets",
     ["size and shift", "8 × 8 modes", "whole picture", "thumbnail FD", "test loss of ε"],
     [
         [
@@ -1541,7 +1539,7 @@ nb.results(
                 for at, block in ((COARSE, 8), (WHOLE, None))
             ),
             ledger.with_error(measure(arm, 25, THUMBS), 2),
-            ledger.with_error([row[-1][0] for row in BOTH[arm]]),
+            ledger.with_error([row[-1][0] for row in r4[arm]]),
         ]
         for arm in ARM_SHIFT
     ],
@@ -1551,7 +1549,7 @@ nb.results(
 figure, axes = plt.subplots(figsize=(8.2, 3.6))
 names_ = list(ARM_SHIFT)
 for position, arm in enumerate(names_):
-    mean_, error_ = np.mean(measure(arm, 25, COARSE)), np.std(measure(arm, 25, COARSE), ddof=1) / math.sqrt(len(BOTH[arm]))
+    mean_, error_ = np.mean(measure(arm, 25, COARSE)), np.std(measure(arm, 25, COARSE), ddof=1) / math.sqrt(len(r4[arm]))
     axes.errorbar([position], [mean_], yerr=[error_], fmt="o", color=BLUE, capsize=3, label="trained U-Net" if not position else None)
     axes.plot(
         [position + 0.15],
@@ -1571,34 +1569,28 @@ axes.legend(fontsize=8)
 nb.show(figure)
 
 # %% tags=["hide-input"]
-P4 = f"full, photographs, {len(BOTH['64 s=1'])} seeds"
+P4 = f"full, photographs, {len(r4['64 s=1'])} seeds"
 unit_white = torch.randn(3000, 3, 8, 8, generator=torch.Generator().manual_seed(10), dtype=torch.float64)
 larger_white = torch.randn(600, 3, 16, 16, generator=torch.Generator().manual_seed(17), dtype=torch.float64)
 strong = against(2 * larger_white, larger_white)
-grown = arm_nodes(10, [1, 16])
+doubled = arm_nodes(10, [2, 1])
 patches = PatchUNet(2, 8, [1])
 nn.init.normal_(patches.trunk.outlet[-1].weight, generator=torch.Generator().manual_seed(11))
 sample_crop = random_crops(3, 64, 12, "cpu")
 full_crop = random_crops(3, 256, 12, "cpu")
 nb.experiment(
     "E4",
-    "Trained U-Nets: at 128 and 256 the coarse content of photographs comes out better with the shifted schedule than without a shift.",
+    "Trained U-Nets: at 128 the coarse content of photographs comes out better with the shifted schedule than without a shift.",
     "verified",
     holds=[
-        ledger.better(
-            "256, coarse W2², 25 steps: s = 1 over s = 4", measure("256 s=1", 25, COARSE), measure("256 s=4", 25, COARSE), scope=P4
-        ),
-        ledger.better(
-            "256, coarse W2², 25 steps: s = 1 over s = 16", measure("256 s=1", 25, COARSE), measure("256 s=16", 25, COARSE), scope=P4
-        ),
         ledger.better(
             "128, coarse W2², 25 steps: s = 1 over s = 2", measure("128 s=1", 25, COARSE), measure("128 s=2", 25, COARSE), scope=P4
         ),
         ledger.close("code: W2 measure on white noise: mean std of its modes", float(mode_std(unit_white).mean()), 1, abs=0.01),
         ledger.close("code: W2² of pictures twice as strong as white noise", strong[0], 1, abs=0.03),
         ledger.close("code: of its 8 × 8 modes at d = 16", strong[1], 0.25, abs=0.01),
-        ledger.close("code: growing grid, noisy end over 16 e^7.5", float(grown[0]) / (16 * math.exp(7.5)), 1, abs=1e-9),
-        ledger.close("code: its last level over e^−7.5", float(grown[-2]) / math.exp(-7.5), 1, abs=1e-9),
+        ledger.close("code: levels of s = 2, noisy end over 2 e^7.5", float(doubled[0]) / (2 * math.exp(7.5)), 1, abs=1e-9),
+        ledger.close("code: last level over 2 e^−7.5", float(doubled[-2]) / (2 * math.exp(-7.5)), 1, abs=1e-9),
         ledger.less(
             "code: 64 × 64 crops minus the pooled 256 × 256 ones",
             float((average_pool(full_crop, 4) - sample_crop).abs().max()),
@@ -1630,7 +1622,7 @@ nb.claim(
             machine=True,
             scope=PH,
         ),
-        ledger.better("U-Nets, 256, coarse: s = 1 over s = 16", measure("256 s=1", 25, COARSE), measure("256 s=16", 25, COARSE), scope=P4),
+        ledger.better("U-Nets, 128, coarse: s = 1 over s = 2", measure("128 s=1", 25, COARSE), measure("128 s=2", 25, COARSE), scope=P4),
     ],
     fails=[
         ledger.more("model, d = 256, whole picture: s = 32 over the best single shift", e2[256]["s"] / best[256][1], 3),
