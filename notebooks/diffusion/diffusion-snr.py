@@ -1216,7 +1216,7 @@ e3 = nb.run(
     "E3",
     gain_training,
     **nb.at_scale(
-        cpu={"gains": [1, 16], "seeds": [0, 1, 2], "lengths": [100], "samples": 100},
+        cpu={"gains": [1, 16], "seeds": [0, 1, 2], "lengths": [80], "samples": 80},
         gpu={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0], "lengths": [1200], "samples": 1500},
         full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2], "lengths": [300, 1200, 4800], "samples": 1500},
     ),
@@ -1259,11 +1259,11 @@ e4 = nb.run(
         cpu={
             "arms": {"32 s=1": [32, [1, 1]], "32 s=4": [32, [4, 1]]},
             "seeds": [0],
-            "steps": 15,
+            "steps": 12,
             "batch": 16,
             "count": 64,
             "samples": 64,
-            "counts": [5],
+            "counts": [4],
             "trunk": 16,
             "width": 8,
             "multipliers": [1, 2],
@@ -1321,7 +1321,7 @@ nb.results(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, Frechet distance of generated digits against the gain s from 1 to 32: it rises for every length of training and for one sampler shared by all, most steeply with the own schedule at 20 steps; live points of a short training lie above. Right, losses against the gain: that of the noise rises, for digits and for Gaussian modes, while that of the clean picture falls."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, Frechet distance of generated digits against the gain s from 1 to 32: it rises for every length of training, with one sampler shared by all and with the own schedule; after 4,800 iterations it is by far the lowest at gain 1 and no lower than after 1,200 at gain 16; live points of a short training lie above. Right, losses against the gain: that of the noise rises, for digits and for Gaussian modes, while that of the clean picture falls."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.8, 3.6))
 curves = [
     (steps, SHARED, color, style, f"{steps} it., one sampler")
@@ -1339,7 +1339,7 @@ panels[0].set(xscale="log", yscale="log", xlabel="gain s", ylabel="FD")
 panels[1].plot(GAINS, e3_means[1200, LOSS], "o-", color=RED, label="ε, digits, trained")
 panels[1].plot(GAINS, gaussian_noise, "^:", color=ORANGE, label="ε, Gaussian coarse modes, exact")
 panels[1].plot(GAINS, gaussian_x0, "s--", color=GREEN, label="x₀, Gaussian coarse modes, exact")
-panels[1].set(xscale="log", xlabel="gain s", ylabel="least loss", ylim=(0, 1))
+panels[1].set(xscale="log", xlabel="gain s", ylabel="loss, mean over t", ylim=(0, 1))
 for axes in panels:
     axes.set_xticks(GAINS, [str(k) for k in GAINS])
     axes.minorticks_off()
@@ -1350,6 +1350,12 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
+# **What we saw.** With the training alone to blame (one sampler for all) FD at gain 16 is 1.65 times that at gain 1 after 1,200 iterations. At gain 2
+# three seeds see no difference. Four times the training divides FD by 2.6 at gain 1 and by 1.02 at gain 16: the network there keeps learning what
+# it is shown, noise on pictures that are already clear.
+#
+# (E3 was recorded by an earlier text of `gain_training`, which also stored a loss of $x_0$; the columns used here come from the same lines.)
+#
 # The checks of the code come first: the levels of a gain, the change from $v$ to $\varepsilon$, the clipping, a loss by hand.
 
 # %% tags=["hide-input"]
@@ -1403,18 +1409,19 @@ def live_loss_by_hand():
     return sum(total) / len(total)
 
 
+decided = lambda steps, at: [v for k, v in zip(GAINS, e3_means[steps, at], strict=True) if k != 2]  # 1 and 2 differ by less than 3 s.e.
 low_gain, high_gain = f"{live_length} {min(live_gains)}", f"{live_length} {max(live_gains)}"
 nb.experiment(
     "E3",
-    "Trained on an SNR s² times too high the same network samples worse: FD rises with s, also with one sampler for all, and a longer training does not make up for it.",
+    "Trained on an SNR s² times too high the same network samples worse: FD rises with s from gain 4 on, also with one sampler for all, and four times the training does not make up for it at gain 16.",
     "verified",
     holds=[
         *[
-            ledger.increasing(f"FD, one sampler, over the gain, {steps} iterations", e3_means[steps, SHARED], scope=S3)
-            for steps in LENGTHS[1:]
+            ledger.increasing(f"FD, one sampler, over the gains 1, 4, .., 32, {steps} iterations", decided(steps, SHARED), scope=S3)
+            for steps in LENGTHS
         ],
         *[
-            ledger.increasing(f"FD, own schedule, {N} steps, 1200 iterations", e3_means[1200, at], scope=S3)
+            ledger.increasing(f"FD, own schedule, {N} steps, 1200 iterations", decided(1200, at), scope=S3)
             for N, at in ((20, OWN20), (100, OWN100))
         ],
         ledger.more(
@@ -1462,6 +1469,13 @@ nb.claim(
             scope=S3,
         ),
         ledger.less(
+            "FD, one sampler, gain 16: 1,200 iterations over 4,800",
+            e3_means[1200, SHARED][GAINS.index(16)] / e3_means[4800, SHARED][GAINS.index(16)],
+            1.2,
+            scope=S3,
+        ),
+        ledger.more("the same at gain 1", e3_means[1200, SHARED][0] / e3_means[4800, SHARED][0], 1.6, scope=S3),
+        ledger.less(
             "useful part of the training at s = 16, |log SNR| ≤ 4, over that at s = 1",
             float(useful(16, sp.Integer(4)) / useful(1, sp.Integer(4))),
             0.35,
@@ -1471,7 +1485,7 @@ nb.claim(
 
 
 # %% tags=["hide-input"]
-def sampled_least_losses(gain, draws=2000):
+def sampled_least_losses(gain, draws=1000):
     """``least_losses`` by drawing modes and noise and shrinking the noisy modes."""
     generator, ε_error, x0_error = torch.Generator().manual_seed(16), [], []
     for sigma in (torch.tan(math.pi / 2 * ts[::4]) / gain).tolist():
@@ -1512,8 +1526,8 @@ nb.claim(
 # harder: at high SNR the noise is what is hard to see. What is wasted is the same in both: hardly any $t$ is left at which the coarse content is
 # undecided (D6).
 #
-# **E4**, the U-Nets. Beside each measured error stands what E2's product predicts for the arm's noise levels and the measured spectrum, were the
-# denoiser perfect.
+# **E4**, the U-Nets. Beside each measured error stands what E2's product gives for the arm's noise levels and *Gaussian* pictures of the measured
+# spectrum with their exact denoiser.
 
 # %% tags=["hide-input"]
 ARM_SHIFT = nb.recorded("E4").config["arms"]
@@ -1529,7 +1543,7 @@ def predicted_error(arm, N, block=None):
 
 nb.results(
     "E4",
-    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(r4['64 s=1'])} seeds ({nb.recorded('E4').device}); W2² a pixel in thousandths, prediction for a perfect denoiser in brackets",
+    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(r4['64 s=1'])} seeds ({nb.recorded('E4').device}); W2² a pixel in thousandths, in brackets exact for Gaussian pictures",
     ["size and shift", "8 × 8 modes", "whole picture", "thumbnail FD", "test loss of ε"],
     [
         [
@@ -1539,13 +1553,13 @@ nb.results(
                 for at, block in ((COARSE, 8), (WHOLE, None))
             ),
             ledger.with_error(measure(arm, 25, THUMBS), 2),
-            ledger.with_error([row[-1][0] for row in r4[arm]]),
+            ledger.with_error([row[-1][0] for row in r4[arm]], 4),
         ]
         for arm in ARM_SHIFT
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Coarse spectral error of U-Net samples at 25 steps for each size and shift, with error bars, filled circles, beside hollow diamonds that show the prediction for a perfect denoiser, on a logarithmic axis. Grey crosses show the short live training at 32 by 32. The unshifted schedule at 256 has the largest error."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Coarse spectral error of U-Net samples at 25 steps for each size and shift, with error bars, filled circles, beside hollow diamonds for Gaussian pictures, on a logarithmic axis. Grey crosses show the short live training at 32 by 32. Of the trained ones the unshifted schedule at 128 has the largest error, the shifted one about half of it, and 64 the smallest."}}
 figure, axes = plt.subplots(figsize=(8.2, 3.6))
 names_ = list(ARM_SHIFT)
 for position, arm in enumerate(names_):
@@ -1557,14 +1571,14 @@ for position, arm in enumerate(names_):
         "D",
         mfc="none",
         color=ORANGE,
-        label="perfect denoiser (exact)" if not position else None,
+        label="Gaussian pictures, exact" if not position else None,
     )
 live_arms = [k for k in e4 if not k.startswith("floor")]
 for m, arm in enumerate(live_arms):
     axes.plot([len(names_) + m], [e4[arm][0][0][COARSE]], "x", color=GREY, label="live, short training" if not m else None)
 axes.set_xticks(range(len(names_) + len(live_arms)), [*names_, *live_arms], rotation=30, ha="right", fontsize=8)
 axes.set(yscale="log", ylabel="W2² a pixel, 8 × 8 modes")
-axes.set_title("Large photographs need the shift: coarse error of trained networks")
+axes.set_title("At 128 the shift nearly halves the coarse error of trained networks")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1580,12 +1594,19 @@ sample_crop = random_crops(3, 64, 12, "cpu")
 full_crop = random_crops(3, 256, 12, "cpu")
 nb.experiment(
     "E4",
-    "Trained U-Nets: at 128 the coarse content of photographs comes out better with the shifted schedule than without a shift.",
+    "Trained U-Nets: at 128 the shift nearly halves the coarse error on photographs, but does not bring it down to that of the U-Net at 64.",
     "verified",
     holds=[
-        ledger.better(
-            "128, coarse W2², 25 steps: s = 1 over s = 2", measure("128 s=1", 25, COARSE), measure("128 s=2", 25, COARSE), scope=P4
-        ),
+        *[
+            ledger.better(f"{what}, {N} steps: {a_arm} over {b_arm}", measure(a_arm, N, at), measure(b_arm, N, at), sigmas=3, scope=P4)
+            for what, N, at, a_arm, b_arm in (
+                ("coarse W2²", 25, COARSE, "128 s=1", "128 s=2"),
+                ("coarse W2²", 50, COARSE, "128 s=1", "128 s=2"),
+                ("thumbnail FD", 25, THUMBS, "128 s=1", "128 s=2"),
+                ("coarse W2²", 25, COARSE, "128 s=2", "64 s=1"),
+                ("coarse W2²", 50, COARSE, "128 s=2", "64 s=1"),
+            )
+        ],
         ledger.close("code: W2 measure on white noise: mean std of its modes", float(mode_std(unit_white).mean()), 1, abs=0.01),
         ledger.close("code: W2² of pictures twice as strong as white noise", strong[0], 1, abs=0.03),
         ledger.close("code: of its 8 × 8 modes at d = 16", strong[1], 0.25, abs=0.01),
@@ -1611,7 +1632,7 @@ nb.experiment(
 )
 nb.claim(
     "C6",
-    "Aligning the SNR repairs the damage: it does for the coarse content, exactly so with an exact denoiser; for a whole picture one shift can be far from the best schedule.",
+    "Aligning the SNR repairs the damage: it does for the coarse content, fully with an exact denoiser and for the greater part with trained U-Nets; for a whole picture one shift can be far from the best schedule.",
     "partly",
     holds=[
         ledger.more("model, d = 256, coarse modes: s = 1 over s = 32", e2_low[256]["1"] / e2_low[256]["s"], 80),
@@ -1622,9 +1643,18 @@ nb.claim(
             machine=True,
             scope=PH,
         ),
-        ledger.better("U-Nets, 128, coarse: s = 1 over s = 2", measure("128 s=1", 25, COARSE), measure("128 s=2", 25, COARSE), scope=P4),
+        ledger.better(
+            "U-Nets, coarse: 128, s = 1, over 128, s = 2",
+            measure("128 s=1", 25, COARSE),
+            measure("128 s=2", 25, COARSE),
+            sigmas=3,
+            scope=P4,
+        ),
     ],
     fails=[
+        ledger.better(
+            "U-Nets, coarse: 128, s = 2, over 64", measure("128 s=2", 25, COARSE), measure("64 s=1", 25, COARSE), sigmas=3, scope=P4
+        ),
         ledger.more("model, d = 256, whole picture: s = 32 over the best single shift", e2[256]["s"] / best[256][1], 3),
         ledger.more("and over the growing shift", e2[256]["s"] / e2[256]["growing"], 10),
         ledger.more(
@@ -1638,53 +1668,36 @@ nb.claim(
 )
 
 # %% tags=["hide-input"]
-paired = lambda x, y: float(np.mean(np.subtract(x, y)) / (np.std(np.subtract(x, y), ddof=1) / math.sqrt(len(x))))
+fd_change = lambda name, k: np.subtract(column(r5, f"{name} {k}", 2), column(r5, f"plain {k}", 2))  # one a seed
+in_errors = lambda x: float(np.mean(x) / np.std(x, ddof=1) * math.sqrt(len(x)))
 ALL5 = nb.recorded("E5").config["gains"]
 S5 = f"full, digits, {len(r5['plain 1'])} seeds"
 nb.results(
     "E5",
     f"The multiscale loss on digits, 1,200 iterations, mean ± s.e. ({nb.recorded('E5').device})",
-    ["loss, gain", "test error of ε", "its coarse part", "FD"],
+    ["loss, gain", "test error of ε", "its coarse part", "FD", "FD minus plain's, same seeds"],
     [
-        [f"{name}, gain {k}", *(ledger.with_error(column(r5, f"{name} {k}", at), digits_) for at, digits_ in ((0, 4), (1, 4), (2, 2)))]
+        [
+            f"{name}, gain {k}",
+            *(ledger.with_error(column(r5, f"{name} {k}", at), digits_) for at, digits_ in ((0, 4), (1, 4), (2, 2))),
+            "" if name == "plain" else ledger.with_error(fd_change(name, k), 2),
+        ]
         for name in ("plain", "mean", "paper")
         for k in ALL5
     ],
 )
 nb.experiment(
     "E5",
-    "In a short training the paper's weights lower the coarse error and raise the whole one; the samples get a little better at gain 1, not at gain 16.",
-    "verified",
+    "In a short training the multiscale loss helps: it lowers the coarse error; but the paper's weights raise the whole one, and the samples get worse at gain 16 (at gain 1 three seeds do not decide).",
+    "partly",
     holds=[
         *[
             ledger.better(
-                f"gain {k}, coarse error: plain over the paper's weights",
-                column(r5, f"plain {k}", 1),
-                column(r5, f"paper {k}", 1),
-                scope=S5,
+                f"gain {k}, coarse error: plain over {name}", column(r5, f"plain {k}", 1), column(r5, f"{name} {k}", 1), sigmas=3, scope=S5
             )
             for k in ALL5
+            for name in ("mean", "paper")
         ],
-        *[
-            ledger.better(
-                f"gain {k}, error of ε: the paper's weights over plain", column(r5, f"paper {k}", 0), column(r5, f"plain {k}", 0), scope=S5
-            )
-            for k in ALL5
-        ],
-        ledger.more(
-            "gain 1, FD: plain minus the paper's weights, same seeds, in standard errors",
-            paired(column(r5, "plain 1", 2), column(r5, "paper 1", 2)),
-            3,
-            machine=True,
-            scope=S5,
-        ),
-        ledger.less(
-            "gain 16, the same: no gain",
-            paired(column(r5, "plain 16", 2), column(r5, "paper 16", 2)),
-            2,
-            machine=True,
-            scope=S5,
-        ),
         ledger.less(
             "code: plain multiscale training against the helper's, largest difference of a weight after 6 steps",
             tiny_training(PLAIN),
@@ -1694,9 +1707,35 @@ nb.experiment(
         ),
         ledger.more("code: with the paper's weights", tiny_training(PAPER_WEIGHTS), 1e-4, machine=True, digits=1),
     ],
+    fails=[
+        *[
+            ledger.better(
+                f"gain {k}, error of ε: paper over plain", column(r5, f"paper {k}", 0), column(r5, f"plain {k}", 0), sigmas=3, scope=S5
+            )
+            for k in ALL5
+        ],
+        *[
+            ledger.more(
+                f"gain 16, FD: {name} minus plain, same seeds, in standard errors",
+                in_errors(fd_change(name, 16)),
+                3,
+                machine=True,
+                scope=S5,
+            )
+            for name in ("mean", "paper")
+        ],
+    ],
 )
 
 # %% [markdown]
+# At 128 the aligned schedule takes back two thirds of what the size costs (E4): the coarse error falls from 115 to 63 thousandths, against 38 at 64.
+# The loss of $\varepsilon$ is then that of the small network, 0.076, against 0.100 without a shift. The Gaussian column is a guide, no bound:
+# crops of two photographs are not Gaussian, and the network at 64 does better than it.
+#
+# The multiscale losses (E5) do what they are made for: the coarse error falls by 5% (mean) and 6% (paper) at gain 1 and by 2% and 1% at gain 16. The
+# paper's weights pay with 3% and 5% more error of $\varepsilon$ as a whole. Samples at gain 16 are worse, by 4 and 9 standard errors; at gain 1 they
+# look better by 0.10 and 0.13, which is 2.3 and 2.9 standard errors of three seeds, and decides nothing.
+#
 # ## The rest of the recipe
 #
 # The paper puts the extra parameters (and the dropout) at 16 x 16 and goes down to low resolution right after the first layer. The arithmetic
@@ -1753,7 +1792,7 @@ nb.claim(
 )
 nb.claim(
     "C11",
-    "The two devices make a large model no worse, at the low resolution, than a small one: the alignment does with an exact denoiser, the multiscale loss by itself cannot.",
+    "The two devices make a large model no worse, at the low resolution, than a small one: the alignment does with an exact denoiser, not with our trained U-Nets; the multiscale loss by itself cannot.",
     "partly",
     holds=[ledger.close("coarse error at 256, s = 32, over that of the 8 × 8 model", e2_low[256]["s"] / e2[8]["1"], 1, abs=1e-3)],
     fails=[
@@ -1762,6 +1801,13 @@ nb.claim(
             float((solved - least_squares).abs().max()),
             1e-8,
             digits=1,
+        ),
+        ledger.better(
+            "U-Nets, coarse error: 128 with the aligned schedule over 64",
+            measure("128 s=2", 25, COARSE),
+            measure("64 s=1", 25, COARSE),
+            sigmas=3,
+            scope=P4,
         ),
         ledger.more("and with it, at s = 1, the coarse error at 256 over that of the 8 × 8 model", e2_low[256]["1"] / e2[8]["1"], 80),
     ],
@@ -1870,10 +1916,12 @@ nb.claim(
 #
 # - **"The gain is $s^2$"** (C2) for photographs, nearly; for pictures that are small by nature most of the signal goes with the noise.
 # - **"Easy in training"** (C4): in $x_0$, not in $\varepsilon$, whose loss rises.
-# - **Longer training** hardly helps a mismatched schedule (C5): at gain 16 the network samples worse after 4,800 iterations than at gain 1 after 1,200.
+# - **Longer training** hardly helps a badly mismatched schedule (C5): at gain 16 the network samples worse after 4,800 iterations than at gain 1
+#   after 1,200.
 # - **"Align the SNR"** (C6) repairs the coarse content. For the whole picture the best single shift lies between $\sqrt{d/d_0}$ and $d/d_0$, by the
-#   spectrum and the number of steps: $d^{0.5}$ for $1/k^2$, $d^{0.75}$ for our photographs.
-# - **The multiscale loss** (C11) leaves the ideal denoiser as it is. What it changes in a short training is E5's table.
+#   spectrum and the number of steps: $d^{0.5}$ for $1/k^2$, $d^{0.75}$ for our photographs. Trained U-Nets at 128 stay above the one at 64 (E4).
+# - **The multiscale loss** (C11) leaves the ideal denoiser as it is. In a short training it lowers the coarse error by a few per cent, and samples at gain 16
+#   get worse (E5).
 # - The interpolated schedule has one sensible orientation: more shift at the noisy end (C16). The swapped one is worse than the best single shift.
 # - Slips: the signal is $\bar\alpha_t^2$, not $\mathbb E[x_0]^2$; $s$ is the pooling factor in the post and the resolution in the paper's loss.
 #
