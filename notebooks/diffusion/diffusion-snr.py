@@ -13,11 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/diffusion-snr.ipynb)
 #
-# **The point.** Average an $s$ times larger noisy picture down: its noise shrinks by $s$, the picture stays. The same schedule is 18 dB cleaner at
-# $s=8$. So multiply the noise by $s$, that is, shift $\log\mathrm{SNR}$ by $-2\ln s$. For coarse content this is exact: the sampler's error becomes
-# one number for every size (without the shift it is 83 times larger at 256 x 256). For a whole picture one shift is a compromise, $\sqrt s$ for the
-# spectrum $1/k^2$ and not far below $s$ for photographs. A shift that grows from 1 near the data to $s$ near the noise beats every single one, by
-# a factor of 3 to 4 at 256 x 256; the opposite orientation is worse than no interpolation.
+# **The point.** Average an $s$ times larger noisy picture down: its noise shrinks by $s$, the picture stays. The same schedule is 18 dB
+# cleaner at $s=8$. So multiply the noise by $s$, that is, shift $\log\mathrm{SNR}$ by $-2\ln s$. For coarse content this is exact: the
+# sampler's error becomes one number for every size (without the shift it is 83 times larger at 256 x 256). For a whole picture one shift is
+# a compromise, $\sqrt s$ for the spectrum $1/k^2$ and not far below $s$ for photographs. A shift that grows from 1 near the data to $s$
+# near the noise beats every single one, by a factor of 3 to 4 at 256 x 256; the opposite orientation is worse than no interpolation.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -131,16 +131,16 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# Diffusion models that work on pixels used to stop at 64 x 64; larger pictures went through an autoencoder first, and its latent is 64 x 64 again.
-# The post {cite}`su2024snr`, on the paper *simple diffusion* {cite}`hoogeboom2023simple`, first asks why the latent route is so convenient. The
-# encoder cuts dimensions: 512 x 512 x 3 numbers, which patches of 8 x 8 would only rearrange into 64 x 64 x 192, become 64 x 64 x 4. And what
-# its perceptual loss preserves is close to what FID looks at. Then it asks what makes large pictures hard, and finds the answer in the
-# signal-to-noise ratio.
+# Diffusion models that work on pixels used to stop at 64 x 64; larger pictures went through an autoencoder first, and its latent is 64 x 64
+# again. The post {cite}`su2024snr`, on the paper *simple diffusion* {cite}`hoogeboom2023simple`, first asks why the latent route is so
+# convenient. The encoder cuts dimensions: 512 x 512 x 3 numbers, which patches of 8 x 8 would only rearrange into 64 x 64 x 192, become 64
+# x 64 x 4. And what its perceptual loss preserves is close to what FID looks at. Then it asks what makes large pictures hard, and finds the
+# answer in the signal-to-noise ratio.
 #
 # Notation of {doc}`ddpm-bayes <ddpm-bayes>`: $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$ with $\bar\alpha_t^2+\bar\beta_t^2=1$. Here $t$
 # runs from 0 (data) to 1 (noise). $\mathrm{SNR}(t)=\bar\alpha_t^2/\bar\beta_t^2$ and $\sigma=\bar\beta/\bar\alpha$, the coordinate of
-# {doc}`ddim <ddim>`, so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks. A picture is $d\times d$, the
-# resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
+# {doc}`ddim <ddim>`, so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks. A picture is $d\times d$,
+# the resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
 #
 # (The post writes the signal as $\mathbb E[x_0]^2$. Everything is conditional on $x_0$, so the ratio of the coefficients is what counts.)
 #
@@ -149,7 +149,8 @@ nb.show(figure)
 # The mean of $s^2$ independent normal numbers has variance $1/s^2$, and different blocks stay independent. The same linear map acts on the
 # picture:
 #
-# $$\mathcal D_sx_t=\bar\alpha_t\,\mathcal D_sx_0+\bar\beta_t\,\mathcal D_s\varepsilon,\qquad\mathcal D_s\varepsilon\sim\mathcal N(0,I/s^2).$$
+# $$\mathcal D_sx_t=\bar\alpha_t\,\mathcal D_sx_0+\bar\beta_t\,\mathcal D_s\varepsilon,
+# \qquad\mathcal D_s\varepsilon\sim\mathcal N(0,I/s^2).$$
 
 # %%
 i, j, n = sp.symbols("i j n", integer=True, positive=True)
@@ -195,8 +196,8 @@ nb.claim(
 #
 # $$\text{gain in SNR}=s^2R .$$
 #
-# If the pixels of a block have correlation $\rho$ with each other, $R=(1+(s^2-1)\rho)/s^2$: one for a constant block, $1/s^2$, and no gain at all,
-# for white noise. A wave $e^{i\omega x}$ keeps, along each axis,
+# If the pixels of a block have correlation $\rho$ with each other, $R=(1+(s^2-1)\rho)/s^2$: one for a constant block, $1/s^2$, and no gain
+# at all, for white noise. A wave $e^{i\omega x}$ keeps, along each axis,
 #
 # $$|H_s(\omega)|^2=\frac{\sin^2(s\omega/2)}{s^2\sin^2(\omega/2)} .$$
 
@@ -259,9 +260,9 @@ nb.derivation(
 # %% [markdown]
 # ### How much of a photograph survives?
 #
-# $R$ has to be measured. We take two photographs that come with scikit-learn and cut 78 crops of 256 x 256 from each (they overlap: two pictures,
-# not 156). Power is the variance about the mean colour of all crops. The small digits of the other notebooks are the opposite case: 8 x 8 pixels,
-# drawn at that size, their variance taken about the mean picture.
+# $R$ has to be measured. We take two photographs that come with scikit-learn and cut 78 crops of 256 x 256 from each (they overlap: two
+# pictures, not 156). Power is the variance about the mean colour of all crops. The small digits of the other notebooks are the opposite
+# case: 8 x 8 pixels, drawn at that size, their variance taken about the mean picture.
 
 
 # %%
@@ -291,7 +292,8 @@ R_patch = {d: kept_power(own_mean(crops_of(d, 64)), d // 8) for d in (32, 64, 12
 R_white = {k: kept_power(white, k) for k in (2, 4, 8)}
 nb.claim(
     "C2",
-    "Pooling raises the SNR by s²: within a tenth of the exponent for photographs, not for pictures that are small by nature, not for white noise.",
+    "Pooling raises the SNR by s²: within a tenth of the exponent for "
+    "photographs, not for pictures that are small by nature, not for white noise.",
     "partly",
     holds=[
         ledger.close(
@@ -323,13 +325,14 @@ nb.results(
 )
 
 # %% [markdown]
-# For photographs the rule is right to a few per cent of the exponent. (It is right about *pixels of one large picture*. Of the variance of a crop
-# about its own mean, the means over an 8 x 8 grid of blocks keep less the smaller the crop: X2.)
+# For photographs the rule is right to a few per cent of the exponent. (It is right about *pixels of one large picture*. Of the variance of
+# a crop about its own mean, the means over an 8 x 8 grid of blocks keep less the smaller the crop: X2.)
 #
 # ## E1. The picture of the paper
 #
-# $\bar\alpha=0.6$, $\bar\beta=0.8$, $s=8$, peak-to-peak 2. Against the clean pooled picture the noise of $x_t/\bar\alpha$ has standard deviation
-# $\bar\beta/(\bar\alpha s)$ if the noise came first and $\bar\beta/\bar\alpha$ if the pooling did: the gap is $20\log_{10}8=18.06$ dB.
+# $\bar\alpha=0.6$, $\bar\beta=0.8$, $s=8$, peak-to-peak 2. Against the clean pooled picture the noise of $x_t/\bar\alpha$ has standard
+# deviation $\bar\beta/(\bar\alpha s)$ if the noise came first and $\bar\beta/\bar\alpha$ if the pooling did: the gap is
+# $20\log_{10}8=18.06$ dB.
 
 # %%
 clean = average_pool(china, 8)
@@ -396,9 +399,9 @@ nb.claim(
 
 # %% [markdown]
 # With the cosine schedule $\bar\alpha=\cos\frac{\pi t}2$, $\log\mathrm{SNR}=-2\ln\tan\frac{\pi t}2$, the shifted one has
-# $\sigma=s\tan\frac{\pi t}2$. It is the same schedule at another time, $t'=\frac2\pi\arctan\bigl(s\tan\frac{\pi t}2\bigr)$. In code the ends are
-# bounded: $-2\ln\tan\bigl(t_{\min}+t(t_{\max}-t_{\min})\bigr)$ with $t_{\min}=\arctan e^{-7.5}$, $t_{\max}=\arctan e^{7.5}$ runs from 15 to
-# $-15$, and the shift moves the ends along.
+# $\sigma=s\tan\frac{\pi t}2$. It is the same schedule at another time, $t'=\frac2\pi\arctan\bigl(s\tan\frac{\pi t}2\bigr)$. In code the
+# ends are bounded: $-2\ln\tan\bigl(t_{\min}+t(t_{\max}-t_{\min})\bigr)$ with $t_{\min}=\arctan e^{-7.5}$, $t_{\max}=\arctan e^{7.5}$ runs
+# from 15 to $-15$, and the shift moves the ends along.
 
 # %%
 t, T1 = sp.symbols("t t_1", positive=True)
@@ -443,8 +446,9 @@ nb.derivation(
 # %% [markdown]
 # ## How much of the training is wasted?
 #
-# The post says that without alignment the training meets easy samples. Here is a closed form. Take the cosine schedule, $t$ uniform, and content
-# whose effective $\log\mathrm{SNR}$ is $\log\mathrm{SNR}(t)+2\ln s$. The part of the training at which it is undecided, $|\cdot|\le a$, is
+# The post says that without alignment the training meets easy samples. Here is a closed form. Take the cosine schedule, $t$ uniform, and
+# content whose effective $\log\mathrm{SNR}$ is $\log\mathrm{SNR}(t)+2\ln s$. The part of the training at which it is undecided,
+# $|\cdot|\le a$, is
 #
 # $$F(s,a)=\frac2\pi\bigl[\arctan(se^{a/2})-\arctan(se^{-a/2})\bigr]\sim\frac{4\sinh(a/2)}{\pi s},$$
 #
@@ -503,8 +507,8 @@ nb.show(figure)
 # $$\log\mathrm{SNR}(t)=t\,L_{\rm low}(t)+(1-t)\,L_{\rm high}(t)\quad\Longleftrightarrow\quad
 # \sigma=s_{\rm low}^{\,t}\,s_{\rm high}^{\,1-t}\tan\frac{\pi t}2 .$$
 #
-# In this orientation the larger shift belongs to the noisy end. Public re-implementations have it so; transcriptions of the paper's equation
-# circulate with the two swapped. We need not look it up: E2 decides.
+# In this orientation the larger shift belongs to the noisy end. Public re-implementations have it so; transcriptions of the paper's
+# equation circulate with the two swapped. We need not look it up: E2 decides.
 
 # %%
 low_base, high_base = sp.symbols("s_low s_high", positive=True)
@@ -548,10 +552,11 @@ nb.show(figure)
 #
 # $$\mathcal L_{s\times s}=\frac1{(w/s)(h/s)}\bigl\|\mathcal D_s[\varepsilon]-\mathcal D_s[\epsilon_\theta(x_t)]\bigr\|^2 .$$
 #
-# The post averages several $s$; the paper's superscript is the *resolution* $r=d/s$, and its weight $1/r$. Three facts. (a) $\mathcal D_s$ is
-# linear, so every term is minimised by $\mathbb E[\varepsilon|x_t]$, the old minimiser; with $s>1$ alone it would not be determined. (b) A white
-# error has $\mathcal L_{s\times s}=\mathcal L_{1\times1}/s^2$: a plain average is ruled by full resolution, and $1/r\propto s$ gives one factor
-# $s$ back. (c) In the frequency domain the term weights the error's spectrum by $|H_s|^2$, e.g. $|H_2|^2=\cos^2\frac\omega2$ along an axis.
+# The post averages several $s$; the paper's superscript is the *resolution* $r=d/s$, and its weight $1/r$. Three facts. (a) $\mathcal D_s$
+# is linear, so every term is minimised by $\mathbb E[\varepsilon|x_t]$, the old minimiser; with $s>1$ alone it would not be determined. (b)
+# A white error has $\mathcal L_{s\times s}=\mathcal L_{1\times1}/s^2$: a plain average is ruled by full resolution, and $1/r\propto s$
+# gives one factor $s$ back. (c) In the frequency domain the term weights the error's spectrum by $|H_s|^2$, e.g.
+# $|H_2|^2=\cos^2\frac\omega2$ along an axis.
 
 
 # %%
@@ -619,9 +624,9 @@ nb.claim(
 # %% [markdown]
 # ## Pictures for which everything is exact
 #
-# Take pictures whose DCT modes are independent normals of variance $\lambda_k$, falling like $1/(1+k^2)$: the spectrum of natural images, without
-# their phases. The exact denoiser shrinks each mode by $\lambda_k/(\lambda_k+\sigma^2)$, and one deterministic step $\sigma\to\sigma'$ (DDIM,
-# which is Euler's method in $\sigma$) multiplies it by
+# Take pictures whose DCT modes are independent normals of variance $\lambda_k$, falling like $1/(1+k^2)$: the spectrum of natural images,
+# without their phases. The exact denoiser shrinks each mode by $\lambda_k/(\lambda_k+\sigma^2)$, and one deterministic step
+# $\sigma\to\sigma'$ (DDIM, which is Euler's method in $\sigma$) multiplies it by
 #
 # $$1+\frac{(\sigma'-\sigma)\sigma}{\lambda_k+\sigma^2}=\frac{\lambda_k+\sigma\sigma'}{\lambda_k+\sigma^2}.$$
 #
@@ -694,11 +699,11 @@ nb.derivation(
 # ## E2. Which shift is right?
 #
 # Pictures of $d=8,\dots,256$ are samples of the *same* scene at different resolution: $\lambda_k\propto d^2/(1+k^2)$, since an orthonormal
-# coefficient of a fixed scene grows with $d$. Base $d_0=8$; cosine nodes at 25 even times, then a last denoising. We look at the whole picture and
-# at the lowest 8 x 8 modes, which are what a small picture would show.
+# coefficient of a fixed scene grows with $d$. Base $d_0=8$; cosine nodes at 25 even times, then a last denoising. We look at the whole
+# picture and at the lowest 8 x 8 modes, which are what a small picture would show.
 #
-# What to expect: replace $\lambda\to s^2\lambda$ and $\sigma\to s\sigma$ in the factor, and nothing changes. So with $s=d/8$ the error of the
-# coarse block must be the same number for all $d$. For the fine modes the shift is a burden.
+# What to expect: replace $\lambda\to s^2\lambda$ and $\sigma\to s\sigma$ in the factor, and nothing changes. So with $s=d/8$ the error of
+# the coarse block must be the same number for all $d$. For the fine modes the shift is a burden.
 
 # %%
 SHIFTS = [2 ** (m / 8) for m in range(-16, 57)]
@@ -726,7 +731,8 @@ E2_ROWS = {  # s = 1, √s, s, growing, swapped; coarse block at 1 and s
 }
 nb.experiment(
     "E2",
-    "Exact Gaussian pictures: s = d/8 keeps the coarse error at every size; for the whole picture √(d/8) is best among single shifts, and a growing shift beats all.",
+    "Exact Gaussian pictures: s = d/8 keeps the coarse error at every size; for the "
+    "whole picture √(d/8) is best among single shifts, and a growing shift beats all.",
     "verified",
     holds=[
         ledger.close(f"W2² a pixel, d = {d}, {name}", got, want, rel=0.01)
@@ -832,13 +838,13 @@ figure.suptitle("Each shift suits the modes that change in the middle of its tim
 nb.show(figure)
 
 # %% [markdown]
-# Single shifts cannot serve modes whose variances span a factor $d^2$. The growing shift can: near the noise, where coarse modes are decided, it is
-# $d/8$, near the data it is 1.
+# Single shifts cannot serve modes whose variances span a factor $d^2$. The growing shift can: near the noise, where coarse modes are
+# decided, it is $d/8$, near the data it is 1.
 #
 # ### The spectrum of real photographs
 #
-# Is $1/(1+k^2)$ the spectrum of a photograph? We measure it: the DCT of the 468 colour planes of the crops, in units of $[-1,1]$; for smaller $d$
-# the crops are pooled, so that it is again the same scene.
+# Is $1/(1+k^2)$ the spectrum of a photograph? We measure it: the DCT of the 468 colour planes of the crops, in units of $[-1,1]$; for
+# smaller $d$ the crops are pooled, so that it is again the same scene.
 
 
 # %%
@@ -876,7 +882,8 @@ slope_of = {key: metrics.loglog_slope((2, 8, 32), row).slope for key, row in by_
 PH = "2 photographs, 156 crops"
 nb.claim(
     "X1",
-    "With the measured spectrum of photographs, steeper than 1/k², the coarse error is again the same at every size, but the best single shift grows faster than √(d/8).",
+    "With the measured spectrum of photographs, steeper than 1/k², the coarse error is "
+    "again the same at every size, but the best single shift grows faster than √(d/8).",
     "verified",
     holds=[
         ledger.close("best shift at d = 8, pictures in [−1, 1]", photo_best[8][0], 1.22, rel=0.1, machine=True, digits=3, scope=PH),
@@ -917,7 +924,8 @@ nb.claim(
 )
 nb.claim(
     "X2",
-    "About its own mean a crop keeps less of its power, the less the smaller it is: an 8 × 8 grid of means holds 0.75 of the variance of a 256 × 256 crop and 0.59 of a 32 × 32 one.",
+    "About its own mean a crop keeps less of its power, the less the smaller it is: an 8 × 8 "
+    "grid of means holds 0.75 of the variance of a 256 × 256 crop and 0.59 of a 32 × 32 one.",
     "verified",
     holds=[
         ledger.more(
@@ -972,21 +980,22 @@ nb.results(
 )
 
 # %% [markdown]
-# Photographs fall faster, like $k^{-2.4}$, and their coarse content carries more of the error. So the post's $s=d/8$ does well for the *whole*
-# picture too: 19 thousandths at 256, against 17.5 for the best single shift and 33 for $\sqrt{d/8}$. The square-root law is a property of
-# $1/k^2$ at 25 steps, not of pictures: the best shift grows like $d^{0.75}$ here, like $d^{0.5}$ for $p=2$, like $d^{0.93}$ for $p=3$, and with 100
-# steps more slowly. What does not depend on the spectrum: the coarse error is the same at all sizes (to 2%) with $s=d/8$, and the growing shift is best, by a
-# factor of three at 256.
+# Photographs fall faster, like $k^{-2.4}$, and their coarse content carries more of the error. So the post's $s=d/8$ does well for the
+# *whole* picture too: 19 thousandths at 256, against 17.5 for the best single shift and 33 for $\sqrt{d/8}$. The square-root law is a
+# property of $1/k^2$ at 25 steps, not of pictures: the best shift grows like $d^{0.75}$ here, like $d^{0.5}$ for $p=2$, like $d^{0.93}$ for
+# $p=3$, and with 100 steps more slowly. What does not depend on the spectrum: the coarse error is the same at all sizes (to 2%) with
+# $s=d/8$, and the growing shift is best, by a factor of three at 256.
 #
 # ## E3. What a wrong SNR costs in training
 #
-# E2 is about the sampler: its denoiser is perfect. Does the mismatch also harm the *training*? A network for $s$ times larger pictures sees its
-# coarse content at $s^2$ times the SNR. That can be had at low resolution: train on 8 x 8 digits with $\log\mathrm{SNR}+2\ln s$, the "gain" $s$.
+# E2 is about the sampler: its denoiser is perfect. Does the mismatch also harm the *training*? A network for $s$ times larger pictures sees
+# its coarse content at $s^2$ times the SNR. That can be had at low resolution: train on 8 x 8 digits with $\log\mathrm{SNR}+2\ln s$, the
+# "gain" $s$.
 #
-# The network is small on purpose: an MLP with three residual blocks, $v$-output (at the noisy end $\varepsilon$ is known and says nothing about
-# $x_0$ {cite}`salimans2022progressive`), loss on $\varepsilon$, $t$ uniform. We sample with the schedule of the training, and, to isolate the
-# training, with *one* sampler for all: 100 levels of {cite}`karras2022edm` from 50, which every arm has seen, to 0.01. FD is the Fréchet distance
-# in a classifier's features.
+# The network is small on purpose: an MLP with three residual blocks, $v$-output (at the noisy end $\varepsilon$ is known and says nothing
+# about $x_0$ {cite}`salimans2022progressive`), loss on $\varepsilon$, $t$ uniform. We sample with the schedule of the training, and, to
+# isolate the training, with *one* sampler for all: 100 levels of {cite}`karras2022edm` from 50, which every arm has seen, to 0.01. FD is
+# the Fréchet distance in a classifier's features.
 
 
 # %%
@@ -1065,8 +1074,8 @@ def gain_training(device, gains, seeds, lengths, samples):
 # %% [markdown]
 # ## E5. The multiscale loss
 #
-# The same network and digits, at gain 1 and 16, trained with $\mathcal L_{1\times1}$ alone, with the mean over $s=1,2,4$, and with the paper's
-# weights. D8 says that the ideal result is the same; the question is what a short training of a small network makes of it.
+# The same network and digits, at gain 1 and 16, trained with $\mathcal L_{1\times1}$ alone, with the mean over $s=1,2,4$, and with the
+# paper's weights. D8 says that the ideal result is the same; the question is what a short training of a small network makes of it.
 
 
 # %%
@@ -1128,13 +1137,13 @@ def train_multiscale(net, images, levels, weights, steps, seed, batch=128, rate=
 # %% [markdown]
 # ## E4. Networks on photographs
 #
-# Now with trained U-Nets, on random 256 x 256 crops of the two photographs, pooled to $d=64$ and $128$. Both sizes use the *same* trunk: the paper's
-# advice to go down to low resolution right after the first layer is taken literally, with a first layer on patches of $d/64$ pixels (and a last
-# one back), so that the sizes cost nearly the same. Schedules: no shift, and at 128 also base $d_0=64$ ($s=2$). Networks at 256 x 256 were not
-# trained; to that size reach the exact Gaussian pictures and the measured spectrum (E2, X1), not E4.
+# Now with trained U-Nets, on random 256 x 256 crops of the two photographs, pooled to $d=64$ and $128$. Both sizes use the *same* trunk:
+# the paper's advice to go down to low resolution right after the first layer is taken literally, with a first layer on patches of $d/64$
+# pixels (and a last one back), so that the sizes cost nearly the same. Schedules: no shift, and at 128 also base $d_0=64$ ($s=2$). Networks
+# at 256 x 256 were not trained; to that size reach the exact Gaussian pictures and the measured spectrum (E2, X1), not E4.
 #
-# With two photographs nobody learns the world. What can be measured is whether the samples have the law of the crops: W2² a pixel between the DCT
-# spectra of samples and crops (the measure of E2), whole and coarse, and the Fréchet distance of 4 x 4 thumbnails.
+# With two photographs nobody learns the world. What can be measured is whether the samples have the law of the crops: W2² a pixel between
+# the DCT spectra of samples and crops (the measure of E2), whole and coarse, and the Fréchet distance of 4 x 4 thumbnails.
 
 
 # %%
@@ -1350,11 +1359,11 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** With the training alone to blame (one sampler for all) FD at gain 16 is 1.65 times that at gain 1 after 1,200 iterations. At gain 2
-# three seeds see no difference. Four times the training divides FD by 2.6 at gain 1 and by 1.02 at gain 16: the network there keeps learning what
-# it is shown, noise on pictures that are already clear.
+# **What we saw.** With the training alone to blame (one sampler for all) FD at gain 16 is 1.65 times that at gain 1 after 1,200 iterations.
+# At gain 2 three seeds see no difference. Four times the training divides FD by 2.6 at gain 1 and by 1.02 at gain 16.
 #
-# (E3 was recorded by an earlier text of `gain_training`, which also stored a loss of $x_0$; the columns used here come from the same lines.)
+# (E3 was recorded by an earlier text of `gain_training`, which also stored a loss of $x_0$; the columns used here come from the same
+# lines.)
 #
 # The checks of the code come first: the levels of a gain, the change from $v$ to $\varepsilon$, the clipping, a loss by hand.
 
@@ -1413,7 +1422,8 @@ decided = lambda steps, at: [v for k, v in zip(GAINS, e3_means[steps, at], stric
 low_gain, high_gain = f"{live_length} {min(live_gains)}", f"{live_length} {max(live_gains)}"
 nb.experiment(
     "E3",
-    "Trained on an SNR s² times too high the same network samples worse: FD rises with s from gain 4 on, also with one sampler for all, and four times the training does not make up for it at gain 16.",
+    "Trained on an SNR s² times too high the same network samples worse: FD rises with s from gain 4 "
+    "on, also with one sampler for all, and four times the training does not make up for it at gain 16.",
     "verified",
     holds=[
         *[
@@ -1522,12 +1532,12 @@ nb.claim(
 )
 
 # %% [markdown]
-# The post's wording, "the training is easy", needs a unit. In $x_0$ the samples of a mismatched schedule are easier. In $\varepsilon$ they are
-# harder: at high SNR the noise is what is hard to see. What is wasted is the same in both: hardly any $t$ is left at which the coarse content is
-# undecided (D6).
+# The post's wording, "the training is easy", needs a unit. In $x_0$ the samples of a mismatched schedule are easier. In $\varepsilon$ they
+# are harder: at high SNR the noise is what is hard to see. What is wasted is the same in both: hardly any $t$ is left at which the coarse
+# content is undecided (D6).
 #
-# **E4**, the U-Nets. Beside each measured error stands what E2's product gives for the arm's noise levels and *Gaussian* pictures of the measured
-# spectrum with their exact denoiser.
+# **E4**, the U-Nets. Beside each measured error stands what E2's product gives for the arm's noise levels and *Gaussian* pictures of the
+# measured spectrum with their exact denoiser.
 
 # %% tags=["hide-input"]
 ARM_SHIFT = nb.recorded("E4").config["arms"]
@@ -1543,7 +1553,8 @@ def predicted_error(arm, N, block=None):
 
 nb.results(
     "E4",
-    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(r4['64 s=1'])} seeds ({nb.recorded('E4').device}); W2² a pixel in thousandths, in brackets exact for Gaussian pictures",
+    f"U-Nets on crops of two photographs, 25 steps, mean ± s.e. of {len(r4['64 s=1'])} seeds "
+    f"({nb.recorded('E4').device}); W2² a pixel in thousandths, in brackets exact for Gaussian pictures",
     ["size and shift", "8 × 8 modes", "whole picture", "thumbnail FD", "test loss of ε"],
     [
         [
@@ -1594,7 +1605,8 @@ sample_crop = random_crops(3, 64, 12, "cpu")
 full_crop = random_crops(3, 256, 12, "cpu")
 nb.experiment(
     "E4",
-    "Trained U-Nets: at 128 the shift nearly halves the coarse error on photographs, but does not bring it down to that of the U-Net at 64.",
+    "Trained U-Nets: at 128 the shift nearly halves the coarse error on "
+    "photographs, but does not bring it down to that of the U-Net at 64.",
     "verified",
     holds=[
         *[
@@ -1632,7 +1644,8 @@ nb.experiment(
 )
 nb.claim(
     "C6",
-    "Aligning the SNR repairs the damage: it does for the coarse content, fully with an exact denoiser and for the greater part with trained U-Nets; for a whole picture one shift can be far from the best schedule.",
+    "Aligning the SNR repairs the damage: it does for the coarse content, fully with an exact denoiser and for "
+    "the greater part with trained U-Nets; for a whole picture one shift can be far from the best schedule.",
     "partly",
     holds=[
         ledger.more("model, d = 256, coarse modes: s = 1 over s = 32", e2_low[256]["1"] / e2_low[256]["s"], 80),
@@ -1688,7 +1701,8 @@ nb.results(
 )
 nb.experiment(
     "E5",
-    "In a short training the multiscale loss helps: it lowers the coarse error; but the paper's weights raise the whole one, and the samples get worse at gain 16 (at gain 1 three seeds do not decide).",
+    "In a short training the multiscale loss helps: it lowers the coarse error; but the paper's weights "
+    "raise the whole one, and the samples get worse at gain 16 (at gain 1 three seeds do not decide).",
     "partly",
     holds=[
         *[
@@ -1728,18 +1742,18 @@ nb.experiment(
 )
 
 # %% [markdown]
-# At 128 the aligned schedule takes back two thirds of what the size costs (E4): the coarse error falls from 115 to 63 thousandths, against 38 at 64.
-# The loss of $\varepsilon$ is then that of the small network, 0.076, against 0.100 without a shift. The Gaussian column is a guide, no bound:
-# crops of two photographs are not Gaussian, and the network at 64 does better than it.
+# At 128 the aligned schedule takes back two thirds of what the size costs (E4): the coarse error falls from 115 to 63 thousandths, against
+# 38 at 64. The loss of $\varepsilon$ is then that of the small network, 0.076, against 0.100 without a shift. The Gaussian column is a
+# guide, no bound: crops of two photographs are not Gaussian, and the network at 64 does better than it.
 #
-# The multiscale losses (E5) do what they are made for: the coarse error falls by 5% (mean) and 6% (paper) at gain 1 and by 2% and 1% at gain 16. The
-# paper's weights pay with 3% and 5% more error of $\varepsilon$ as a whole. Samples at gain 16 are worse, by 4 and 9 standard errors; at gain 1 they
-# look better by 0.10 and 0.13, which is 2.3 and 2.9 standard errors of three seeds, and decides nothing.
+# The multiscale losses (E5) do what they are made for: the coarse error falls by 5% (mean) and 6% (paper) at gain 1 and by 2% and 1% at
+# gain 16. The paper's weights pay with 3% and 5% more error of $\varepsilon$ as a whole. Samples at gain 16 are worse, by 4 and 9 standard
+# errors; at gain 1 they look better by 0.10 and 0.13, which is 2.3 and 2.9 standard errors of three seeds, and decides nothing.
 #
 # ## The rest of the recipe
 #
-# The paper puts the extra parameters (and the dropout) at 16 x 16 and goes down to low resolution right after the first layer. The arithmetic
-# behind this: a block's cost goes with the number of pixels, its parameters do not.
+# The paper puts the extra parameters (and the dropout) at 16 x 16 and goes down to low resolution right after the first layer. The
+# arithmetic behind this: a block's cost goes with the number of pixels, its parameters do not.
 
 
 # %%
@@ -1778,11 +1792,13 @@ nb.claim(
     "C8",
     "The autoencoder costs hardly any FID because its perceptual loss compares VGG features, which resemble the Inception features of FID.",
     "not checkable",
-    reason="A conjecture. It would take the FID of reconstructions by autoencoders trained with and without the perceptual loss, on ImageNet.",
+    reason="A conjecture. It would take the FID of reconstructions by autoencoders "
+    "trained with and without the perceptual loss, on ImageNet.",
 )
 nb.claim(
     "C9",
-    "The same parameters cost 64 times less at 16 × 16 than at 128 × 128, and patches at the first layer make the cost nearly independent of the size. (That quality allows it, and the dropout, is not tried.)",
+    "The same parameters cost 64 times less at 16 × 16 than at 128 × 128, and patches at the first layer "
+    "make the cost nearly independent of the size. (That quality allows it, and the dropout, is not tried.)",
     "verified",
     holds=[
         ledger.close("multiply-adds of a residual block, 128 over 16", cost[128] / cost[16], 64, rel=1e-9),
@@ -1792,7 +1808,8 @@ nb.claim(
 )
 nb.claim(
     "C11",
-    "The two devices make a large model no worse, at the low resolution, than a small one: the alignment does with an exact denoiser, not with our trained U-Nets; the multiscale loss by itself cannot.",
+    "The two devices make a large model no worse, at the low resolution, than a small one: the alignment "
+    "does with an exact denoiser, not with our trained U-Nets; the multiscale loss by itself cannot.",
     "partly",
     holds=[ledger.close("coarse error at 256, s = 32, over that of the 8 × 8 model", e2_low[256]["s"] / e2[8]["1"], 1, abs=1e-3)],
     fails=[
@@ -1816,9 +1833,9 @@ nb.claim(
 # %% [markdown]
 # ## The paper's numbers
 #
-# FID on ImageNet, without guidance, as the public leaderboard lists them; the zero-shot FID on COCO at 256 x 256 is 8.30. The second table is the
-# paper's ablation as it circulates. **We could not confirm it**, and no verdict rests on it; it agrees with E2 on photographs in that the base of
-# the schedule should be *small* ($d_0=32$ rather than 64 or 128), and it says that the multiscale loss pays only at 512.
+# FID on ImageNet, without guidance, as the public leaderboard lists them; the zero-shot FID on COCO at 256 x 256 is 8.30. The second table
+# is the paper's ablation as it circulates. **We could not confirm it**, and no verdict rests on it; it agrees with E2 on photographs in
+# that the base of the schedule should be *small* ($d_0=32$ rather than 64 or 128), and it says that the multiscale loss pays only at 512.
 
 # %% tags=["hide-input"]
 nb.results(
@@ -1867,8 +1884,8 @@ nb.claim(
 # ## Beyond the post
 #
 # **X3. A shift is importance sampling.** For $t$ uniform the cosine schedule draws $\log\mathrm{SNR}=L$ with density
-# $p(L)=\frac1{2\pi\cosh(L/2)}$; the shifted one draws from $p(L+2\ln s)$. The network sees no $t$, so a shift in training is a change of weights of
-# the noise levels: what EDM {cite}`karras2022edm` does with the mean of $\ln\sigma$, which moves by $\ln s$.
+# $p(L)=\frac1{2\pi\cosh(L/2)}$; the shifted one draws from $p(L+2\ln s)$. The network sees no $t$, so a shift in training is a change of
+# weights of the noise levels: what EDM {cite}`karras2022edm` does with the mean of $\ln\sigma$, which moves by $\ln s$.
 #
 # **X4. What it is worth in steps.** With an exact denoiser any schedule converges. At $d=256$ the unshifted one needs between six and
 # eight times the steps of the growing one for the same error.
@@ -1916,26 +1933,30 @@ nb.claim(
 #
 # - **"The gain is $s^2$"** (C2) for photographs, nearly; for pictures that are small by nature most of the signal goes with the noise.
 # - **"Easy in training"** (C4): in $x_0$, not in $\varepsilon$, whose loss rises.
-# - **Longer training** hardly helps a badly mismatched schedule (C5): at gain 16 the network samples worse after 4,800 iterations than at gain 1
-#   after 1,200.
-# - **"Align the SNR"** (C6) repairs the coarse content. For the whole picture the best single shift lies between $\sqrt{d/d_0}$ and $d/d_0$, by the
-#   spectrum and the number of steps: $d^{0.5}$ for $1/k^2$, $d^{0.75}$ for our photographs. Trained U-Nets at 128 stay above the one at 64 (E4).
-# - **The multiscale loss** (C11) leaves the ideal denoiser as it is. In a short training it lowers the coarse error by a few per cent, and samples at gain 16
-#   get worse (E5).
-# - The interpolated schedule has one sensible orientation: more shift at the noisy end (C16). The swapped one is worse than the best single shift.
-# - Slips: the signal is $\bar\alpha_t^2$, not $\mathbb E[x_0]^2$; $s$ is the pooling factor in the post and the resolution in the paper's loss.
+# - **Longer training** hardly helps a badly mismatched schedule (C5): at gain 16 the network samples worse after 4,800 iterations than at
+#   gain 1 after 1,200.
+# - **"Align the SNR"** (C6) repairs the coarse content. For the whole picture the best single shift lies between $\sqrt{d/d_0}$ and
+#   $d/d_0$, by the spectrum and the number of steps: $d^{0.5}$ for $1/k^2$, $d^{0.75}$ for our photographs. Trained U-Nets at 128 stay
+#   above the one at 64 (E4).
+# - **The multiscale loss** (C11) leaves the ideal denoiser as it is. In a short training it lowers the coarse error by a few per cent, and
+#   samples at gain 16 get worse (E5).
+# - The interpolated schedule has one sensible orientation: more shift at the noisy end (C16). The swapped one is worse than the best single
+#   shift.
+# - Slips: the signal is $\bar\alpha_t^2$, not $\mathbb E[x_0]^2$; $s$ is the pooling factor in the post and the resolution in the paper's
+#   loss.
 #
 # ## Exercises
 #
-# 1. Let the shift be $c\,(d/8)^{\gamma t}$. Which $c$ and $\gamma$ minimise the error on photographs at $d=256$ and 25 steps? 2. The nodes of
-# {cite}`karras2022edm` are even in $\sigma^{1/7}$. Do they make the shift unnecessary? 3. A network that cannot represent
-# $\mathbb E[\varepsilon|x_t]$ need not have the same best weights under both losses (D8). Find the smallest example: a linear map of rank one.
+# 1. Let the shift be $c\,(d/8)^{\gamma t}$. Which $c$ and $\gamma$ minimise the error on photographs at $d=256$ and 25 steps? 2. The nodes
+# of {cite}`karras2022edm` are even in $\sigma^{1/7}$. Do they make the shift unnecessary? 3. A network that cannot represent
+# $\mathbb E[\varepsilon|x_t]$ need not have the same best weights under both losses (D8). Find the smallest example: a linear map of rank
+# one.
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# $c=1$, $\gamma=1.4$: 4.4 thousandths in place of 5.7. The noisy end wants more than $d/8$, since the coarsest modes of photographs stand out
-# above the power law; next to the data the shift stays 1.
+# $c=1$, $\gamma=1.4$: 4.4 thousandths in place of 5.7. The noisy end wants more than $d/8$, since the coarsest modes of photographs stand
+# out above the power law; next to the data the shift stays 1.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1950,9 +1971,9 @@ print(f"c = {winner[0]}, gamma = {winner[1]}: ≈{1e3 * trials[winner]:.2f}; c =
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# Yes, if the largest noise grows with the size. From 80 down, as tuned for small pictures, they make an error of 30 thousandths at 256; from
-# $10\,d=2560$ down 5.5, as little as the growing shift. Nodes even in $\sigma^{1/7}$ have no preferred scale between their ends: what must follow the
-# resolution is the end.
+# Yes, if the largest noise grows with the size. From 80 down, as tuned for small pictures, they make an error of 30 thousandths at 256;
+# from $10\,d=2560$ down 5.5, as little as the growing shift. Nodes even in $\sigma^{1/7}$ have no preferred scale between their ends: what
+# must follow the resolution is the end.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1965,8 +1986,9 @@ for d, top in ((8, 80.0), (256, 80.0), (256, 2560.0)):
 # ```{admonition} Solution 3
 # :class: dropdown
 # Among maps of rank one the plain loss keeps the strongest direction of the *pixels*, the multiscale loss that of the weighted pixels
-# $M^{1/2}\varepsilon$, $M=\sum_sw_s\mathcal D_s^\top\mathcal D_s$. If fine detail is stronger, the two choose differently. Below, two pixels, one
-# feature each for their sum and their difference, the difference twice as strong: the plain loss learns the difference, the pooled one the sum.
+# $M^{1/2}\varepsilon$, $M=\sum_sw_s\mathcal D_s^\top\mathcal D_s$. If fine detail is stronger, the two choose differently. Below, two
+# pixels, one feature each for their sum and their difference, the difference twice as strong: the plain loss learns the difference, the
+# pooled one the sum.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1989,6 +2011,6 @@ nb.ledger()
 # %% [markdown]
 # ## References
 #
-# The post: {cite}`su2024snr`; the paper: {cite}`hoogeboom2023simple`, its sequel {cite}`hoogeboom2024sid2`. Noise scheduling by input scaling:
-# {cite}`chen2023importance`. The timestep shift of flow matching: {cite}`esser2024sd3`. $v$-prediction: {cite}`salimans2022progressive`. Nodes and
-# the distribution of noise levels in training: {cite}`karras2022edm`.
+# The post: {cite}`su2024snr`; the paper: {cite}`hoogeboom2023simple`, its sequel {cite}`hoogeboom2024sid2`. Noise scheduling by input
+# scaling: {cite}`chen2023importance`. The timestep shift of flow matching: {cite}`esser2024sd3`. $v$-prediction:
+# {cite}`salimans2022progressive`. Nodes and the distribution of noise levels in training: {cite}`karras2022edm`.
