@@ -227,7 +227,7 @@ response = lambda k, omega: math.sin(k * omega / 2) ** 2 / (k * math.sin(omega /
 half_noise = average_pool(0.6 * china[:, :24, :24] + 0.8 * noise[:, :24, :24], 4)
 half_parts = 0.6 * average_pool(china[:, :24, :24], 4) + 0.8 * average_pool(noise[:, :24, :24], 4)
 
-# %%
+# %% tags=["hide-input"]
 nb.derivation(
     "D2",
     "Pooling multiplies the SNR by s²R; R is 1 for constant blocks and |H_s|² for a wave.",
@@ -666,7 +666,7 @@ data4 = M4.T @ (spectrum4.sqrt() * torch.randn(60_000, 4, 4, generator=torch.Gen
 start4 = torch.ones(1, 4, 4, dtype=torch.float64)
 one_path = diffusion.endpoint(diffusion.ddim(gaussian_eps(spectrum4), nodes4, M4.T @ diffusion.from_vp(start4, nodes4[0]) @ M4))
 
-# %%
+# %% tags=["hide-input"]
 nb.derivation(
     "D9",
     "On Gaussian pictures a step multiplies mode k by (λ + σσ')/(λ + σ²); the output's W2 is exact.",
@@ -764,6 +764,8 @@ nb.results(
 unit = sp.Symbol("c", positive=True)
 scaled = factor.subs({lam: unit**2 * lam, now_: unit * now_, next_: unit * next_}, simultaneous=True)
 coarse = [e2_low[d]["s"] for d in SIZES]
+
+# %%
 nb.claim(
     "C14",
     "With s = d/d_0 the sampler's error on the coarse modes does not depend on the resolution.",
@@ -783,6 +785,8 @@ nb.claim(
     "verified",
     holds=[ledger.close(f"best shift, d = {d}", best[d][0], math.sqrt(d / 8), rel=0.1) for d in SIZES],
 )
+
+# %%
 nb.claim(
     "C16",
     "The shift must grow towards the noise: interpolation in that orientation beats the best single shift, the swapped one loses to it.",
@@ -1078,7 +1082,7 @@ def gain_training(device, gains, seeds, lengths, samples):
 # paper's weights. D8 says that the ideal result is the same; the question is what a short training of a small network makes of it.
 
 
-# %%
+# %% tags=["hide-input"]
 def multiscale_training(device, weightings, gains, seeds, steps, samples):
     """A row for each weighting, gain and seed: test error of ε, coarse test error (16 E|D_4 error|²), FD with one sampler for all."""
     teacher = diffusion.teacher("digits8", device)
@@ -1230,6 +1234,8 @@ e3 = nb.run(
         full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2], "lengths": [300, 1200, 4800], "samples": 1500},
     ),
 )
+
+# %% tags=["hide-input"]
 e5 = nb.run(
     "E5",
     multiscale_training,
@@ -1792,6 +1798,8 @@ nb.claim(
     reason="A conjecture. It would take the FID of reconstructions by autoencoders "
     "trained with and without the perceptual loss, on ImageNet.",
 )
+
+# %%
 nb.claim(
     "C9",
     "The same parameters cost 64 times less at 16 × 16 than at 128 × 128, and patches at the first layer "
@@ -1803,6 +1811,8 @@ nb.claim(
         ledger.close("without patches", same_trunk[256] / same_trunk[64], 16, rel=1e-9),
     ],
 )
+
+# %%
 nb.claim(
     "C11",
     "The two devices make a large model no worse, at the low resolution, than a small one: the alignment "
