@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddcm.ipynb)
 #
-# **The point.** Let DDPM draw its noise from $K$ fixed vectors a step, and choose the one that points at a given picture: the indices are a code for it, without
-# any training. It works. Of the post's two selection rules, which it holds to be nearly the same, one is ten times worse or more, because a vector's
-# *length* fluctuates more than its direction matters. Its softmax has the wrong weight: the limit is $\mathcal N(\tau/2,I/2)$; with the ratio of
-# densities it is right. $K=2$ fails when nothing guides the sampler, and a centred codebook repairs it. On MNIST the code beats WebP and JPEG at low
-# rates if the network's own bits are free, and the noisy half of the steps need not be coded at all.
+# **The point.** Let DDPM draw its noise from $K$ fixed vectors a step, and choose the one that points at a given picture: the indices are
+# a code for it, without any training. It works. Of the post's two selection rules, which it holds to be nearly the same, one is ten times
+# worse or more, because a vector's *length* fluctuates more than its direction matters. Its softmax has the wrong weight: the limit is
+# $\mathcal N(\tau/2,I/2)$; with the ratio of densities it is right. $K=2$ fails when nothing guides the sampler, and a centred codebook
+# repairs it. On MNIST the code beats WebP and JPEG at low rates if the network's own bits are free, and the noisy half of the steps need
+# not be coded at all: at 0.37 bits a pixel its error is less than a third of WebP's on a sheet of the same pictures.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -113,8 +114,8 @@ def books(K, d, seed, device="cpu", kind="plain", cut=None):
 
 
 # %% [markdown]
-# and the chain, with a function `choose` that picks an index for every picture. The encoder chooses by the picture, the decoder by the code, a
-# generator at random:
+# and the chain, with a function `choose` that picks an index for every picture. The encoder chooses by the picture, the decoder by the
+# code, a generator at random:
 
 
 # %%
@@ -131,6 +132,7 @@ def ddcm(eps, s, x, book, choose, std=sigma):
     return x, torch.stack(code, 1)
 
 
+# %%
 def argmax(tau, C, generator):
     return (tau @ C.T).argmax(1)
 
@@ -215,9 +217,9 @@ r6, full6 = nb.recorded("E6").result, nb.recorded("E6")
 MNIST = f"full, MNIST, {full6.config['pictures']} pictures, {len(full6.config['seeds'])} codebook seeds"
 
 # %% [markdown]
-# The rivals: JPEG and WebP by PIL, over qualities and options, on the pictures one by one and on one sheet of all of them (cells of 28 or
-# of 32 pixels). Headers are counted; a second number leaves them out. A third rival knows the data as the network does: a linear transform fitted to
-# the 4,000 training pictures.
+# The rivals: JPEG and WebP by PIL, over qualities and options, on the same pictures one by one and on one sheet of all of them (cells of
+# 28 or of 32 pixels). Headers are counted; a second number leaves them out. A third rival knows the data as the network does: a linear
+# transform fitted to the 4,000 training pictures.
 
 # %% tags=["hide-input"]
 mnist = diffusion.teacher("mnist28")
@@ -273,14 +275,18 @@ def cut_out(image, cell):
 
 
 def measure(data, payload, images):
-    """bits a pixel, the same without headers, MSE on [-1, 1], share recognised as the original."""
+    """bits a pixel, the same without headers, MSE on [-1, 1], the decoded pictures (N, 28, 28) in [-1, 1]."""
     x = torch.from_numpy(images / 127.5 - 1).float()
-    same = mnist.classifier(x[:, None]).argmax(1) == NAMES
-    total = [8 * sum(map(f, data)) / PIXELS for f in (len, payload)]
-    return *total, float((x - TARGET).square().mean()), float(same.double().mean())
+    return *(8 * sum(map(f, data)) / PIXELS for f in (len, payload)), float((x - TARGET).square().mean()), x
 
 
-QUALITIES = (0, 2, 5, 9, 14, 20, 28, 38, 50, 62, 75, 85, 93, 100)
+def recognised(x):
+    """Share of decoded pictures that the classifier names as the originals."""
+    return float((mnist.classifier(x[:, None].float()).argmax(1) == NAMES).double().mean())
+
+
+QUALITIES = {True: (*range(17), 18, 20, 23, 26, 30, 35, 40, 46, 53, 60, 68, 76, 83, 88, 92, 95, 98, 100)}
+QUALITIES[False] = (0, 1, 2, 4, 7, 10, 14, 20, 28, 38, 50, 62, 75, 85, 93, 100)
 OPTIONS = {("JPEG", False): ({}, {"optimize": True}), ("JPEG", True): ({"optimize": True}, {"optimize": True, "progressive": True})}
 OPTIONS |= {("WEBP", whole): ({"method": 6},) for whole in (False, True)}
 
@@ -288,7 +294,7 @@ OPTIONS |= {("WEBP", whole): ({"method": 6},) for whole in (False, True)}
 def curve(kind, whole):
     """Every setting of a codec: rows of measure()."""
     payload, rows = scans if kind == "JPEG" else webp_payload, []
-    for quality, options in itertools.product(QUALITIES, OPTIONS[kind, whole]):
+    for quality, options in itertools.product(QUALITIES[whole], OPTIONS[kind, whole]):
         if whole:
             for cell in (28, 32):
                 data = save(sheet(GREY8, cell), kind, quality=quality, **options)
@@ -319,8 +325,7 @@ def transform_codec(steps):
         counts.scatter_add_(1, (qa - low).T, torch.ones_like(A.T))
         length = -(counts / counts.sum(1, keepdim=True)).log2().gather(1, (qb - low).T).sum()
         x = ((qb.double() * step) @ V.T + centre).clamp(-1, 1).view(-1, 28, 28)
-        same = mnist.classifier(x[:, None].float()).argmax(1) == NAMES
-        rows.append((float(length) / PIXELS,) * 2 + (float((x - TARGET).square().mean()), float(same.double().mean())))
+        rows.append((float(length) / PIXELS,) * 2 + (float((x - TARGET).square().mean()), x))
     return rows
 
 
@@ -365,10 +370,11 @@ looks = {
 }
 looks |= {("WEBP", False): ("WebP, one by one", GREEN, ":"), ("JPEG", False): ("JPEG, one by one", ORANGE, ":")}
 for key, (label, color, style) in looks.items():
-    edge = frontier([(row[0], row[2], row[3]) for row in classic[key]])
+    edge = frontier([(row[0], row[2], i, row[3]) for i, row in enumerate(classic[key])])
     axes.plot([p[0] for p in edge], [p[1] for p in edge], style, color=color, label=label)
     if key[1]:
-        side.plot([p[0] for p in edge], [p[2] for p in edge], style, color=color)
+        few = thin(edge, 9)
+        side.plot([p[0] for p in few], [recognised(p[3]) for p in few], style, color=color)
 axes.errorbar([p[0] for p in all6], [p[1] for p in all6], [p[2] for p in all6], fmt="o-", color=BLUE, ms=4, label="DDCM, best settings")
 axes.plot([p[0] for p in whole6], [p[1] for p in whole6], "x", color=SKY, ms=5, label="DDCM, all steps alike")
 side.plot([p[0] for p in all6], [p[3] for p in all6], "o-", color=BLUE, ms=4)
@@ -390,23 +396,25 @@ nb.show(figure)
 #
 # ## The question
 #
-# A tokeniser turns a picture into integers. VQ and FSQ {cite}`oord2017vqvae,mentzer2023fsq` train an encoder for it and give a two-dimensional grid
-# (see {doc}`ddpm-vae <ddpm-vae>` for the generative side). The paper {cite}`ohayon2025ddcm`, which the post {cite}`su2025ddcm` reads, needs no training: a DDPM that samples
-# in $T$ steps consumes one Gaussian vector at the start and one a step. Let each come from a fixed *codebook* $\mathcal C_t$ of $K$ vectors, and
-# sampling becomes a map $\{1..K\}^T\to\mathbb R^d$. Two questions: does it still sample well, and can a *given* picture be found among the outputs?
+# A tokeniser turns a picture into integers. VQ and FSQ {cite}`oord2017vqvae,mentzer2023fsq` train an encoder for it and give a
+# two-dimensional grid (see {doc}`ddpm-vae <ddpm-vae>` for the generative side). The paper {cite}`ohayon2025ddcm`, which the post
+# {cite}`su2025ddcm` reads, needs no training: a DDPM that samples in $T$ steps consumes one Gaussian vector at the start and one a step.
+# Let each come from a fixed *codebook* $\mathcal C_t$ of $K$ vectors, and sampling becomes a map $\{1..K\}^T\to\mathbb R^d$. Two
+# questions: does it still sample well, and can a *given* picture be found among the outputs?
 #
 # Notation as in {doc}`ddpm-bayes <ddpm-bayes>`: the step is $x_{t-1}=\mu(x_t)+\sigma_t\varepsilon_t$ with
 #
 # $$\mu(x_t)=\frac{\alpha_t\bar\beta_{t-1}^2}{\bar\beta_t^2}x_t+\gamma_t\bar\mu(x_t),\qquad\gamma_t=\frac{\bar\alpha_{t-1}\beta_t^2}{\bar\beta_t^2},\qquad
 # \sigma_t=\tilde\beta_t=\frac{\bar\beta_{t-1}\beta_t}{\bar\beta_t},$$
 #
-# and $\bar\mu(x_t)$ the guess of the picture. New: the residual $R_t=x_0-\bar\mu(x_t)$; the wanted shift of the noise, $\tau_t=\gamma_tR_t/\sigma_t$; its
-# length, here $m_t=\lVert\tau_t\rVert$; $e_K$, the mean of the largest of $K$ standard normals; $s_t=\bar\alpha_t^2/\bar\beta_t^2$, the signal-to-noise ratio.
+# and $\bar\mu(x_t)$ the guess of the picture. New: the residual $R_t=x_0-\bar\mu(x_t)$; the wanted shift of the noise,
+# $\tau_t=\gamma_tR_t/\sigma_t$; its length, here $m_t=\lVert\tau_t\rVert$; $e_K$, the mean of the largest of $K$ standard normals;
+# $s_t=\bar\alpha_t^2/\bar\beta_t^2$, the signal-to-noise ratio.
 #
 # ## What noise would lead to the picture?
 #
-# Bayes' rule gives $p(x_{t-1}|x_t,x_0)=\mathcal N\bigl(\mu(x_t)+\gamma_tR_t,\;\sigma_t^2I\bigr)$: DDPM's own step, but with noise of the law
-# $\mathcal N(\tau_t,I)$ in place of $\mathcal N(0,I)$. Its square has a simple form,
+# Bayes' rule gives $p(x_{t-1}|x_t,x_0)=\mathcal N\bigl(\mu(x_t)+\gamma_tR_t,\;\sigma_t^2I\bigr)$: DDPM's own step, but with noise of the
+# law $\mathcal N(\tau_t,I)$ in place of $\mathcal N(0,I)$. Its square has a simple form,
 #
 # $$m_t^2=\frac{\gamma_t^2}{\sigma_t^2}\lVert R_t\rVert^2=(s_{t-1}-s_t)\lVert R_t\rVert^2 .$$
 
@@ -448,12 +456,14 @@ nb.derivation(
 # ## Two rules
 #
 # Start all pictures from one fixed $x_T$. The post, like the paper, gives **rule A**: the vector with the largest inner product,
-# $\varepsilon_t=\operatorname{argmax}_{\varepsilon\in\mathcal C_t}\varepsilon\cdot R_t$. It motivates it by **rule N**: the noise should supply the
-# missing shift, so take the nearest, $\operatorname{argmin}\lVert\gamma_tR_t-\tilde\beta_t\varepsilon\rVert=\operatorname{argmin}\lVert\tau_t-\varepsilon\rVert$. Since
+# $\varepsilon_t=\operatorname{argmax}_{\varepsilon\in\mathcal C_t}\varepsilon\cdot R_t$. It motivates it by **rule N**: the noise should
+# supply the missing shift, so take the nearest,
+# $\operatorname{argmin}\lVert\gamma_tR_t-\tilde\beta_t\varepsilon\rVert=\operatorname{argmin}\lVert\tau_t-\varepsilon\rVert$. Since
 #
 # $$\lVert\tau-\varepsilon\rVert^2=\lVert\varepsilon\rVert^2-2\,\tau\cdot\varepsilon+\lVert\tau\rVert^2,$$
 #
-# the two agree when all norms in the codebook are equal, and in high dimension the norms of Gaussian vectors are nearly equal. So far the post.
+# the two agree when all norms in the codebook are equal, and in high dimension the norms of Gaussian vectors are nearly equal. So far the
+# post.
 
 
 # %%
@@ -513,9 +523,10 @@ nb.derivation(
 #
 # $$\operatorname{sd}\lVert\varepsilon\rVert^2=\sqrt{2d}\qquad\text{against}\qquad\operatorname{sd}(2\,\tau\cdot\varepsilon)=2m_t .$$
 #
-# Rule N follows the length, and takes short vectors, until $m_t\gtrsim\sqrt{d/2}$: 5.7 for our 64 pixels, 157 for $128\times128\times3$. The correlation
-# of $\tau\cdot\varepsilon/m$ with N's score is $m/\sqrt{m^2+d/2}$, so N gains about $e_K\,m/\sqrt{m^2+d/2}$ along $\tau$ where A gains $e_K$ (a little less: lengths are skew, short ones rarer). The cure is one
-# line: put the codebook on the sphere, $\varepsilon\to\sqrt d\,\varepsilon/\lVert\varepsilon\rVert$, and N is A.
+# Rule N follows the length, and takes short vectors, until $m_t\gtrsim\sqrt{d/2}$: 5.7 for our 64 pixels, 157 for $128\times128\times3$.
+# The correlation of $\tau\cdot\varepsilon/m$ with N's score is $m/\sqrt{m^2+d/2}$, so N gains about $e_K\,m/\sqrt{m^2+d/2}$ along $\tau$
+# where A gains $e_K$ (a little less: lengths are skew, short ones rarer). The cure is one line: put the codebook on the sphere,
+# $\varepsilon\to\sqrt d\,\varepsilon/\lVert\varepsilon\rVert$, and N is A.
 
 # %%
 e = sp.Symbol("e", real=True)
@@ -555,7 +566,7 @@ for length in (1.0, math.sqrt(32), 20.0):
         chosen = [codebook(t, 64, 64, seed=6) for t in range(draws)]
         gains[rule, length] = torch.stack([C[RULES[rule](tau, C, None)[0], 0] for C in chosen]).double()
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "X1",
     "Along τ, A gains e_K and N about e_K m/√(m² + d/2).",
@@ -588,8 +599,8 @@ nb.claim(
 #
 # The post asks of any sound rule that $K\to\infty$ should give DDPM back, that is a random step of the right law. Rule N does not: the
 # nearest of infinitely many vectors is $\tau_t$ itself, and the step becomes deterministic,
-# $x_{t-1}=\frac{\alpha_t\bar\beta_{t-1}^2}{\bar\beta_t^2}x_t+\gamma_tx_0$. Rule A, which the post does not follow to the limit, does not converge at all: its component along $R_t$ is
-# $e_K\sim\sqrt{2\ln K}$. It pushes too hard where $e_K>m_t$ and too little where $m_t>e_K$.
+# $x_{t-1}=\frac{\alpha_t\bar\beta_{t-1}^2}{\bar\beta_t^2}x_t+\gamma_tx_0$. Rule A, which the post does not follow to the limit, does not
+# converge at all: its component along $R_t$ is $e_K\sim\sqrt{2\ln K}$. It pushes too hard where $e_K>m_t$ and too little where $m_t>e_K$.
 
 # %%
 normal_cdf = (1 + sp.erf(e / sp.sqrt(2))) / 2
@@ -606,7 +617,7 @@ def e_max_by_tails(K):
 plane = torch.randn(200, 2, generator=torch.Generator().manual_seed(4))  # 200 shifts in two dimensions
 reach = {K: (lambda C: float((C[nearest(plane, C, None)] - plane).norm(dim=1).mean()))(codebook(2, K, 2, seed=1)) for K in (100, 10_000)}
 
-# %%
+# %% tags=["hide-input"]
 nb.derivation(
     "D4",
     "K → ∞: rule N becomes a deterministic step to the picture, rule A diverges like √(2 ln K).",
@@ -650,8 +661,8 @@ nb.claim(
 # %% [markdown]
 # ## Drawing from the codebook
 #
-# The post's remedy is a draw from $\mathcal C_t$ with probability proportional to $e^{-\frac12\lVert\varepsilon-\tau_t\rVert^2}$, the target density. But the vectors of
-# the codebook are themselves a sample of $\mathcal N(0,I)$, so the draw tends to the *product*
+# The post's remedy is a draw from $\mathcal C_t$ with probability proportional to $e^{-\frac12\lVert\varepsilon-\tau_t\rVert^2}$, the
+# target density. But the vectors of the codebook are themselves a sample of $\mathcal N(0,I)$, so the draw tends to the *product*
 #
 # $$e^{-\frac12\lVert\varepsilon\rVert^2}\,e^{-\frac12\lVert\varepsilon-\tau\rVert^2}\propto\mathcal N\bigl(\tfrac\tau2,\tfrac12I\bigr).$$
 #
@@ -659,11 +670,12 @@ nb.claim(
 #
 # $$w(\varepsilon)\propto e^{-\frac12\lVert\varepsilon-\tau\rVert^2+\frac12\lVert\varepsilon\rVert^2}\propto e^{\tau\cdot\varepsilon},$$
 #
-# and then the limit is $\mathcal N(\tau,I)$, the exact posterior step; without a target, $\tau=0$, all weights are equal and DDPM returns. The price of
-# the right weight is its effective number of candidates: $\mathbb E[w]^2/\mathbb E[w^2]=e^{-m^2}$, so $K$ vectors count as $Ke^{-m^2}$ as long as that is large.
+# and then the limit is $\mathcal N(\tau,I)$, the exact posterior step; without a target, $\tau=0$, all weights are equal and DDPM
+# returns. The price of the right weight is its effective number of candidates: $\mathbb E[w]^2/\mathbb E[w^2]=e^{-m^2}$, so $K$ vectors
+# count as $Ke^{-m^2}$ as long as that is large.
 #
-# On a sphere both weights coincide, but the limit is the von Mises-Fisher law, with the mean $\sqrt d\,I_{d/2}(\sqrt dm)/I_{d/2-1}(\sqrt dm)$ along $\tau$: right for
-# $m\ll\sqrt d$ only.
+# On a sphere both weights coincide, but the limit is the von Mises-Fisher law, with the mean $\sqrt d\,I_{d/2}(\sqrt dm)/I_{d/2-1}(\sqrt
+# dm)$ along $\tau$: right for $m\ll\sqrt d$ only.
 
 # %%
 tau_ = sp.Symbol("tau", real=True)
@@ -746,13 +758,13 @@ nb.claim(
 # %% [markdown]
 # ## Guidance by a classifier
 #
-# Nothing in this needs a target picture. For a condition $y$, $p(x_{t-1}|x_t,y)\propto p(x_{t-1}|x_t)\,p(y|x_{t-1})$, and with $\log p(y|\cdot)$ linear across the step
-# {cite}`dhariwal2021guidance`
+# Nothing in this needs a target picture. For a condition $y$, $p(x_{t-1}|x_t,y)\propto p(x_{t-1}|x_t)\,p(y|x_{t-1})$, and with $\log
+# p(y|\cdot)$ linear across the step {cite}`dhariwal2021guidance`
 #
 # $$x_{t-1}=\mu(x_t)+\sigma_t^2\nabla_{x_t}\log p(y|x_t)+\sigma_t\varepsilon,\qquad\text{so}\qquad\tau_t=\sigma_t\nabla_{x_t}\log p(y|x_t),$$
 #
-# and all rules apply. With a classifier $p_o$ for clean pictures one takes $p_o(y|\bar\mu(x_t))$, the guess. (The post writes $\mu(x_t)$ in that place, the mean of the next
-# state; we read it as a slip, since that is still a noisy picture.)
+# and all rules apply. With a classifier $p_o$ for clean pictures one takes $p_o(y|\bar\mu(x_t))$, the guess. (The post writes $\mu(x_t)$
+# in that place, the mean of the next state; we read it as a slip, since that is still a noisy picture.)
 
 # %%
 slope, centre_, width = sp.symbols("g mu_ w", positive=True)
@@ -800,15 +812,17 @@ nb.derivation(
 # %% [markdown]
 # ## Counting bits
 #
-# With $\sigma_1=0$ and $x_T$ fixed there are $T-1$ choices: $K^{T-1}$ codes of $(T-1)\log_2K$ bits. The paper can combine $M$ vectors a step with $M-1$ coefficients of $C$ bits
-# (matching pursuit): $(T-1)\bigl(M\log_2K+(M-1)C\bigr)$ bits.
+# With $\sigma_1=0$ and $x_T$ fixed there are $T-1$ choices: $K^{T-1}$ codes of $(T-1)\log_2K$ bits. The paper can combine $M$ vectors a
+# step with $M-1$ coefficients of $C$ bits (matching pursuit): $(T-1)\bigl(M\log_2K+(M-1)C\bigr)$ bits.
 #
-# How many bits does a step *need*? The receiver knows $p_\theta(x_{t-1}|x_t)$ and is to get a sample of $p(x_{t-1}|x_t,x_0)$. The two have the same covariance, so
+# How many bits does a step *need*? The receiver knows $p_\theta(x_{t-1}|x_t)$ and is to get a sample of $p(x_{t-1}|x_t,x_0)$. The two
+# have the same covariance, so
 #
 # $$KL=\tfrac12m_t^2=\tfrac12(s_{t-1}-s_t)\lVert R_t\rVert^2\quad\text{nats},$$
 #
-# and reverse channel coding (DiffC {cite}`theis2022diffc`) can come near the sum of these. DDCM spends $\ln K$ at every step, needed or not. Stop at level $t$ and show the guess:
-# that is a rate-distortion curve, of the model and not of a code. For Gaussian data it is Shannon's: with $\mathcal N(0,v)$ the mean of $R_t^2$ is $v/(1+vs_t)$, the sum becomes an integral,
+# and reverse channel coding (DiffC {cite}`theis2022diffc`) can come near the sum of these. DDCM spends $\ln K$ at every step, needed or
+# not. Stop at level $t$ and show the guess: that is a rate-distortion curve, of the model and not of a code. For Gaussian data it is
+# Shannon's: with $\mathcal N(0,v)$ the mean of $R_t^2$ is $v/(1+vs_t)$, the sum becomes an integral,
 #
 # $$\text{rate}=\tfrac12\int_0^{s}\frac v{1+vs'}\,ds'=\tfrac12\ln(1+vs)=\tfrac12\ln\frac vD,\qquad D=\frac v{1+vs} .$$
 
@@ -885,9 +899,10 @@ nb.derivation(
 # %% [markdown]
 # ## What a finite codebook has in common
 #
-# When indices are drawn at random, to *generate*, all samples share the codebook. Its mean $\bar c_t=\frac1K\sum c$ is a drift common to all: $\mathbb E\lVert\bar c_t\rVert^2=d/K$, a share $1/K$ of the
-# noise's energy, and the samples differ only by the rest, $1-\frac1K$. Centring, $c\to(c-\bar c)\sqrt{K/(K-1)}$, removes the drift and keeps the variance; for $K=2$ it leaves an antithetic pair $\pm c$. One codebook for
-# *all* steps is worse: all noise ever added lies in a space of $K$ dimensions.
+# When indices are drawn at random, to *generate*, all samples share the codebook. Its mean $\bar c_t=\frac1K\sum c$ is a drift common to
+# all: $\mathbb E\lVert\bar c_t\rVert^2=d/K$, a share $1/K$ of the noise's energy, and the samples differ only by the rest, $1-\frac1K$.
+# Centring, $c\to(c-\bar c)\sqrt{K/(K-1)}$, removes the drift and keeps the variance; for $K=2$ it leaves an antithetic pair $\pm c$. One
+# codebook for *all* steps is worse: all noise ever added lies in a space of $K$ dimensions.
 
 
 # %%
@@ -977,8 +992,9 @@ nb.claim(
 # %% [markdown]
 # ## Is every picture reachable?
 #
-# The post argues: since FID hardly suffers from finite codebooks, every sample should be reachable, and the encoding problem solvable. But the outputs are *finite* in number. In one dimension they can all be listed: data
-# $\mathcal N(0,1)$, exact guess, six steps, $K^5$ outputs. For 2,000 targets compare the nearest output with what the rules find.
+# The post argues: since FID hardly suffers from finite codebooks, every sample should be reachable, and the encoding problem solvable.
+# But the outputs are *finite* in number. In one dimension they can all be listed: data $\mathcal N(0,1)$, exact guess, six steps, $K^5$
+# outputs. For 2,000 targets compare the nearest output with what the rules find.
 
 
 # %%
@@ -1015,40 +1031,44 @@ nb.claim(
 )
 
 # %% [markdown]
-# The nearest output improves quickly with $K$, the greedy one slowly: an equal FID does not say how close a given picture can be approached, still less that a step-by-step search finds the best code.
+# The nearest output improves quickly with $K$, the greedy one slowly: an equal FID does not say how close a given picture can be
+# approached, still less that a step-by-step search finds the best code.
 #
 # ## The experiments
 #
-# Teachers as in {doc}`ddpm-vae <ddpm-vae>`: U-Nets for scikit-learn's 8 x 8 digits ($d=64$) and for MNIST. All pictures that are encoded are test pictures. MSE is taken on $[-1,1]$ after clipping and rounding. Six functions make the
-# numbers: short runs of them live, long ones on a GPU, recorded with several codebook seeds (for small $K$ the codebook itself is the randomness).
+# Teachers as in {doc}`ddpm-vae <ddpm-vae>`: U-Nets for scikit-learn's 8 x 8 digits ($d=64$) and for MNIST. All pictures that are encoded
+# are test pictures. MSE is taken on $[-1,1]$ after clipping and rounding. Six functions make the numbers: short runs of them live, long
+# ones on a GPU, recorded with several codebook seeds (for small $K$ the codebook itself is the randomness).
 
 # %% tags=["hide-input"]
 
 
 @torch.no_grad()
+def from_books(eps, s, kind, K, seed, samples, device):
+    """Samples (N, 64) with indices at random, x_T from codebook T + 1 too; K = 0: fresh noise."""
+    generator = torch.Generator(device).manual_seed(1000 + seed)
+    fresh = lambda t: torch.randn(samples, 64, generator=generator, device=device)
+    if not K:
+        return ddcm(eps, s, fresh(0), fresh, lambda t, guess, C: torch.arange(samples, device=device))[0]
+    book = books(K, 64, seed, device, kind)
+    choose = lambda t, guess, C: torch.randint(len(C), (samples,), generator=generator, device=device)
+    C = book(s.T + 1)
+    return ddcm(eps, s, C[choose(0, 0, C)], book, choose)[0]
+
+
+@torch.no_grad()
 def generation(device, T, arms, seeds, samples):
-    """FD, SW2, total variance and share of the commonest class of samples on digits8 for arms [kind, K]; K = 0: fresh noise."""
-    teacher, s = diffusion.teacher("digits8", device), schedule(T)
-    eps, test, out = flat(teacher), teacher.images.test, {}
+    """FD, SW2, total variance and share of the commonest class of samples on digits8 for arms [kind, K]: one row a seed."""
+    teacher, out = diffusion.teacher("digits8", device), {}
+    test, half = teacher.images.test, len(teacher.images.train) // 2
     features = teacher.features(test)
+    quality = lambda x: [metrics.frechet(teacher.features(x), features), metrics.sliced_w2(x, test), float(x.flatten(1).var(0).sum())]
     for kind, K in arms:
-        rows = []
+        out[f"{kind} {K}"] = []
         for seed in seeds:
-            generator = torch.Generator(device).manual_seed(1000 + seed)
-            fresh = lambda n=samples: torch.randn(n, 64, generator=generator, device=device)
-            if K:
-                book = books(K, 64, seed, device, kind)
-                C = book(T + 1)
-                choose = lambda t, guess, C: torch.randint(len(C), (samples,), generator=generator, device=device)
-                x = ddcm(eps, s, C[choose(0, 0, C)], book, choose)[0]
-            else:
-                x = ddcm(eps, s, fresh(), lambda t: fresh(), lambda t, guess, C: torch.arange(samples, device=device))[0]
-            x = x.view(-1, 1, 8, 8)
+            x = from_books(flat(teacher), schedule(T), kind, K, seed, samples, device).view(-1, 1, 8, 8)
             classes = torch.bincount(teacher.classifier(x).argmax(1), minlength=10)
-            values = metrics.frechet(teacher.features(x), features), metrics.sliced_w2(x, test), float(x.flatten(1).var(0).sum())
-            rows.append([*values, float(classes.max()) / samples])
-        out[f"{kind} {K}"] = rows
-    half = len(teacher.images.train) // 2
+            out[f"{kind} {K}"].append([*quality(x), float(classes.max()) / samples])
     floor = teacher.images.train[:half]
     out["floor"] = [metrics.frechet(teacher.features(floor), features), metrics.sliced_w2(floor, test), float(test.flatten(1).var(0).sum())]
     return out
@@ -1130,7 +1150,7 @@ def guidance(device, T, arms, seeds, samples, epochs):
         rows = []
         for seed in seeds:
             g = torch.Generator(device).manual_seed(2000 + seed)
-            noise = lambda: torch.randn(samples, 64, generator=g, device=device)
+            noise = lambda g=g: torch.randn(samples, 64, generator=g, device=device)
             book, x = books(K or 1, 64, seed, device), noise()
             for t in range(T, 0, -1):
                 _, x, tau = wanted_shift(eps, classify, s, t, x, y)
@@ -1174,7 +1194,7 @@ three = nb.at_scale(cpu=[0], gpu=[0], full=[0, 1, 2])
 e1 = nb.run(
     "E1",
     generation,
-    T=nb.at_scale(cpu=50, gpu=100, full=100),
+    T=nb.at_scale(cpu=40, gpu=100, full=100),
     arms=nb.at_scale(cpu=[["plain", 2], ["plain", 64], ["centred", 2]], gpu=arms1, full=arms1),
     seeds=nb.at_scale(cpu=[0], gpu=[0], full=[0, 1, 2, 3, 4]),
     samples=nb.at_scale(cpu=100, gpu=1000, full=2000),
@@ -1199,7 +1219,7 @@ e4 = nb.run(
 e5 = nb.run(
     "E5",
     guidance,
-    T=nb.at_scale(cpu=50, gpu=100, full=100),
+    T=nb.at_scale(cpu=40, gpu=100, full=100),
     arms=nb.at_scale(cpu=[["fresh", 0, 1.0], ["A", 64, 1.0], ["ratio", 64, 1.0]], gpu=arms5, full=arms5),
     seeds=three,
     samples=nb.at_scale(cpu=80, gpu=1000, full=1000),
@@ -1219,13 +1239,15 @@ nb.results(
     "E2",
     "Digits, rule A: MSE (share recognised as the original), mean ± s.e. over codebook seeds",
     ["T", *(f"K = {K}" for K in SIZES2)],
-    [[T, *(f"{ledger.with_error(col(r2, arm(T, K), 0), 4)} ({np.mean(col(r2, arm(T, K), 1)):.2f})" for K in SIZES2)] for T in COUNTS2],
+    [[T, *(f"{ledger.with_error(col(r2, arm(T, K), 0), 5)} ({np.mean(col(r2, arm(T, K), 1)):.2f})" for K in SIZES2)] for T in COUNTS2],
 )
 
 # %% [markdown]
-# For scale: two test digits differ by an MSE near 0.58, the nearest training digit is at 0.08. At 8 x 8 this is no compression: a picture with 17 grey levels has 262 bits, and $T=100$, $K=64$ costs 594. Compression begins with larger pictures, as in the first figure.
+# For scale: two test digits differ by an MSE near 0.58, the nearest training digit is at 0.08. At 8 x 8 this is no compression: a picture
+# with 17 grey levels has 262 bits, and $T=100$, $K=64$ costs 594. Compression begins with larger pictures, as in the first figure.
 #
-# The decoder returns bit for bit what the encoder ended with, if both call the network with the same batch. With another batch the last bits of float32 differ; since the decoder makes no choices, nothing derails.
+# The decoder returns bit for bit what the encoder ended with, if both call the network with the same batch. With another batch the last
+# bits of float32 differ; since the decoder makes no choices, nothing derails.
 
 # %%
 pair8 = small.images.test[:24].flatten(1)
@@ -1320,7 +1342,8 @@ nb.claim(
 # %% [markdown]
 # ### E3. The rules compared
 #
-# What we expect from D3: N far behind A, equal to it on the sphere; the printed softmax near N, because it samples from the same scores; the ratio softmax near A where $m_t$ is large, and noisier elsewhere.
+# What we expect from D3: N far behind A, equal to it on the sphere; the printed softmax near N, because it samples from the same scores;
+# the ratio softmax near A where $m_t$ is large, and noisier elsewhere.
 
 # %% tags=["hide-input"]
 SHOWN3 = (
@@ -1354,9 +1377,9 @@ for i, (K, color) in enumerate(((16, SKY), (64, BLUE), (1024, GREEN))):
 live_rows = [e2[arm(50, 64)], *(e3[arm(50, 64, *way)] for way in (("N",), ("N", "sphere"), ("ratio",), ("printed",)))]
 axes.plot(range(5), [row[0][0] for row in live_rows], "D", color=BLACK, ms=4, label="live, K = 64, T = 50")
 axes.set_xticks(range(5), ["A", "N", "N, sphere", "ratio\nsoftmax", "printed\nsoftmax"])
-axes.set(yscale="log", ylabel="MSE on [−1, 1]")
+axes.set(yscale="log", ylim=(5e-4, 1.5), ylabel="MSE on [−1, 1]")
 axes.set_title("The nearest vector is not the best aligned one, until all have one length")
-axes.legend(fontsize=8, loc="upper left")
+axes.legend(fontsize=8, loc="upper center", ncol=4)
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1403,8 +1426,10 @@ nb.claim(
 # %% [markdown]
 # ### E4. Where the information is
 #
-# Along the path of the code, $m_t$ stays small until the last steps: almost everywhere the wanted shift is *much* smaller than the $e_K$ that rule A delivers. The effective number of candidates of the ratio softmax is then nearly $K$: the right draw is almost uniform. The post's
-# reason for replacing the draw by a maximum, that for small $K$ the softmax is nearly one-hot, holds only for its printed weight, which is one-hot for the wrong reason: it picks the shortest vector.
+# Along the path of the code, $m_t$ stays small until the last steps: almost everywhere the wanted shift is *much* smaller than the $e_K$
+# that rule A delivers. The effective number of candidates of the ratio softmax is then nearly $K$: the right draw is almost uniform. The
+# post's reason for replacing the draw by a maximum, that for small $K$ the softmax is nearly one-hot, holds only for its printed weight,
+# which is one-hot for the wrong reason: it picks the shortest vector.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels over the step t with logarithmic axis. Left, the wanted shift m falls from several units near the picture to about a tenth at high noise and crosses the lines of e_2, e_64 and e_1024 between t = 3 and t = 20. Right, effective share of 64 candidates: the ratio weight is near one for t above 20 and drops near the picture, close to exp of minus m squared; the printed weight stays at a few percent everywhere."}}
 figure, (axes, side) = plt.subplots(1, 2, figsize=(8.6, 3.7))
@@ -1428,7 +1453,8 @@ figure.suptitle("The wanted shift is small until the last steps", fontsize=11, f
 nb.show(figure)
 
 # %% [markdown]
-# So which steps deserve bits? Compare codes of about 295 bits and, live with 50 steps, codes of about 147 bits, one of which codes only the noisy half. "Not coded" means a fixed vector that the decoder knows.
+# So which steps deserve bits? Compare codes of about 295 bits and, live with 50 steps, codes of about 147 bits, one of which codes only
+# the noisy half. "Not coded" means a fixed vector that the decoder knows.
 
 
 # %%
@@ -1575,8 +1601,9 @@ nb.claim(
 )
 
 # %% [markdown]
-# The first index is the same for most pictures: at the highest noise level the network's guess is off by an error of its own, common to all, amplified by $\bar\beta_T/\bar\alpha_T=154$, and this is what the index answers to. An autoregressive model of the code would have to
-# find its gains in the dependence between positions; position by position there is little.
+# The first index is the same for most pictures: at the highest noise level the network's guess is off by an error of its own, common to
+# all, amplified by $\bar\beta_T/\bar\alpha_T=154$, and this is what the index answers to. An autoregressive model of the code would have
+# to find its gains in the dependence between positions; position by position there is little.
 #
 # ### E1. Generating from codebooks
 
@@ -1588,8 +1615,13 @@ nb.results(
     f"Digits, T = 100, {nb.recorded('E1').config['samples']} samples: FD / SW2 (total variance; data {floor1[2]:.1f}), mean over codebook seeds ± s.e. Half the training digits: {floor1[0]:.2f} / {floor1[1]:.3f}",
     ["codebook", "K", "FD", "SW2", "variance", "largest class"],
     [
-        ["fresh noise" if not K else label1[kind], K or "–", *(ledger.with_error(col(r1, f"{kind} {K}", j), 3) for j in range(2))]
-        + [f"{np.mean(col(r1, f'{kind} {K}', 2)):.1f}", f"{np.mean(col(r1, f'{kind} {K}', 3)):.2f}"]
+        [
+            "fresh noise" if not K else label1[kind],
+            K or "–",
+            *(ledger.with_error(col(r1, f"{kind} {K}", j), 3) for j in range(2)),
+            f"{np.mean(col(r1, f'{kind} {K}', 2)):.1f}",
+            f"{np.mean(col(r1, f'{kind} {K}', 3)):.2f}",
+        ]
         for kind, K in arms1
     ],
 )
@@ -1628,7 +1660,7 @@ nb.experiment(
             2,
             machine=True,
             digits=2,
-            scope="cpu, 100 samples, T = 50",
+            scope="cpu, 100 samples, T = 40",
         ),
         ledger.more(
             "live: FD, K = 2, plain over centred",
@@ -1636,7 +1668,7 @@ nb.experiment(
             2,
             machine=True,
             digits=2,
-            scope="cpu, 100 samples, T = 50",
+            scope="cpu, 100 samples, T = 40",
         ),
     ],
 )
@@ -1716,12 +1748,11 @@ for move, color, marker in (("fresh", BLACK, "*"), ("A", RED, "o"), ("ratio", GR
     rows = [
         (K, scale, np.mean(col(r5, f"{k} {K} {scale}", 1)), np.mean(col(r5, f"{k} {K} {scale}", 0))) for k, K, scale in arms5 if k == move
     ]
-    axes.plot([r[2] for r in rows], [r[3] for r in rows], marker, color=color, ms=9 if marker == "*" else 5, label=move5[move])
-    for K, scale, x_, y_ in rows:
-        axes.annotate(
-            f"K = {K}" if K else f"scale {scale:g}", (x_, y_), xytext=(4, -9), textcoords="offset points", fontsize=7, color=color
-        )
-axes.set(xscale="log", xlabel="FD to the test digits", ylabel="share of hits")
+    axes.plot([r[2] for r in rows], [r[3] for r in rows], marker, color=color, ms=9 if marker == "*" else 6, label=move5[move])
+    for K, scale, x_, y_ in rows if move == "fresh" else (rows[0], rows[-1]):
+        text, up = (f"K = {K}", 5) if K else (f"scale {scale:g}", -12)
+        axes.annotate(text, (x_, y_), xytext=(2, up), textcoords="offset points", fontsize=7, color=color)
+axes.set(xscale="log", xlabel="FD to the test digits", ylabel="share of hits", ylim=(0, 1.08))
 axes.set_title("The ratio softmax is guidance; the maximum over-guides")
 axes.legend(fontsize=8, loc="lower left")
 nb.show(figure)
@@ -1731,7 +1762,7 @@ hit5 = lambda k, K, scale=1.0: col(r5, f"{k} {K} {scale}", 0)
 fd5 = lambda k, K, scale=1.0: col(r5, f"{k} {K} {scale}", 1)
 sw5 = lambda k, K, scale=1.0: col(r5, f"{k} {K} {scale}", 2)
 live5 = lambda k, K, j: e5[f"{k} {K} 1.0"][0][j]
-L5 = "cpu, 80 samples, T = 50"
+L5 = "cpu, 80 samples, T = 40"
 nb.experiment(
     "E5",
     "Guided digits: the ratio softmax does what Gaussian guidance does; rule A hits the class but over-guides.",
@@ -1824,7 +1855,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# The paper's curve of FID against $K$ (class-conditional ImageNet and text-to-image) is shown in the post as a figure; we have no numbers of it to set beside ours. What can be set beside: the bits.
+# The paper's curve of FID against $K$ (class-conditional ImageNet and text-to-image) is shown in the post as a figure; we have no numbers
+# of it to set beside ours. What can be set beside: the bits.
 
 # %% tags=["hide-input"]
 nb.results(
@@ -1837,7 +1869,9 @@ nb.results(
 # %% [markdown]
 # ## E6. MNIST, beside JPEG and WebP
 #
-# The first figure in numbers. Each row takes a DDCM setting and asks what the others do with at most as many bits. One by one a 28 x 28 file is mostly header, so the sheet is the fair form for them; the last two columns leave the headers out altogether. The trained linear transform is the rival with the same knowledge of the data.
+# The first figure in numbers. Each row takes a DDCM setting and asks what the others do with at most as many bits. One by one a 28 x 28
+# file is mostly header, so the sheet is the fair form for them; the last two columns leave the headers out altogether. The trained linear
+# transform is the rival with the same knowledge of the data.
 
 # %% tags=["hide-input"]
 PICKED = [
@@ -1878,7 +1912,7 @@ for label_, K, cut, kind in (
     end, _ = encode(flat(mnist), schedule(50), strip8, books(K, 784, 1, kind=kind, cut=cut), 1)
     shown[f"{label_} ({bits(50, K, cut):.0f} bits)"] = end
 webp8 = [save(image, "WEBP", quality=0, method=6) for image in GREY8[:6]]
-shown[f"WebP, lowest quality ({np.mean([8 * len(w) for w in webp8]):.0f} bits)"] = (
+shown[f"WebP, q = 0 ({np.mean([8 * len(w) for w in webp8]):.0f} bits)"] = (
     torch.from_numpy(np.stack([load(w) for w in webp8]) / 127.5 - 1).float().flatten(1)
 )
 
@@ -1927,9 +1961,12 @@ nb.claim(
 )
 
 # %% [markdown]
-# Why does MNIST need more of the chain? The signal-to-noise ratio of a step is per pixel; a digit of 784 pixels shows itself at a lower one than a digit of 64. With too few coded steps the sampler has already decided, by its known noise, for another digit, and the code cannot turn it back.
+# Why does MNIST need more of the chain? The signal-to-noise ratio of a step is per pixel; a digit of 784 pixels shows itself at a lower
+# one than a digit of 64. With too few coded steps the sampler has already decided, by its known noise, for another digit, and the code
+# cannot turn it back.
 #
-# **Who pays for the network?** Its weights in float16 are 447 kB. The rivals need none (a decoder is on every machine), and the trained transform needs its basis. The saving against the WebP sheet pays for the weights only after so many pictures:
+# **Who pays for the network?** Its weights in float16 are 447 kB. The rivals need none (a decoder is on every machine), and the trained
+# transform needs its basis. The saving against the WebP sheet pays for the weights only after so many pictures:
 
 # %% tags=["hide-input"]
 weights_bits = 16 * sum(p.numel() for p in mnist.net.parameters())
@@ -1999,19 +2036,27 @@ nb.claim(
 # %% [markdown]
 # ## Beyond the post
 #
-# **Large codebooks are efficient ones.** A vector chosen by rule A carries $e_K$ along the wanted direction, worth $\frac12e_K^2$ nats by D8, and costs $\ln K$. The share $e_K^2/(2\ln K)$ is 0.23 for $K=2$, two thirds for $K=64$, and tends to 1 like the square of D4's ratio: one reason to code few steps with many vectors
-# rather than many steps with few. It is not the whole of the gap to the ideal curve, since rule A also spends $\ln K$ where next to nothing is wanted.
+# **Large codebooks are efficient ones.** A vector chosen by rule A carries $e_K$ along the wanted direction, worth $\frac12e_K^2$ nats by
+# D8, and costs $\ln K$. The share $e_K^2/(2\ln K)$ is 0.23 for $K=2$, two thirds for $K=64$, and tends to 1 like the square of D4's
+# ratio: one reason to code few steps with many vectors rather than many steps with few. It is not the whole of the gap to the ideal
+# curve, since rule A also spends $\ln K$ where next to nothing is wanted.
 #
-# **Matching pursuit** (in the paper) combines $M$ vectors a step; Turbo-DDCM {cite}`vaisman2025turbo` chooses hundreds of them at once and needs far fewer steps; gDDCM {cite}`kong2025gddcm` carries the idea to other samplers. That the ideal is a sum of Kullback-Leibler terms, and how near one can come to it, is the subject of DiffC {cite}`theis2022diffc,vonderfecht2025diffc`.
+# **Matching pursuit** (in the paper) combines $M$ vectors a step; Turbo-DDCM {cite}`vaisman2025turbo` chooses hundreds of them at once
+# and needs far fewer steps; gDDCM {cite}`kong2025gddcm` carries the idea to other samplers. That the ideal is a sum of Kullback-Leibler
+# terms, and how near one can come to it, is the subject of DiffC {cite}`theis2022diffc,vonderfecht2025diffc`.
 #
 # ## What does not hold
 #
-# - **"Nearly equal norms make N and A the same"** (C2): the premise is true to leading order and the conclusion false, because the neglected fluctuation, $\sqrt{2d}$, exceeds the signal, $2m_t$. On a sphere it is true, and then slightly better than A.
-# - **The importance weight** (C4, D5): the codebook is a sample already, so the target has to be divided by the proposal. With the printed weight the post's own condition, $K\to\infty$ gives the exact step, fails: half the mean, half the variance.
+# - **"Nearly equal norms make N and A the same"** (C2): the premise is true to leading order and the conclusion false, because the
+#   neglected fluctuation, $\sqrt{2d}$, exceeds the signal, $2m_t$. On a sphere it is true, and then slightly better than A.
+# - **The importance weight** (C4, D5): the codebook is a sample already, so the target has to be divided by the proposal. With the
+#   printed weight the post's own condition, $K\to\infty$ gives the exact step, fails: half the mean, half the variance.
 # - **"For small $K$ the softmax is nearly one-hot"** (C5): only through the same slip.
-# - **"Even $K=2$ loses little"** (C6): with a condition. Without one the shared drift collapses the samples; centring is enough to mend it.
+# - **"Even $K=2$ loses little"** (C6): with a condition. Without one the shared drift collapses the samples; centring is enough to mend
+#   it.
 # - **"Every sample can be reached"** (C14): approximately, and a greedy search finds less than there is.
-# - Slips: $\mu(x_t)$ for $\bar\mu(x_t)$ in the clean-image classifier (D6); the header of the published program names another post (9245).
+# - Slips: $\mu(x_t)$ for $\bar\mu(x_t)$ in the clean-image classifier (D6); the header of the published program names another post
+#   (9245).
 
 # %%
 efficiency = {K: e_max_by_tails(K) ** 2 / (2 * math.log(K)) for K in (2, 64, 1024, 10**8)}
@@ -2029,13 +2074,16 @@ nb.claim(
 # %% [markdown]
 # ## Exercises
 #
-# 1. For which $K$ is $e_K=m_t$ at every step, that is, how many vectors would rule A need not to over- or under-guide on the digits? 2. Encode with an antithetic pair ($K=2$, centred): why does centring help a chooser at all? 3. Use rule A with the ratio softmax's scale: replace $\varepsilon$ by
-# $\varepsilon\,\min(1,m_t/e_K)$ along... or simply ask: does a *shrunk* noise, $\lambda\varepsilon$ with $\lambda<1$ at all steps, encode better? 4. Show that the printed weight with $2\tau$ in place of $\tau$ has the right mean and still the wrong variance.
+# 1. How many vectors would rule A need at each step of the digits so as neither to over- nor to under-guide, that is $e_K=m_t$? 2. Why
+# does centring, meant for generation, help the *encoder* at $K=2$? 3. Rule A over-guides. Does it encode better with shrunk vectors,
+# $\lambda\varepsilon$ with $\lambda<1$? 4. Show that the printed weight with $2\tau$ in place of $\tau$ has the right mean and still the
+# wrong variance.
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# Far from two almost everywhere: $e_2=0.56$ is reached by $m_t$ only below $t\approx15$ of 100, and near the picture $m_t$ exceeds $e_K$ of any codebook that could be searched.
+# At most steps fewer than two: $m_t$ reaches $e_2=0.56$ only below about $t=15$ of 100. At the last steps more than any codebook that
+# could be searched. Few steps lie between.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2046,7 +2094,8 @@ for t_ in (60, 30, 15, 10, 5, 3, 2):
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# With the pair $\pm c$ the better of the two always has a non-negative inner product with $R_t$, of mean $\mathbb E|z|=\sqrt{2/\pi}=0.80$ where two independent vectors give $e_2=0.56$.
+# With the pair $\pm c$ the better of the two always has a non-negative inner product with $R_t$, of mean $\mathbb E|z|=\sqrt{2/\pi}=0.80$
+# where two independent vectors give $e_2=0.56$.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2062,7 +2111,8 @@ print("MSE at T = 50, two seeds: plain", np.round(pair_mse[0], 3), "centred", np
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# Not much is gained and soon something lost: the network expects noise of the right size, and a shrunk state looks like a cleaner one than it is.
+# No: the error rises. The network expects noise of the right size, and each vector then carries less of the shift in the last steps,
+# where it is wanted.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2089,4 +2139,6 @@ nb.ledger()
 # %% [markdown]
 # ## References
 #
-# The post: {cite}`su2025ddcm`; the paper: {cite}`ohayon2025ddcm`. Tokenisers that are trained: {cite}`oord2017vqvae`, {cite}`mentzer2023fsq`. Guidance: {cite}`dhariwal2021guidance`. Reverse channel coding: {cite}`theis2022diffc`, {cite}`vonderfecht2025diffc`. Later work: {cite}`vaisman2025turbo`, {cite}`kong2025gddcm`.
+# The post: {cite}`su2025ddcm`; the paper: {cite}`ohayon2025ddcm`. Tokenisers that are trained: {cite}`oord2017vqvae`,
+# {cite}`mentzer2023fsq`. Guidance: {cite}`dhariwal2021guidance`. Reverse channel coding: {cite}`theis2022diffc`,
+# {cite}`vonderfecht2025diffc`. Later work: {cite}`vaisman2025turbo`, {cite}`kong2025gddcm`.
