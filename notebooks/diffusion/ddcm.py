@@ -1960,8 +1960,22 @@ nb.experiment(
             for T in (100, 300, 1000)
         ],
         *[ledger.increasing(f"−MSE over T, K = {K}", [-np.mean(mse6(T, K)) for T in (100, 300, 1000)], scope=MNIST) for K in KS6],
-        ledger.better("T = 100, K = 2: MSE plain over centred", mse6(100, 2), mse6(100, 2, kind="centred"), scope=MNIST),
-        ledger.better("T = 100: MSE of K = 16, 396 bits, over K = 64 for t ≤ 50, 294 bits", mse6(100, 16), mse6(100, 64, 50), scope=MNIST),
+        ledger.more(
+            "T = 100, K = 2: MSE plain over centred, smallest over largest of 2 seeds",
+            min(mse6(100, 2)) / max(mse6(100, 2, kind="centred")),
+            1.05,
+            digits=3,
+            machine=True,
+            scope=MNIST,
+        ),
+        ledger.more(
+            "T = 100: MSE of K = 16, 396 bits, over K = 64 for t ≤ 50, 294 bits, smallest over largest of 2 seeds",
+            min(mse6(100, 16)) / max(mse6(100, 64, 50)),
+            1.05,
+            digits=3,
+            machine=True,
+            scope=MNIST,
+        ),
         ledger.more(
             "T = 100, K = 1024: MSE of t ≤ 30 over all steps",
             np.mean(mse6(100, 1024, 30)) / np.mean(mse6(100, 1024)),
@@ -1978,7 +1992,14 @@ nb.claim(
     "verified",
     holds=[
         ledger.better("digits, MSE: t ≤ 50, K = 64 over t ≤ 25, K = 4096", cut_rows[50, 64], cut_rows[25, 4096], scope=FULL(3)),
-        ledger.better("MNIST, MSE: t ≤ 30, K = 1024 over t ≤ 50, K = 64", mse6(100, 1024, 30), mse6(100, 64, 50), scope=MNIST),
+        ledger.more(
+            "MNIST, MSE: t ≤ 30, K = 1024 over t ≤ 50, K = 64, smallest over largest of 2 seeds",
+            min(mse6(100, 1024, 30)) / max(mse6(100, 64, 50)),
+            1.05,
+            digits=3,
+            machine=True,
+            scope=MNIST,
+        ),
         ledger.more("MNIST, share recognised, t ≤ 50, K = 64", np.mean(col(r6, "100 64 50 plain", 1)), 0.9, digits=3, scope=MNIST),
     ],
 )
