@@ -616,6 +616,8 @@ for axes, method, title in zip(panels, ("euler", "heun", "sde"), ("Euler", "Heun
     for sampler, color in zip([s for s in SAMPLERS if s.startswith(method)], (BLUE, ORANGE, GREEN), strict=True):
         m = means(recorded("digits", "graded", sampler))
         axes.plot(list(m), list(m.values()), "-", color=color, label=f"{calls(sampler)} calls")
+        error = [np.std(row, ddof=1) / math.sqrt(len(row)) for row in recorded("digits", "graded", sampler).values()]
+        axes.fill_between(list(m), np.array(list(m.values())) - error, np.array(list(m.values())) + error, color=color, alpha=0.3, lw=0)
         at_best, value = best(recorded("digits", "graded", sampler))
         axes.plot(at_best, value, "v", color=color, ms=8)
         if nb.scale != "full" and sampler in e1["graded"]:
@@ -687,6 +689,8 @@ nb.experiment(
 )
 
 # %% [markdown]
+# The bands are standard errors over five seeds; they are narrow, and the comparisons above are paired and narrower still.
+#
 # ## E2: MNIST
 #
 # *Does it hold on a second data set?* The teacher has two pooling levels and six skips, and is trained in the same way (the sheet of numbers that we set out
@@ -708,6 +712,8 @@ for axes, method, title in zip(panels, ("euler", "heun", "sde"), ("Euler", "Heun
     for sampler, color in zip([s for s in SAMPLERS if s.startswith(method)], (BLUE, ORANGE, GREEN), strict=True):
         m = means(recorded("MNIST", "graded", sampler))
         axes.plot(list(m), list(m.values()), "-", color=color, label=f"{calls(sampler)} calls")
+        error = [np.std(row, ddof=1) / math.sqrt(len(row)) for row in recorded("MNIST", "graded", sampler).values()]
+        axes.fill_between(list(m), np.array(list(m.values())) - error, np.array(list(m.values())) + error, color=color, alpha=0.3, lw=0)
         axes.plot(*best(recorded("MNIST", "graded", sampler)), "v", color=color, ms=8)
     axes.set(yscale="log", xlabel="ρ", title=title)
     axes.legend(fontsize=8)
