@@ -399,9 +399,9 @@ worst = lambda a, b: float((a - b).abs().max())
 nb.derivation(
     "D8",
     "For any model the frozen gradient of L₄ is the true one, and the bias of L₂ is half that of L₁.",
-    ledger.less("frozen gradient of L₄ against finite differences of L₁", worst(g8["L4"], true8), 1e-6, digits=2),
-    ledger.less("bias of L₂ against half the bias of L₁", worst(g8["L2"] - true8, 0.5 * (g8["L1"] - true8)), 1e-6, digits=2),
-    ledger.more("the bias of L₁", worst(g8["L1"], true8), 0.05, digits=3),
+    ledger.less("frozen gradient of L₄ against finite differences of L₁", worst(g8["L4"], true8), 1e-6, digits=2, machine=True),
+    ledger.less("bias of L₂ against half the bias of L₁", worst(g8["L2"] - true8, 0.5 * (g8["L1"] - true8)), 1e-6, digits=2, machine=True),
+    ledger.more("the bias of L₁", worst(g8["L1"], true8), 0.05, digits=3, machine=True),
     *[
         sym.identity(f"Gaussian model: bias of L₂ twice, {part}", 2 * (frozen["L2"][i] - true[i]), frozen["L1"][i] - true[i])
         for i, part in enumerate(PARTS)
@@ -428,10 +428,17 @@ nb.experiment(
     "verified",
     holds=[
         ledger.close(
-            "cosine of frozen L₄ with the true gradient", float(torch.cosine_similarity(g8["L4"], true8, dim=0)), 1, abs=1e-8, digits=8
+            "cosine of frozen L₄ with the true gradient",
+            float(torch.cosine_similarity(g8["L4"], true8, dim=0)),
+            1,
+            abs=1e-8,
+            digits=8,
+            machine=True,
         ),
-        ledger.more("relative error of the frozen gradient of L₁", float((g8["L1"] - true8).norm() / true8.norm()), 0.2, digits=3),
-        ledger.less("of L₄", float((g8["L4"] - true8).norm() / true8.norm()), 1e-5, digits=2),
+        ledger.more(
+            "relative error of the frozen gradient of L₁", float((g8["L1"] - true8).norm() / true8.norm()), 0.2, digits=3, machine=True
+        ),
+        ledger.less("of L₄", float((g8["L4"] - true8).norm() / true8.norm()), 1e-5, digits=2, machine=True),
     ],
 )
 
@@ -479,7 +486,7 @@ nb.claim(
     holds=[
         sym.identity("bias of L₁, mean", true[0] - frozen["L1"][0], 2 * front * gap / (S * G)),
         sym.identity("bias of L₂, mean", true[0] - frozen["L2"][0], front * gap / (S * G)),
-        ledger.less("the same without a Gaussian (D8)", worst(g8["L2"] - true8, 0.5 * (g8["L1"] - true8)), 1e-6, digits=2),
+        ledger.less("the same without a Gaussian (D8)", worst(g8["L2"] - true8, 0.5 * (g8["L1"] - true8)), 1e-6, digits=2, machine=True),
     ],
 )
 nb.claim(
