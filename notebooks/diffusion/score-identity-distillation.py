@@ -422,6 +422,8 @@ nb.claim(
         for i, (p_, part) in enumerate(zip((mu, sg), PARTS, strict=True))
     ],
 )
+
+# %%
 nb.experiment(
     "E4",
     "Best-response check: with the fake network solved exactly, frozen L₁ has the wrong gradient and frozen L₄ the right one.",
