@@ -1025,7 +1025,7 @@ e3 = nb.run(
         full=arms_of([*LOSSES, "1 at 0.6", "1 at 2"], FAST),
     ),
     samplers=nb.at_scale(cpu=[["euler", 5]], gpu=TEACHERS, full=TEACHERS),
-    steps=nb.at_scale(cpu=30, gpu=1000, full=1500),
+    steps=nb.at_scale(cpu=18, gpu=1000, full=1500),
     batch=nb.at_scale(cpu=32, gpu=256, full=256),
     band=[0.02, 20.0],
     count=nb.at_scale(cpu=250, gpu=1000, full=2000),
@@ -1126,7 +1126,7 @@ nb.experiment(
             digits=2,
             scope=SD,
         ),
-        ledger.less("live, 30 steps: FD of λ = 1 over the start", fall3["1"], 0.9, machine=True, digits=2, scope="one seed"),
+        ledger.less("live, 18 steps: FD of λ = 1 over the start", fall3["1"], 0.9, machine=True, digits=2, scope="one seed"),
         ledger.more("live: FD of L₁ over the start", fall3["L1"], 0.85, machine=True, digits=2, scope="one seed"),
     ],
 )
