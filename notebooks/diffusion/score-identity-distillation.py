@@ -535,6 +535,7 @@ def descend(loss, steps=4000, rate=0.05):
         running &= (np.abs(now) < 100).all(1)
     return [np.array(path) for path in paths]
 
+
 # %%
 paths = {
     (loss, start): path
