@@ -222,6 +222,7 @@ nb.derivation(
             float((diffusion.endpoint(getattr(diffusion, n)(toy.eps, pair, one)) - w).abs().max()),
             1e-12,
             digits=2,
+            machine=True,
         )
         for n, w in by_hand.items()
     ],
@@ -230,6 +231,7 @@ nb.derivation(
         float((diffusion.endpoint(diffusion.amed(toy.eps, pair, one, 0.3, 0.9)) - shifted).abs().max()),
         1e-12,
         digits=2,
+        machine=True,
     ),
 )
 
@@ -264,7 +266,7 @@ nb.derivation(
     "D3",
     "Through h²: Heun, both midpoints and DPM-2 at every r agree with the flow; Euler does not; AMED's defect is (r − 1/2)(v_t + v v_x).",
     *[
-        ledger.less(f"{n}: defect at a point", abs(float(defect[n].subs(at))), 1e-12, digits=2, method="series")
+        ledger.less(f"{n}: defect at a point", abs(float(defect[n].subs(at))), 1e-12, digits=2, method="series", machine=True)
         for n in ("Heun", "arithmetic midpoint", "geometric midpoint", "DPM-2, r")
     ],
     ledger.close(
@@ -415,6 +417,7 @@ nb.claim(
             float((chord(parabola, 0, 1) - tangent(parabola, sp.Rational(1, 2))).norm()),
             1e-12,
             digits=2,
+            machine=True,
         ),
     ],
 )
@@ -1526,6 +1529,7 @@ nb.claim(
             float(abs(bend(sp.Integer(1), s_)) + abs(bend(1 - s_, s_))),
             1e-12,
             digits=1,
+            machine=True,
         )
     ],
     fails=[

@@ -447,7 +447,9 @@ nb.derivation(
     "Given x_0, the DDPM step has noise of the law N(τ, I), τ = γR/σ, and |τ|² is the gain in signal-to-noise ratio times |R|².",
     sym.identity("Bayes' quadratic form", bayes, quadratic(y, mean + gam * (x0_ - guess_), sig**2)),
     sym.identity("γ²/σ²", gam**2 / sig**2, A0**2 / (1 - A0**2) - A1**2 / (1 - A1**2)),
-    ledger.less("reverse_step and sigma against the helper's ddim at η = 1", float((helper - ours).abs().max()), 1e-12, digits=2),
+    ledger.less(
+        "reverse_step and sigma against the helper's ddim at η = 1", float((helper - ours).abs().max()), 1e-12, digits=2, machine=True
+    ),
     ledger.close(
         "the code's γ²/σ² at t = 400 of 1000, over the difference of 1/ς²",
         (gamma(su, 400) / sigma(su, 400)) ** 2 / float(su.sigma[399] ** -2 - su.sigma[400] ** -2),
@@ -937,8 +939,8 @@ nb.derivation(
     sym.enumeration(
         "E|c̄|² and E of the variance within, K = 2, .., 6", range(2, 7), book_moments, lambda K: (sp.Rational(1, K), sp.Rational(K - 1, K))
     ),
-    ledger.less("centred(), K = 2: an antithetic pair", float((pair2[0] + pair2[1]).abs().max()), 1e-6, digits=1),
-    ledger.less("mean of centred(), K = 64", float(centred(C64).mean(0).abs().max()), 1e-6, digits=1),
+    ledger.less("centred(), K = 2: an antithetic pair", float((pair2[0] + pair2[1]).abs().max()), 1e-6, digits=1, machine=True),
+    ledger.less("mean of centred(), K = 64", float(centred(C64).mean(0).abs().max()), 1e-6, digits=1, machine=True),
     sym.monte_carlo("variance of centred(), K = 3", float(averaged.mean()), float(averaged.std()) / 20, 1, draws=400, effect=0.1),
 )
 
@@ -984,6 +986,7 @@ nb.claim(
             float((codebook(5, 64, 64, 1) - codebook(5, 64, 64, 1)).abs().max()),
             1e-30,
             digits=1,
+            machine=True,
         ),
         ledger.more(
             "and other steps and seeds differ by",

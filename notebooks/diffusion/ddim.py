@@ -220,7 +220,9 @@ nb.derivation(
     "σ_t = β̃_t gives DDPM's step.",
     sym.identity("the root, squared", at_ddpm, (alpha * B0**2 / B1).subs(vp) ** 2),
     sym.identity("the mean", ((xt - (B1 - alpha * (alpha * B0**2 / B1)) * net) / alpha).subs(vp), ddpm_mean),
-    ledger.less("the helper's ddim at η = 1 against its ddpm with β̃, a step, the same noise", one_step_gap(), 1e-12, digits=2),
+    ledger.less(
+        "the helper's ddim at η = 1 against its ddpm with β̃, a step, the same noise", one_step_gap(), 1e-12, digits=2, machine=True
+    ),
 )
 
 # %%
@@ -235,7 +237,9 @@ nb.derivation(
     "D4",
     "σ_t = 0: a deterministic map.",
     sym.identity("the mean at σ = 0", mean.subs(sigma, 0), (xt - (B1 - alpha * B0) * net) / alpha),
-    ledger.less("the helper's ddim step from t = 400 to 350 against it", float((moved - by_formula).abs().max()), 1e-9, digits=2),
+    ledger.less(
+        "the helper's ddim step from t = 400 to 350 against it", float((moved - by_formula).abs().max()), 1e-9, digits=2, machine=True
+    ),
 )
 
 # %% [markdown]
@@ -336,6 +340,7 @@ nb.derivation(
         1e-10,
         digits=2,
         method="numeric, float64",
+        machine=True,
     ),
     ledger.more(
         "with α_τ in place of ᾱ_τi/ᾱ_τ(i−1) the first step would differ by",
@@ -375,7 +380,9 @@ nb.derivation(
         y_of(xt, A1, B1) - y_of(mean.subs(sigma, 0), A0, B0),
         (y_of(B1, A1, B1) - y_of(B0, A0, B0)) * (net - wb / wa * guess),
     ),
-    ledger.less("the helper's ddim and Euler's steps in (x̂, ς) written out, seven steps, along the path", along, 1e-12, digits=1),
+    ledger.less(
+        "the helper's ddim and Euler's steps in (x̂, ς) written out, seven steps, along the path", along, 1e-12, digits=1, machine=True
+    ),
 )
 
 # %%
@@ -527,7 +534,7 @@ nb.claim(
             sp.cos(phi1 + phi0),
         ),
         ledger.less("V_out, v = 1, S = 10, negative root", output_variance(1.0, diffusion.linear_taus(1000, 10), 0.0, -1), 0.01, digits=2),
-        ledger.less("at 1000 steps", output_variance(1.0, diffusion.linear_taus(1000, 1000), 0.0, -1), 1e-6, digits=1),
+        ledger.less("at 1000 steps", output_variance(1.0, diffusion.linear_taus(1000, 1000), 0.0, -1), 1e-6, digits=1, machine=True),
         ledger.more("positive root, S = 10", output_variance(1.0, diffusion.linear_taus(1000, 10), 0.0), 0.69),
     ],
 )
@@ -1008,7 +1015,7 @@ nb.experiment(
         ledger.close(f"order of {name}", -orders[name][0].slope, w, abs=0.1, digits=3)
         for name, w in (("euler", 1), ("heun", 2), ("dpm_solver_2", 2), ("dpmpp_2m", 2), ("RK4", 4))
     ]
-    + [ledger.less("RK4 at 512 steps meets the quantile coupling", orders["RK4"][1][-1], 1e-8, digits=1)],
+    + [ledger.less("RK4 at 512 steps meets the quantile coupling", orders["RK4"][1][-1], 1e-8, digits=1, machine=True)],
 )
 nb.claim(
     "X3",
@@ -1098,7 +1105,11 @@ nb.claim(
     "The iterations of DDPM and of DDIM are Euler's method for the ODE: DDIM's are, in the coordinates of D8 but not in x; "
     "DDPM's drift is twice that.",
     "partly",
-    holds=[ledger.less("DDIM against Euler in (x̂, ς) written out, 10 steps", float((by_ddim - by_euler).abs().max()), 1e-9, digits=1)],
+    holds=[
+        ledger.less(
+            "DDIM against Euler in (x̂, ς) written out, 10 steps", float((by_ddim - by_euler).abs().max()), 1e-9, digits=1, machine=True
+        )
+    ],
     fails=[
         sym.series("drift of DDPM over that of DDIM", drift_ratio, 2 - beta_1**2 / (2 * B1**2), beta_1, order=4),
         sym.identity(
@@ -1123,7 +1134,7 @@ nb.claim(
         ledger.less(
             "r = β̄/(ᾱ + β̄), in which DDIM is Euler's method too, at most", float((su.bar_beta / (su.bar_alpha + su.bar_beta)).max()), 1
         ),
-        ledger.less("DDIM written as Euler in (y, r), toy, 10 steps, against the helper", bounded_gap, 1e-12, digits=1),
+        ledger.less("DDIM written as Euler in (y, r), toy, 10 steps, against the helper", bounded_gap, 1e-12, digits=1, machine=True),
         ledger.close("Heun in ς over Heun in x(s), same nodes, 100 steps", error4["Heun, ς"][-1] / error4["Heun, s"][-1], 1, abs=0.05),
     ],
 )
@@ -1786,6 +1797,7 @@ nb.experiment(
             float((encode(toy.eps, three, dot) - half_way - 1.5 * toy.eps(half_way, 0.5)).abs().max()),
             1e-14,
             digits=1,
+            machine=True,
         ),
         ledger.close(
             "encode and decode, toy: error of 400 steps over that of 1600 (first order)",

@@ -308,7 +308,11 @@ nb.claim(
     holds=[
         sym.identity("the mean of the paper's algorithm 2, in its letters", algorithm_2.subs(ours), mu_tilde.subs(x0, guess)),
         ledger.less(
-            "the loop against the package's DDPM: 20 steps on the toy, same noise", float((by_loop - packaged).abs().max()), 1e-9, digits=1
+            "the loop against the package's DDPM: 20 steps on the toy, same noise",
+            float((by_loop - packaged).abs().max()),
+            1e-9,
+            digits=1,
+            machine=True,
         ),
     ],
 )
@@ -510,9 +514,11 @@ nb.claim(
     "On the toy data the mean is exact and the variance defect is γ² Var(x_0|x_t).",
     "verified",
     holds=[
-        ledger.less("largest error of the mean, 25 points (t, x_t)", worst[0], 1e-10, digits=2, method="numeric, quadrature"),
-        ledger.less("DDPM's mean in the first figure against the exact kernel's, largest difference", max(mean_gaps), 1e-12, digits=1),
-        ledger.less("largest error of the variance", worst[1], 1e-10, digits=2, method="numeric, quadrature"),
+        ledger.less("largest error of the mean, 25 points (t, x_t)", worst[0], 1e-10, digits=2, method="numeric, quadrature", machine=True),
+        ledger.less(
+            "DDPM's mean in the first figure against the exact kernel's, largest difference", max(mean_gaps), 1e-12, digits=1, machine=True
+        ),
+        ledger.less("largest error of the variance", worst[1], 1e-10, digits=2, method="numeric, quadrature", machine=True),
         ledger.more(
             "for scale: the defect itself at t = 300, x_t = 0, over β̃²",
             (row(300)[2] ** 2 * float(toy.posterior_variance(torch.zeros(1, 1, dtype=torch.float64), su.sigma[300])))

@@ -370,7 +370,7 @@ nb.claim(
             unpredictable[1],
             draws=400_000,
         ),
-        ledger.less("at t = 1", abs(unpredictable[0]), 1e-12),
+        ledger.less("at t = 1", abs(unpredictable[0]), 1e-12, machine=True),
     ],
 )
 
@@ -417,7 +417,7 @@ nb.claim(
         ),
         ledger.close("smallest, σ = β", vlb_weight.min(), 0.009955, rel=1e-4),
         ledger.close("its t", 1 + int(vlb_weight.argmin()), 350, abs=5),
-        ledger.less("σ = β̃ at t = 1: β̃", tilde[0], 1e-12),
+        ledger.less("σ = β̃ at t = 1: β̃", tilde[0], 1e-12, machine=True),
     ],
 )
 
@@ -1361,7 +1361,9 @@ nb.claim(
             adam_update([c * g1, c * g2, c * g3], c * e_),
             adam_update([g1, g2, g3], e_),
         ),
-        ledger.less("20 steps of the network, factor and ε times 2⁻¹⁶: largest difference of a weight", apart[0], 1e-12, digits=1),
+        ledger.less(
+            "20 steps of the network, factor and ε times 2⁻¹⁶: largest difference of a weight", apart[0], 1e-12, digits=1, machine=True
+        ),
         ledger.more("the factor alone: largest difference", apart[1], 1e-4, digits=1, machine=True),
         ledger.less("loss of the mean over the sum's, the post's ε = 1e-6", ratio2(1 / 64, 1e-6), 1.01, scope=SCOPE2),
         ledger.less("loss of sum/49152 over the sum's, torch's ε = 1e-8", ratio2(c3[2], 1e-8), 1.01, scope=SCOPE2),
@@ -1766,6 +1768,7 @@ nb.claim(
             float((by_hand - by_helper).abs().max()),
             1e-9,
             digits=1,
+            machine=True,
         ),
         ledger.more(
             "RMS difference of two outputs from one x_T, over that of unrelated ones",

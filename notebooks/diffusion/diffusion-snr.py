@@ -172,6 +172,7 @@ nb.derivation(
             float((pooling_matrix(k) @ pooling_matrix(k).T - torch.eye((12 // k) ** 2, dtype=torch.float64) / k**2).abs().max()),
             1e-15,
             digits=1,
+            machine=True,
         )
         for k in (2, 3, 4)
     ],
@@ -254,7 +255,7 @@ nb.derivation(
         )
         for k, o in ((2, 0.3), (3, 1.1), (4, 2.5))
     ],
-    ledger.less("pooling is linear: whole minus parts", float((half_noise - half_parts).abs().max()), 1e-15, digits=1),
+    ledger.less("pooling is linear: whole minus parts", float((half_noise - half_parts).abs().max()), 1e-15, digits=1, machine=True),
 )
 
 # %% [markdown]
@@ -384,6 +385,7 @@ nb.derivation(
         float((torch.sigmoid(shift_log_snr(L, 3.0)).sqrt() - by_root).abs().max()),
         1e-14,
         digits=1,
+        machine=True,
     ),
 )
 values = [complex(r.subs({lo: 0.7, s: 3})) for r in roots]
@@ -587,7 +589,10 @@ both_phases = lambda k, o: float(multiscale_loss(wave(o).real, {k: 1.0}) + multi
 nb.derivation(
     "D8",
     "The multiscale loss keeps the minimiser, weights a white error by 1/s², and a wave by |H_s|².",
-    *[ledger.less(f"gradient at the least-squares map, s = {k}", gradient(least_squares, {k: 1.0}), 1e-14, digits=1) for k in (1, 2, 4)],
+    *[
+        ledger.less(f"gradient at the least-squares map, s = {k}", gradient(least_squares, {k: 1.0}), 1e-14, digits=1, machine=True)
+        for k in (1, 2, 4)
+    ],
     ledger.more("gradient elsewhere, s = 2", gradient(least_squares + 0.1, {2: 1.0}), 0.01),
     ledger.close("rank of D_2ᵀD_2 on 12 × 12 pictures, not 144", int(torch.linalg.matrix_rank(pooling_matrix(2))), 36, abs=0.5),
     *[ledger.close(f"white error: loss over that of s = 1, s = {k}", r, 1 / k**2, rel=1e-12) for k, r in white_ratio.items()],
@@ -617,6 +622,7 @@ nb.claim(
             float((solved - least_squares).abs().max()),
             1e-8,
             digits=1,
+            machine=True,
         ),
         ledger.more("and its distance from the start", float(least_squares.abs().max()), 0.5),
     ],
@@ -681,8 +687,9 @@ nb.derivation(
         float((M4 @ one_path @ M4.T - output_std(spectrum4, nodes4)).abs().max()),
         1e-12,
         digits=1,
+        machine=True,
     ),
-    ledger.less("DCT: M Mᵀ − I", float((M8 @ M8.T - torch.eye(8, dtype=torch.float64)).abs().max()), 1e-14, digits=1),
+    ledger.less("DCT: M Mᵀ − I", float((M8 @ M8.T - torch.eye(8, dtype=torch.float64)).abs().max()), 1e-14, digits=1, machine=True),
     ledger.less(
         "30,000 samples of 8 × 8: largest relative difference of a mode's std",
         float((sampled_std / output_std(spectrum8, nodes8) - 1).abs().max()),
@@ -1828,6 +1835,7 @@ nb.claim(
             float((solved - least_squares).abs().max()),
             1e-8,
             digits=1,
+            machine=True,
         ),
         ledger.better(
             "U-Nets, coarse error: 128 with the aligned schedule over 64",

@@ -645,7 +645,7 @@ nb.claim(
     "X1",
     "The code's losses in pictures are σ² times the losses in noises.",
     "verified",
-    holds=[ledger.less(f"{loss}: largest difference", v, 1e-12, digits=2) for loss, v in apart.items()],
+    holds=[ledger.less(f"{loss}: largest difference", v, 1e-12, digits=2, machine=True) for loss, v in apart.items()],
 )
 
 
@@ -1333,6 +1333,7 @@ nb.claim(
             float(np.abs(np.array(grid_of_code[::-1]) - diffusion.karras_sigmas(5).numpy()).max()),
             1e-9,
             digits=2,
+            machine=True,
         ),
         ledger.close(
             "largest level that `distil` draws, over EDM's level at 0.8", drawn_top / karras(0.2, 0.02, 20.0), 1, abs=0.02, machine=True

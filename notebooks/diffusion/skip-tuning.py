@@ -189,7 +189,7 @@ nb.derivation(
     "D2",
     "Scaling the skip features is scaling the columns of the next linear layer.",
     sym.identity("two outputs, two h and three s", W * sp.Matrix([*h, *(rho * s)]), columns_scaled),
-    ledger.less("a 1 × 1 convolution at ρ = 0.3", float((conv(picture) - direct).abs().max()), 1e-14, digits=2),
+    ledger.less("a 1 × 1 convolution at ρ = 0.3", float((conv(picture) - direct).abs().max()), 1e-14, digits=2, machine=True),
 )
 
 # %%
@@ -451,7 +451,7 @@ nb.derivation(
     "The measure of the composed map: 1 − R² of the best affine map from noise to picture.",
     ledger.close("z³", affine_residual(quantiles, quantiles**3, 10000), 0.4, abs=0.03),
     ledger.close("z²", affine_residual(quantiles, quantiles**2, 10000), 1, abs=0.02),
-    *[ledger.less(f"Gaussian data, {steps} Euler steps", gaussian_residual(steps), 1e-12, digits=2) for steps in (2, 5, 20)],
+    *[ledger.less(f"Gaussian data, {steps} Euler steps", gaussian_residual(steps), 1e-12, digits=2, machine=True) for steps in (2, 5, 20)],
 )
 
 # %% [markdown]
@@ -561,7 +561,7 @@ nb.claim(
             abs=1e-4,
         ),
         ledger.less("`rescaled` moves the mean by", float((stretched.mean(0) - twice.mean(0)).abs().max()), 1e-5, digits=2, machine=True),
-        ledger.less("high-pass energy of a flat picture", flat, 1e-10, digits=2),
+        ledger.less("high-pass energy of a flat picture", flat, 1e-10, digits=2, machine=True),
         ledger.close(
             "of a chessboard's interior and rim, over its energy", highpass(checker[None, None]), (40 * 64 + 24 * 100) / 64 / 81, abs=1e-4
         ),
@@ -1523,7 +1523,7 @@ nb.claim(
     "X8",
     "The residual MLP computes h ← ρ h + f(h, σ) in each of its blocks.",
     "verified",
-    holds=[ledger.less("against the formula at ρ = 0.7", gap_p, 1e-12, digits=2)],
+    holds=[ledger.less("against the formula at ρ = 0.7", gap_p, 1e-12, digits=2, machine=True)],
 )
 
 # %%
