@@ -33,6 +33,8 @@ import time
 import matplotlib.pyplot as plt
 import mpmath
 import numpy as np
+import scipy.linalg
+import scipy.spatial
 import scipy.stats
 import sympy as sp
 import torch
@@ -789,7 +791,9 @@ jack = math.sqrt(59 / 60 * ((d := jackknife[2] - jackknife[0]) - d.mean()).__pow
 sample_text = "A plain check, of one sentence."
 with torch.no_grad():
     states = minilm.Encoder().states(torch.tensor([minilm.tokenize(sample_text)]))
+    cut_states = minilm.Encoder().states(torch.tensor([[*minilm.tokenize(20 * sample_text)[:15], 102]]))  # 102 is [SEP]
 pooled_gap = max(largest(s[0].mean(0) - v) for s, v in zip(states, vectors([sample_text, "another"], cpu)[:, 0], strict=True))
+cut_gap = max(largest(s[0].mean(0) - v) for s, v in zip(cut_states, vectors([20 * sample_text], cpu, 16)[:, 0], strict=True))
 
 # %% tags=["hide-input"]
 from sklearn.decomposition import PCA
@@ -822,6 +826,13 @@ nb.claim(
             rel=1e-12,
         ),
         ledger.close("vectors against the mean of the states, float32", pooled_gap, 0, abs=1e-5, digits=1, machine=True),
+        ledger.close("the same for a long text cut to 16 tokens", cut_gap, 0, abs=1e-5, digits=1, machine=True),
+        sym.enumeration(
+            "the most common words of three letters or more",
+            range(6),
+            lambda i: common_words(9)[i],
+            ["the", "and", "was", "for", "with", "that"].__getitem__,
+        ),
         ledger.close("bootstrap: the same rows give the same draws", float(np.abs(spun[0] - spun[1]).max()), 0, abs=1e-12, digits=1),
         ledger.close(
             "standard error of a paired difference, over the jackknife's", float((spun[2] - spun[0]).std()) / jack, 1, abs=0.25, digits=2
@@ -836,11 +847,11 @@ W3000, human353 = vectors(common_words(words), cpu), picked["wordsim353"].score.
 
 
 def peer_cosines(X, x, y, b, gam, k):
-    """Cosines after the transform, by numpy's SVD of the rows."""
+    """Cosines after the transform, with numpy's covariance, D2 and SciPy's eigenvectors."""
     X, x, y = (v.numpy() for v in (X, x, y))
     mu = X.mean(0)
-    _, size, axes = np.linalg.svd(X - b * mu, full_matrices=False)
-    p, q = ((v - b * mu) @ (axes[:k].T * (size[:k] ** 2 / len(X)) ** (-gam / 2)) for v in (x, y))
+    lam, axes = scipy.linalg.eigh(np.cov(X.T, bias=True) + (1 - b) ** 2 * np.outer(mu, mu))
+    p, q = ((v - b * mu) @ (axes[:, ::-1][:, :k] * lam[::-1][:k] ** (-gam / 2)) for v in (x, y))
     return (p * q).sum(1) / np.sqrt((p * p).sum(1) * (q * q).sum(1))
 
 
@@ -874,7 +885,7 @@ pairs_of_numbers = {
     "study: share of the mean, layer 6": (E2["mean_share"][6], float(W3000[6].mean(0).square().sum() / W3000[6].square().sum(1).mean())),
     "study: third eigenvalue's share, layer 6": (
         E2["spectrum"][6][2],
-        np.linalg.svd(W3000[6] - W3000[6].mean(0), compute_uv=False)[2] ** 2 / ((W3000[6] - W3000[6].mean(0)) ** 2).sum(),
+        PCA(n_components=3).fit(W3000[6].numpy()).explained_variance_ratio_[2],
     ),
     **{
         f"study: {end} end, whitened, k = 128": v
@@ -937,10 +948,23 @@ pairs_of_numbers |= {
     "news: whitened, k = 128": (E3["whitened"][6][0], lee_peer(peer_cosines(lX, lx, ly, 1, 1, 128))),
     "news: whitened, k = 16": (E3["by_k"][6][1][1], lee_peer(peer_cosines(lX, lx, ly, 1, 1, 16))),
 }
+lee_matrix = {"human": lee_human, "raw": F.cosine_similarity(lx, ly).numpy(), "whitened": peer_cosines(lX, lx, ly, 1, 1, 128)}
+lee_matrix = {name: scipy.spatial.distance.squareform(v) for name, v in lee_matrix.items()}
+
+
+def lee_draw(pick):
+    """Whitened minus raw score on resampled texts, pair by pair."""
+    kept = [(pick[a], pick[b]) for b in range(50) for a in range(b) if pick[a] != pick[b]]
+    human, raw, whitened = ([round(M[i, j], 10) for i, j in kept] for M in lee_matrix.values())
+    return 100 * (scipy.stats.spearmanr(whitened, human).statistic - scipy.stats.spearmanr(raw, human).statistic)
+
+
+lee_ends = np.quantile([lee_draw(pick) for pick in np.random.default_rng(0).integers(50, size=(100, 50))], [0.025, 0.975])
+pairs_of_numbers |= {f"news: {end} end, whitened": v for end, *v in zip(("lower", "upper"), E3["whitened"][6][1:], lee_ends, strict=True)}
 drawn_pairs = [(i.tolist(), j.tolist()) for i, j in resampled(np.array([[3, 1, 3], [2, 2, 2], [0, 4, 1]]))]
 nb.claim(
     "X7",
-    "What the experiments return, here and so in the recordings, is what other code finds: SVD of the rows, SciPy draw by draw, matrix inverses, scikit-learn.",
+    "What the experiments return, here and so in the recordings, is what other code finds: D2 with numpy's covariance, SciPy draw by draw, matrix inverses, scikit-learn.",
     "verified",
     holds=[
         *[
