@@ -908,7 +908,7 @@ verse = [line.strip() for line in data.shakespeare().splitlines() if len(line.sp
 lines_500 = [verse[i * (len(verse) // 500)] for i in range(500)]
 random128 = torch.randn(384, 256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[:, :128]
 cov6, mean6 = torch.cov(W3000[6].T, correction=0), W3000[6].mean(0)
-soft_metric = torch.linalg.inv(cov6 + 0.1 * torch.linalg.matrix_norm(cov6, 2) * torch.eye(384))
+soft_metric = torch.tensor(np.linalg.inv(cov6.numpy() + 0.1 * np.linalg.norm(cov6.numpy(), 2) * np.eye(384)))
 inner = lambda p, q: ((p - mean6) @ soft_metric * (q - mean6)).sum(1)
 pcs = PCA(n_components=3).fit(W3000[6].numpy())
 without = [v.numpy() - mean6.numpy() - (v.numpy() - mean6.numpy()) @ pcs.components_.T @ pcs.components_ for v in (wx[6], wy[6])]
@@ -1411,7 +1411,7 @@ nb.claim(
 #
 # ### E2b: how many sentences does whitening need?
 #
-# D8 warns against $N$ near $d$. So fit to $N$ random words and watch WordSim-353.
+# D8 warns against $N$ near $d$. So fit to $N$ random words and watch WordSim-353. Full whitening needs some ten times as many words as dimensions; cut to 128 coordinates, 400 words will do.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: histograms of cosines between word vectors of layer 1 whitened on themselves for N over d of 0.5, 1.05, 2 and 8. At 0.5 all cosines equal minus one over N minus 1, a spike; with growing N the histogram widens to a bell. Right: WordSim-353 score against the number of words that the transform was fitted to, from 400 to 6000 on a log axis; full whitening climbs from about 28 to 65 in layer 1 and from 37 to 71 in layer 6, whitening to 128 coordinates is flat near 73."}}
 run2b = nb.recorded("E2b")
@@ -1444,7 +1444,7 @@ right.minorticks_off()
 right.legend(fontsize=8, loc="lower right")
 right.set_title("lines recorded, circles live", fontsize=10)
 figure.suptitle(
-    "Near N = d all cosines are equal; full whitening still improves at N = 16 d", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Near N = d all cosines are equal; full whitening wants N ≫ d, the cut one does not", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -1500,7 +1500,7 @@ nb.experiment(
 #
 # The papers fit to the sentences of the test set (no labels, but one must have them). In practice the transform is fitted beforehand to something else. Here: the benchmark's own sentences, 6,000 single words, 5,000 lines of Shakespeare.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, change of the STS-B score against raw vectors for layers 0 to 6 with 95 percent intervals, for transforms fitted to the benchmark's own sentences, to single words and to lines of Shakespeare. Left, full whitening: own sentences gain up to fourteen points, words lose up to thirty-three, Shakespeare gains in layers 0 and 1 and loses up to twenty-two in layer 3. Right, rotation to 128 coordinates: all three stay between minus six and plus eight."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, change of the STS-B score against raw vectors for layers 0 to 6 with 95 percent intervals, for transforms fitted to the benchmark's own sentences, to single words and to lines of Shakespeare. Left, full whitening: own sentences gain up to fourteen points, words lose up to thirty-three, Shakespeare gains in layers 0 and 1 and loses up to twenty-two in layer 3. Right, rotation to 128 coordinates: all three stay between minus seven and plus eight."}}
 run1c = nb.recorded("E1c")
 fitted = ("evaluated", "words", "Shakespeare")
 labels = {"evaluated": "the test's own sentences", "words": "6,000 words", "Shakespeare": "5,000 lines of Shakespeare"}
@@ -1595,7 +1595,7 @@ right.set_xticks([8, 16, 32, 64, 128], ["8", "16", "32", "64", "128"])
 right.minorticks_off()
 right.legend(fontsize=8)
 figure.suptitle(
-    "News: whitening loses in every layer, even with 44 texts a coordinate (k = 8)", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "News: whitening loses in every layer, at the top even with 44 texts a coordinate", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -1985,7 +1985,7 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# Yes, on words: by about two points over the better of the two. How sure that is, the printed intervals say.
+# It seems so: by about two points over the better of the two. Against layer 1 the 95% interval of the difference just includes zero, so 353 pairs do not settle it.
 # ```
 
 # %% tags=["hide-cell"]
@@ -1994,12 +1994,12 @@ sides = [vectors(side, cpu) for side in (judged.left, judged.right)]
 three = [cosines(X_words[l], *(v[l] for v in sides), 1, 1, 128) for l in (1, 6)] + [cosines(mixed(X_words), *map(mixed, sides), 1, 1, 128)]
 scored, spun3 = spearman(np.array(three), human353), bootstrap(three, human353, 1000)
 low3 = np.quantile(spun3[2] - spun3[:2], 0.025, axis=1)
-print("lower ends of the 95% intervals, mixture − layers 1 and 6:", *(ledger.number(v, 2, machine=True) for v in low3))
 nb.claim(
     "X6",
-    "Exercise 3: the average of layers 1 and 6, whitened to 128 coordinates, scores over a point more than either (WordSim-353).",
-    "verified",
+    "Exercise 3: the average of layers 1 and 6, whitened to 128 coordinates, scores over a point more than either (WordSim-353), which 353 pairs do not resolve against layer 1.",
+    "partly",
     holds=[ledger.more("mixture − the better layer", float(scored[2] - scored[:2].max()), 1, digits=2, machine=True, scope=WORDS)],
+    fails=[ledger.less("lower end of the interval against layer 1", float(low3[0]), 0.5, digits=2, machine=True, scope=WORDS)],
 )
 
 # %% [markdown]
