@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kexue_nb.optim import (
     Clipped,
     MUON_COEFFICIENTS,
+    Clipped,
     StackedAdam,
     StackedMuon,
     StackedSGD,
