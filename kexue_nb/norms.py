@@ -129,8 +129,7 @@ class Transformer(stacked.Transformer):
         if tying != "untied":
             self.head = None
         if tying == "projected":
-            Q, upper = torch.linalg.qr(init.normal(d, d).detach())
-            self.projection = nn.Parameter(Q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2))  # Haar: R's diagonal positive
+            self.projection = nn.Parameter(rotation_of(init.normal(d, d).detach()))
 
     def forward(self, ids: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
         h = deque(self.states(ids, precision), maxlen=1).pop()
@@ -176,6 +175,12 @@ class Transformer(stacked.Transformer):
     def _sublayer(self, x: Tensor, branch: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
         kept = x if self.skip is None else self.skip.to(x.dtype) * x
         return norm(kept + branch(x)) if self.placement == "post" else kept + branch(norm(x))
+
+
+def rotation_of(A: Tensor) -> Tensor:
+    """The orthogonal Q of A = QR whose R has a positive diagonal, (..., d, d): Haar where A is Gaussian (Mezzadri, math-ph/0609050)."""
+    Q, upper = torch.linalg.qr(A)
+    return Q * torch.diagonal(upper, dim1=-2, dim2=-1).sign().unsqueeze(-2)
 
 
 def _each(runs: int, name: str, value: float | Tensor, positive: bool = True) -> Tensor:

@@ -119,6 +119,15 @@ def test_the_other_options_by_hand():
     torch.testing.assert_close(stack.tokens.weight, plain * std.view(-1, 1, 1).double())
 
 
+@pytest.mark.parametrize(("placement", "kind"), [("pre", "layer"), ("post", "dyt"), ("none", None)])
+def test_the_skip_by_hand(placement, kind):
+    skip = torch.tensor([1.0, 2.0, 0.5])
+    stack, ids = model(placement, kind, "untied", skip=skip), batch()
+    for r in range(3):
+        expected = by_hand(stack, r, ids[r], placement, kind, "untied", skip=float(skip[r]))
+        torch.testing.assert_close(stack(ids, torch.float64)[r], expected, atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_it_is_the_plain_transformer_where_that_has_the_choice(placement, kind):
@@ -127,12 +136,20 @@ def test_it_is_the_plain_transformer_where_that_has_the_choice(placement, kind):
     torch.testing.assert_close(plain(batch()), free(batch()), atol=1e-6, rtol=0)
 
 
-def test_the_projection_is_orthogonal_and_haar():
-    init = nn.Init(range(400))
-    P = norms.Transformer(init, vocabulary=3, context=2, d=2, depth=1, heads=1, tying="projected").projection.detach()
-    torch.testing.assert_close(P @ P.mT, torch.eye(2).expand(400, 2, 2), atol=1e-5, rtol=0)
-    angles = torch.atan2(P[:, 0, 1], P[:, 0, 0])  # uniform on the circle; without the sign of R, half of it is missing
-    assert all(60 < int(((angles > low) & (angles <= low + math.pi / 2)).sum()) < 140 for low in (-math.pi, -math.pi / 2, 0, math.pi / 2))
+def test_a_rotation_leaves_a_triangle_with_a_positive_diagonal():
+    A = torch.randn(20, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Q = norms.rotation_of(A)
+    torch.testing.assert_close(Q @ Q.mT, torch.eye(4, dtype=torch.float64).expand(20, 4, 4))
+    upper = Q.mT @ A
+    assert float(upper.tril(-1).abs().max()) < 1e-12
+    assert bool((torch.diagonal(upper, dim1=-2, dim2=-1) > 0).all())
+
+
+def test_the_projection_starts_as_a_rotation():
+    P = norms.Transformer(nn.Init(SEEDS), vocabulary=3, context=2, d=4, depth=1, heads=1, tying="projected").projection
+    torch.testing.assert_close(P @ P.mT, torch.eye(4).expand(3, 4, 4), atol=1e-5, rtol=0)
+    assert not torch.equal(P[0], P[1])
+    assert torch.equal(P[0], P[2])
 
 
 def test_tied_weights_get_both_gradients():
