@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue_nb.optim import (
-    Clipped,
     MUON_COEFFICIENTS,
     Clipped,
     StackedAdam,
