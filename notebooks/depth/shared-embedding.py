@@ -1646,7 +1646,7 @@ nb.experiment(
 #
 # A longer race: 600 steps, width 64, four heads, three rates each (recorded).
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of tied, small table, untied and swap over 600 training steps, recorded: the two tied models pause on the unigram entropy for 200 steps, then catch up, and at the end all four are within a tenth of a nat."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of tied, small table, untied and swap over 600 training steps, recorded: the two tied models pause on the loss of a unigram model until step 200 and then follow the other two; at the end they are 0.26 and 0.37 nats above untied."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
 for name in long:
     losses = curve(long, name)
@@ -1655,7 +1655,7 @@ for name in long:
 axes.axhline(unigram_loss, color=GREY, lw=1, ls=":")
 axes.annotate("unigram model", (600, unigram_loss), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9, color=GREY)
 axes.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.6, 6), xlim=(0, 600))
-axes.set_title("TITLELONG")
+axes.set_title("The tied heads wait on the unigram model, then follow")
 axes.legend(loc="upper right")
 nb.show(figure)
 
@@ -1665,22 +1665,43 @@ gap_at = lambda step: float(curve(long, "small table")[long_seen.index(step)].me
 nb.claim(
     "C10",
     "In the end all remedies are of similar quality.",
-    "verified",
+    "partly",
     holds=[
-        ledger.more("distance of the best rates from the edge of the grid, in positions", from_edge(long), 0.5, scope=long_scope),
         ledger.less(
-            "largest difference of four heads after 600 steps",
-            max(float(x.mean() - y.mean()) for x in long_end.values() for y in long_end.values()),
-            0.12,
+            "swap above untied after 600 steps",
+            float(long_end["swap"].mean() - long_end["untied"].mean()),
+            0.06,
             digits=2,
             scope=long_scope,
         ),
-        ledger.more("small table above untied after 200 steps", gap_at(200), 0.15, digits=2, scope=long_scope),
+        ledger.less(
+            "small table above untied: the gap after 600 steps over that after 200",
+            gap_at(600) / gap_at(200),
+            0.7,
+            digits=2,
+            scope=long_scope,
+        ),
+        ledger.better(
+            "small table better than tied after 600 steps", long_end["tied"], long_end["small table"], sigmas=3, scope=long_scope
+        ),
+    ],
+    fails=[
+        ledger.more("small table above untied after 600 steps", gap_at(600), 0.15, digits=2, scope=long_scope),
+        ledger.close(
+            "position of the tied heads' best rate: at the lower edge, so that the gap is an upper bound",
+            best_of(long)["tied"] + best_of(long)["small table"] + 1,
+            1,
+            abs=0.5,
+            digits=1,
+            scope=long_scope,
+        ),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** SAWLONG
+# **What we saw.** By step 200 untied and swap are well below the unigram model, the tied heads still on it. Then these move as well: the network has left the
+# identity. The gap halves by step 600, where the run ends; it has not closed, so the post's "similar in the end" is not decided here. (The tied heads have
+# their best rate at the lower edge of this small grid: the gap is an upper bound.) Here, and only here, the small table is better than plain tying.
 
 # %% [markdown]
 # ## Why a smaller table does not help
