@@ -1816,6 +1816,8 @@ def closure():
 
 
 climber.step(closure)
+W_start = nn.Init([0]).normal(200, 32, std=32**-0.5)[0].detach().double()
+start_logits = torch.cat([W_start[:, 16:], W_start[:, :16]], 1) / W_start.square().mean(1, keepdim=True).sqrt() @ W_start.T
 tiny_pairs = pair_frequencies(torch.tensor([0, 1, 0, 2, 0, 1]), 3)
 nb.claim(
     "X5",
@@ -1840,6 +1842,14 @@ nb.claim(
         ),
         ledger.more(
             "between bigram and unigram: its distance to the bigram entropy", floor["reversible"] - floor["bigram"], 0.15, digits=3
+        ),
+        ledger.close(
+            "first loss of the swap, seed 0, against its definition",
+            float(game["swap"][0, 0, 0]),
+            pair_loss(pairs, start_logits.softmax(1)),
+            rel=1e-5,
+            machine=True,
+            scope="float32",
         ),
         ledger.close("frequencies of 0 1 0 2 0 1", float(tiny_pairs[0, 1]), 0.4, abs=1e-12),
         ledger.more(
