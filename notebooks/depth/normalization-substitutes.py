@@ -72,14 +72,14 @@ axes.plot(along, (rows / metrics.rms(rows)[:, None])[:, 0], "o", ms=4, color=BLA
 axes.plot(line, 2 * line / np.sqrt(line**2 + 5.25), color=BLUE, label="√d x / √(x² + C): exact")
 axes.plot(line, 2 * np.tanh(line / math.sqrt(5.25)), color=ORANGE, ls="--", label="√d tanh(x / ρ√d), ρ frozen")
 axes.set(xlabel="x₁, the other coordinates fixed", ylabel="y₁")
-axes.set_title("Along a coordinate RMSNorm is DyISRU,", fontsize=10)
+axes.set_title("Along a coordinate RMSNorm is DyISRU,", fontsize=9)
 axes.legend(fontsize=8)
 for scale, name, color, mark in ((shape_t, "Student-t tokens, ν = 3", BLUE, "o"), (two_scales, "tokens of scale 1 or 4", ORANGE, "s")):
     x = scale * pure
     right.plot(middles, given_input(x, x / metrics.rms(x)[:, None], edges), mark, ms=3.5, color=color, label=name)
 right.plot(line, 1.87997 * line / np.sqrt(line**2 + 3), color=BLUE, lw=1, label="1.880 x / √(x² + 3)")
 right.set(xlabel="x", ylabel="mean of y given x", ylim=(-2.1, 2.1))
-right.set_title("but the best element-wise map depends on the tokens", fontsize=10)
+right.set_title("but the best element-wise map depends on the tokens", fontsize=9)
 right.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
@@ -206,6 +206,8 @@ def dropped_share(p):
 
 
 kept, dropped = autograd.diagonal(), autograd - torch.diag(autograd.diagonal())
+
+# %%
 nb.derivation(
     "D2",
     "The diagonal (1 − yᵢ²/d)/ρ drops a share of (1 − κ/d)/(d − 2 + κ/d), about 1/d, of the squared entries; but in operator norm the dropped part is as large as 1/ρ, and Jx = 0 is lost.",
@@ -370,7 +372,7 @@ best_rate, best_both = (
     scipy.optimize.minimize(gap, start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}) for start in ([0.9], [0.9, 0.97])
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.derivation(
     "D5",
     "With the other channels fixed RMSNorm is √d x/√(x² + C), C = Σ_{j≠i} x_j², exactly, so that DyISRU's only approximation is one C for all; tanh is not exact along any line.",
@@ -391,6 +393,8 @@ nb.derivation(
     ledger.close("largest distance with the best α", best_rate.fun, 0.0444, rel=0.01, digits=3),
     ledger.close("and the best amplitude", best_both.fun, 0.0291, rel=0.01, digits=3),
 )
+
+# %%
 nb.claim(
     "X2",
     "LayerNorm along a coordinate is an ISRU too: √(d−1) u/√(u² + d s²) with u the distance to the mean of the other channels, s² their variance.",
@@ -501,6 +505,8 @@ nb.derivation(
     ledger.close("2ν × floor at ν = 10⁵", 2e5 * floor(1e5), 1, abs=1e-4, digits=4),
     ledger.less("100 tokens of RMS 0.7, width 8: largest |y − x/0.7|", one_size, 1e-12, machine=True, method="float64"),
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "X3",
     "For Gaussian tokens the best element-wise map lies between the ISRUs with C = (d−1)s² and C = (d−3)s²: the post's function is the best up to 1/d.",
@@ -624,6 +630,7 @@ def disagreement(plain, kind, **options):
     return max(gaps)
 
 
+# %%
 layer_gap = {
     "RMSNorm": disagreement(RMSNorm, "rms"),
     "DyT": disagreement(DyT, "dyt"),
@@ -701,6 +708,7 @@ SHAPES = {
 ALPHAS = torch.logspace(-2, 1, 600, dtype=torch.float64)
 
 
+# %%
 class Fit(NamedTuple):
     error: float  # normalized mean squared error
     alpha: float
@@ -716,6 +724,7 @@ def fit_map(shape, s):
     return Fit(float(1 - xy[best] ** 2 / xx[best] / s.yy), float(alphas[best]), float(xy[best] / xx[best]))
 
 
+# %%
 def best_map(s):
     """The error of the best odd map, free in every bin."""
     return float(1 - (s.xy**2 / s.xx.clamp_min(1e-300)).sum() / s.yy)
@@ -774,6 +783,7 @@ def plain_error(shape, fit):
 
 sample_fits = {shape: fit_map(shape, binned(sample, target)) for shape in ("tanh", "ISRU", "erf", "clip")}
 plain = {shape: plain_error(shape, fit) for shape, fit in sample_fits.items()}
+drawn = {law: token_scales(law, 100_000, torch.Generator().manual_seed(13)) for law in ("lognormal 0.5", "lognormal 1", "uniform")}
 grid_x = np.linspace(-40, 40, 200_001)
 density = sum(np.exp(-((grid_x / s) ** 2) / 2) / s for s in (1, 4)) / 2 / math.sqrt(2 * math.pi)
 two_floor = 1 - float(np.sum(mixture(grid_x) ** 2 * density) * (grid_x[1] - grid_x[0]))
@@ -808,6 +818,28 @@ nb.claim(
             0.06,
             machine=True,
         ),
+        *[
+            ledger.close(
+                f"standard deviation of the log scale, lognormal {k}",
+                float(drawn[f"lognormal {k}"].log().std()),
+                float(k),
+                rel=0.02,
+                digits=3,
+                machine=True,
+                scope="100,000 tokens",
+            )
+            for k in ("0.5", "1")
+        ],
+        ledger.close("uniform scale: mean", float(drawn["uniform"].mean()), 1, abs=0.01, digits=3, machine=True, scope="100,000 tokens"),
+        ledger.close(
+            "uniform scale: standard deviation",
+            float(drawn["uniform"].std()),
+            1.6 / math.sqrt(12),
+            rel=0.02,
+            digits=3,
+            machine=True,
+            scope="100,000 tokens",
+        ),
         ledger.close("Gaussian tokens: error of the best map times 2d", 1024 * mean_best("constant"), 1, abs=0.1, digits=3, machine=True),
     ],
 )
@@ -833,7 +865,7 @@ nb.results(
     ],
 )
 
-# %%
+# %% tags=["hide-input"]
 varying = LAWS[:-1]
 excess = {law: mean_error(law, "tanh") / mean_error(law, "ISRU") - 1 for law in varying}
 nb.experiment(
@@ -930,7 +962,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ISRU beats tanh and tanh beats erf for every law: the paper's ranking by its tolerance of outliers. By very little: 0.4% to 4% of an error that no shape removes. Going element-wise costs
+# ISRU beats tanh and tanh beats erf for every law: the paper's ranking by its tolerance of outliers. By very little: 0.1% to 4% of an error that no shape removes. Going element-wise costs
 # 7% to 23% of the output; the choice of the curve moves that in the second digit.
 #
 # ## Experiment: the norms of a real network
@@ -965,9 +997,9 @@ real = {name: {shape: fit_map(shape, s) for shape in SHAPES} for name, s in sums
 spread = {name: float(metrics.rms(x).std() / metrics.rms(x).mean()) for name, x in zip(NAMES, inputs, strict=True)}
 largest = max(float(y.abs().max()) for y in outputs)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter panels of output against input of a real LayerNorm. Left, feed-forward norm 1: the cloud has several slopes and is bounded by plus and minus the root of 384; the tanh and ISRU fits are S-shaped and nearly equal. Right, attention norm 3: the cloud is a thin straight line."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter panels of output against input of a real LayerNorm. Left, feed-forward norm 5: the cloud has several slopes and is bounded by plus and minus the root of 384; the tanh and ISRU fits are S-shaped and nearly equal. Right, attention norm 3: the cloud is a thin straight line."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.7))
-for axes, name in zip(panels, ("feed-forward 1", "attention 3"), strict=True):
+for axes, name in zip(panels, ("feed-forward 5", "attention 3"), strict=True):
     k = NAMES.index(name)
     xs, ys = inputs[k].flatten(), outputs[k].flatten()
     big = xs.abs().argsort(descending=True)[:1500]
@@ -976,14 +1008,15 @@ for axes, name in zip(panels, ("feed-forward 1", "attention 3"), strict=True):
     wide_x = torch.linspace(-float(xs.abs().max()), float(xs.abs().max()), 400, dtype=torch.float64)
     for shape, color, style in (("ISRU", BLUE, "-"), ("tanh", ORANGE, "--"), ("linear", GREEN, ":")):
         fit = real[name][shape]
-        axes.plot(wide_x, (fit.amplitude * SHAPES[shape](fit.alpha * wide_x)).clamp(-24, 24), color=color, ls=style, label=f"best {shape}")
+        axes.plot(wide_x, fit.amplitude * SHAPES[shape](fit.alpha * wide_x), color=color, ls=style, label=f"best {shape}")
     for bound in (-1, 1):
         axes.axhline(bound * math.sqrt(383), color=BLACK, lw=0.8, ls="-.")
-    axes.set(xlabel="centred input", ylim=(-25, 25))
-panels[0].set_title("Feed-forward norm 1: S, because tokens differ", fontsize=10)
+    reach = float(xs.abs().quantile(0.99995))
+    axes.set(xlabel="centred input", ylim=(-25, 25), xlim=(-reach, reach))
+panels[0].set_title("Feed-forward norm 5: an S, because tokens differ", fontsize=10)
 panels[1].set_title("Attention norm 3: a straight line", fontsize=10)
 panels[0].set_ylabel("output, before gain and bias")
-panels[0].annotate("√383", (panels[0].get_xlim()[0], 20.2), fontsize=8)
+panels[0].annotate("√383", (panels[0].get_xlim()[0] * 0.97, 20.4), fontsize=8)
 panels[0].legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
@@ -1108,9 +1141,9 @@ nb.claim(
 #
 # - **Seven of thirteen norms bend**, the embedding's and the six after feed-forward layers. After attention the RMS varies by 5% to 13% (26% in the last layer): a linear map with a constant is
 #   already as good as any S. Formula (9) says so: little spread is a large $\nu$.
-# - **No winner.** On synthetic tokens ISRU led everywhere; here it leads by about 1% at two norms and loses by 4% at two. All of the curves lie within a few percent of each other, and mostly also
-#   within 10% of the best map of any shape.
-# - **Why the amplitude is $\sqrt d$ here**, though (8) says that it measures the tail: the tokens that decide the fit have *one* massive channel {cite}`sun2024massive`, with $y^2/383$ up to 0.998. That is the case
+# - **No winner.** On synthetic tokens ISRU led everywhere; here it leads by at most about 1%, and loses by 4% at two norms. At five of the seven
+#   all smooth curves are within 10% of the best map of any shape.
+# - **Why the amplitude is $\sqrt d$ here**, though (8) says that it measures the tail: the tokens that decide the fit have *one* massive channel {cite}`sun2024massive`, with $y^2/383$ above 0.99. That is the case
 #   $\kappa\approx d$ of D2, in which the diagonal Jacobian is the whole Jacobian, and every formula of the post is exact.
 #
 # ### One constant for all tokens
@@ -1198,6 +1231,8 @@ def before_norm(layer, scale=1.0):
 layers3 = {"RMSNorm": RMSNorm(32), "DyT": DyT(32), "DyISRU, √d": DyISRU(32, 1.0, math.sqrt(32))}
 seen3 = {name: (before_norm(layer), before_norm(layer, 2.0)) for name, layer in layers3.items()}
 moved_by = {name: float((one[2] - two[2]).norm() / one[2].norm()) for name, (one, two) in seen3.items()}
+
+# %%
 nb.claim(
     "X7",
     "Doubling W changes nothing behind RMSNorm and halves the gradient, which is orthogonal to W; behind DyT and DyISRU outputs move and the gradient has a part along W.",
@@ -1218,7 +1253,7 @@ nb.claim(
 #
 # Now train. A Pre-Norm language model on the characters of Shakespeare, three layers of width 32, every norm (two a layer and one before the head) replaced by a substitute; a learned scalar on the
 # embedding, which the DyT paper needs for its language models, in every arm. Every arm has the same grid of learning rates and the same seeds, Adam with a warm-up and a cosine; the gradients of each run are clipped to norm 1 of
-# their own. $\sqrt d$ explicit means $\gamma\sqrt d\,f(\alpha x/\sqrt d)$ with $\alpha$ starting at 1; the others start at $\alpha=\frac12$ with amplitude 1.
+# their own. $\sqrt d$ explicit means $\gamma\sqrt d\,f(\alpha x/\sqrt d)$ with $\alpha$ starting at 1; the others start at $\alpha=\frac12$ with amplitude 1. Recorded on two CPU cores: the sizes are what they are.
 
 
 # %%
@@ -1483,8 +1518,8 @@ def attended_by_loops(model, x):
 loop_gap, seen_gap = {}, {}
 for guard, model in toy.items():
     with torch.no_grad():
-        for norm in model.head_norms:
-            norm.gamma += torch.linspace(0, 1, 8)
+        for k, norm in enumerate(model.head_norms):
+            norm.gamma += torch.linspace(0, 1 + k, 8)
         model.wq *= 2
         before, after, _ = model.states(toy_ids)
         by_hand, all_logits = attended_by_loops(model, model.norms[0](before)[0])
@@ -1575,7 +1610,7 @@ inner = {
 e3_scope = f"recorded on a CPU, {len(main.config['seeds'])} seeds, {main.config['steps']} steps, rate tuned"
 at_rate = lambda run, rate, arm: run[arm][live_rates.index(rate)]
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: held-out loss of nine arms at their best learning rate with error bars; the two arms with the root of d explicit are lowest, plain DyT and its relatives are higher than RMSNorm. Right: loss against the learning rate for RMSNorm, DyT, identity and DyT with explicit root of d, with minima inside the grid."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: held-out loss of nine arms at their best learning rate with error bars; RMSNorm is lowest, the two arms with the root of d explicit are level with it, plain DyT, its relatives and the identity are higher. Right: loss against the learning rate; all minima lie inside the grid, and at the highest rate RMSNorm loses least, DyT with root of d most."}}
 figure, (axes, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
 ordered = sorted(best["E3"], key=lambda arm: np.mean(best["E3"][arm]))
 for i, arm in enumerate(ordered):
@@ -1590,7 +1625,7 @@ for i, arm in enumerate(ordered):
     )
 axes.set_yticks(range(len(ordered)), ordered)
 axes.set_xlabel("held-out loss, nats a character (± 2 s.e.)")
-axes.set_title("With √d explicit, in front", fontsize=10)
+axes.set_title("With √d explicit, level with RMSNorm", fontsize=10)
 for arm, color, style in (("RMSNorm", BLACK, "-"), ("DyT", ORANGE, "--"), ("identity", GREY, ":"), ("DyT, √d", BLUE, "-.")):
     rows = np.array(main.result[arm])
     right.errorbar(
@@ -1604,8 +1639,8 @@ for arm, color, style in (("RMSNorm", BLACK, "-"), ("DyT", ORANGE, "--"), ("iden
     )
 for arm, color in (("RMSNorm", BLACK), ("DyT", ORANGE), ("DyT, √d", BLUE)):
     right.plot(live_rates, np.mean(e3[arm], 1) if nb.scale == "cpu" else [math.nan] * 2, "s", mfc="none", color=color, label=f"{arm}, live")
-right.set(xscale="log", xlabel="learning rate (log axis)", ylabel="held-out loss, nats a character")
-right.set_title("Every arm has its minimum inside the grid", fontsize=10)
+right.set(xscale="log", xlabel="learning rate (log axis)", ylim=(2.58, 3.4), ylabel="held-out loss, nats a character")
+right.set_title("RMSNorm forgives a high rate", fontsize=10)
 right.legend(fontsize=7)
 nb.show(figure)
 
@@ -1812,11 +1847,11 @@ nb.claim(
 )
 
 # %% [markdown]
-# - **The advice holds, and we see why.** Both plain maps end about 0.05 nats behind RMSNorm, both with $\sqrt d$ within 0.01 of it. It is not the slope at the start: DyT with $\alpha=1$ is no better than with $\frac12$.
+# - **The advice holds, and we see why.** Both plain maps end 0.05 to 0.06 nats behind RMSNorm, both with $\sqrt d$ within 0.01 of it. It is not the slope at the start: DyT with $\alpha=1$ is no better than with $\frac12$.
 #   It is *where the curve saturates*: a channel of unit RMS sits in the bend of $\tanh(x)$ and in the straight part of $\sqrt d\tanh(x/\sqrt d)$. Part of the gain may thus be linearity: the identity, with no
-#   bend at all, beats plain DyT here.
+#   bend at all, does no worse than plain DyT here.
 # - **tanh or ISRU?** No difference, as little as in the fits.
-# - **The identity does not fail**, with clipping or without, where the paper's vision transformers diverged (58.5% and 61.0% accuracy at first, then failure). Three layers are too few to need a norm for stability. But at the rate 0.1
+# - **The identity does not fail**, with clipping or without, where the paper's vision transformers do. Three layers are too few to need a norm for stability. But at the rate 0.1
 #   RMSNorm loses 0.04 nats and everything else more, up to 0.5: a norm is insurance against the learning rate.
 # - **The sign depends on the data.** On 2,000 characters read 19 times plain DyT ends *in front* of RMSNorm, and $\sqrt d$ spoils it. {cite}`verma2026dyt` reports the same change of sign for GPT-2 models (27% better at 1M tokens, 19%
 #   worse at 118M): saturation is a regularizer. Three seeds and 0.02 nats: the sign is resolved here, the size is not.
@@ -1955,7 +1990,7 @@ nb.experiment(
 # %% [markdown]
 # Two remarks. *QK-norm's number is a theorem*: with unit gains $|q\cdot k|/\sqrt{d_h}\le\sqrt{d_h}$, which is 4 here, and only the learned gains can raise it. And *why does the cap not push back?* The loss acts on a
 # logit $s$ through $1-\tanh^2(s/t)$. Beyond the cap that is small: neither the wish for a larger logit nor the one for a smaller gets through, and whatever else moves $W_q$ and $W_k$ (with Adam, a step
-# of fixed size) carries the logits on.
+# of fixed size) carries the logits on. At this size the loss does not suffer: the three end within 0.03 nats of each other.
 
 # %%
 gate = softcap.diff(x)
@@ -2053,7 +2088,7 @@ nb.claim(
 #
 # **The best map, solved** (D6): an ISRU for Student-t tokens, an ISRU up to $1/d$ for Gaussian ones (X3), a straight line for tokens of one norm, no monotone function for tokens of two sizes.
 #
-# **The hidden assumption, measured** (X6): the energy $C_i$ of the other channels varies by 10% behind attention and seven-fold behind the first feed-forward layer, which is why the first needs no S and the second does.
+# **The hidden assumption, measured** (X6): the energy $C_i$ of the other channels has a coefficient of variation of 0.1 behind attention and of 7 behind the first feed-forward layer, which is why the first needs no S and the second does.
 #
 # **Later work.** {cite}`chen2025derf` search for better curves and settle on $\operatorname{erf}(\alpha x+s)$, with gains that they ascribe to generalization. By our measure erf is the *furthest* of the smooth
 # curves from normalization on synthetic tokens (C7): closeness to a norm is not what makes a substitute good. {cite}`verma2026dyt` finds the sign of DyT's effect to depend on the amount of data, as we do, and that a larger $\alpha$
