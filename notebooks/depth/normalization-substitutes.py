@@ -79,7 +79,7 @@ for scale, name, color, mark in ((shape_t, "Student-t tokens, ν = 3", BLUE, "o"
     right.plot(middles, given_input(x, x / metrics.rms(x)[:, None], edges), mark, ms=3.5, color=color, label=name)
 right.plot(line, 1.87997 * line / np.sqrt(line**2 + 3), color=BLUE, lw=1, label="1.880 x / √(x² + 3)")
 right.set(xlabel="x", ylabel="mean of y given x", ylim=(-2.1, 2.1))
-right.set_title("but the best element-wise map depends on the tokens", fontsize=9)
+right.set_title("but the best map depends on the tokens", fontsize=9)
 right.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
@@ -1013,7 +1013,7 @@ for axes, name in zip(panels, ("feed-forward 5", "attention 3"), strict=True):
         axes.axhline(bound * math.sqrt(383), color=BLACK, lw=0.8, ls="-.")
     reach = float(xs.abs().quantile(0.99995))
     axes.set(xlabel="centred input", ylim=(-25, 25), xlim=(-reach, reach))
-panels[0].set_title("Feed-forward norm 5: an S, because tokens differ", fontsize=10)
+panels[0].set_title("Feed-forward norm 5: an S", fontsize=10)
 panels[1].set_title("Attention norm 3: a straight line", fontsize=10)
 panels[0].set_ylabel("output, before gain and bias")
 panels[0].annotate("√383", (panels[0].get_xlim()[0] * 0.97, 20.4), fontsize=8)
