@@ -27,6 +27,7 @@ if "google.colab" in sys.modules:
 
 import itertools
 import math
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,6 +45,7 @@ from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE, tile
 
 # %%
 nb = kexue_nb.notebook("multimodal-autoregression")
+warnings.filterwarnings("ignore", message="In the future `np.str`")  # said when a run's functions are fingerprinted
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Six rows of ten small digits, zero to nine. Real digits; the mean of squared error, smooth grey prototypes; the mean plus noise, digits in a cloud of grey dots; a mixture of Gaussians with a floor; codes with cross-entropy; the diffusion head. The last rows look like the real ones."}}
 seen_e1, chosen = (
@@ -61,13 +63,7 @@ for axes, (name, strip) in zip(panels, strips.items(), strict=True):
     axes.set_xticks([])
     axes.grid(False)
     axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-figure.suptitle(
-    "One Transformer, patch by patch, with different heads: the head decides what is drawn",
-    fontsize=11,
-    fontweight="bold",
-    x=0.01,
-    ha="left",
-)
+figure.suptitle("One small Transformer: its head decides what is drawn", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -545,7 +541,7 @@ nb.derivation(
     ledger.close("n = 3, T = 3: pairs of the mask", int(noised_mask(3, 3).sum()), 18, abs=0.5),
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "A nine by nine attention mask for three patches at three noise levels. Rows are queries, columns keys, in the order noisy, medium, clean for each patch. Each token sees itself, the diagonal, and the clean columns of earlier patches: 18 filled squares, against the 45 on and below the diagonal of full causal attention, drawn in outline."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "A nine by nine attention mask for three patches at three noise levels. Rows are queries, columns keys, in the order noisy, medium, clean for each patch. Each token sees itself, the diagonal, and the clean columns of earlier patches: 18 filled squares, against the 45 on and below the diagonal of full causal attention, the rest of which is pale."}}
 figure, axes = plt.subplots(figsize=(4.6, 4.1))
 axes.imshow(np.where(noised_mask(3, 3), 1.0, 0.35 * np.tril(np.ones((9, 9)))), cmap="Blues", vmin=0, vmax=1.2)
 tick = [f"{i + 1}{level}" for i in range(3) for level in ("noisy", "mid", "clean")]
@@ -1645,7 +1641,7 @@ nb.results(
 )
 
 # %% [markdown]
-# Each of the three seeds gains, by a tenth of the FD on average; between seeds that is not resolved. The time of a step nearly doubles, because our head is not small beside two layers of the same width. In MAR's proportions (exercise 2) it would be half as much again.
+# Each of the three seeds gains, by a tenth of the FD on average; between seeds that is not resolved. A step takes one and a half to two times as long, because our head is not small beside two layers of the same width. In MAR's proportions (exercise 2) it would be half as much again.
 
 # %% tags=["hide-input"]
 nb.experiment(
@@ -1999,7 +1995,7 @@ nb.claim(
 # - **"Squared error is only an assumption"**: with the right variances it is harmless at many small steps (D6), at one jump it is infinitely wrong (D5), and with likelihood and a floor it is not needed at all (E2).
 # - **"Codes cannot be read"** (C4, E5). One token of nine bits says which digit it is in 97 of 100 cases. What no code keeps are the grey levels. The case for lossless input is a case about unknown questions.
 # - **The samples** (E1). At our size quantized patches with cross-entropy are not worse than the diffusion head but better in FD. MAR's own table (from memory) has them nearly equal in the setting that we copy, raster and causal.
-# - **"Several noise levels for free"** (E3). The gain from $K=1$ to $4$ is a tenth of the FD, not resolved by three seeds, and at our proportions a step costs about 1.8 times as much.
+# - **"Several noise levels for free"** (E3). The gain from $K=1$ to $4$ is a tenth of the FD, not resolved by three seeds, and at our proportions a step costs one and a half to two times as much.
 # - **"A sparse mask makes it efficient"** (C7, E6). It removes attention pairs; most of the work is elsewhere.
 # - **Tuning.** The best rate is the largest of the grid for every head of E1. That is fair between heads and says that none is at its best.
 #
@@ -2051,7 +2047,7 @@ print(f"head: {head6 / 1e6:.1f}M of 208M; K = 4 over K = 1: {(208e6 + 3 * head6)
 # ```{admonition} Solution 3
 # :class: dropdown
 # Left to right: $1$ once and $1-\rho^2$ eight times. Coarse to fine: places 0, 4, 8 give $1$ and twice $1-\rho^8$; a place in the middle of two neighbours at distance $m$ has variance $(1-\rho^{2m})/(1+\rho^{2m})$, with $m=2$ twice and $m=1$ four times. At $\rho=0.9$ the means are
-# about 0.28 and 0.31: the long jumps cost more than the interpolations save, and with one shared variance the scan wins, as in E4.
+# 0.28 and 0.33: the long jumps cost more than the interpolations save, and with one shared variance the scan wins, as in E4.
 # ```
 
 # %% tags=["hide-cell"]
