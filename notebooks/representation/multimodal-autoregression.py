@@ -1114,6 +1114,13 @@ with torch.no_grad():
     swapped = PatchTransformer(nn.Init([3, 4]), toy_orders[:, [0, 1, 3, 2]], p=2, d=8, depth=1, heads=2)
     next_place = (swapped(toy_x, toy_y) - z_before).abs().amax((0, 1, 3))  # the place to be predicted third is another
 
+    by_hand = toy.classes.weight[torch.arange(2)[:, None], toy_y][:, :, None].repeat(1, 1, 4, 1)
+    for r, j in itertools.product(range(2), range(4)):
+        if j:  # the patch before, at its own place
+            by_hand[r, :, j] = toy_x[r, :, j - 1] @ toy.inlet.weight[r] + toy.own.weight[r, toy_orders[r, j - 1]]
+        by_hand[r, :, j] += toy.following.weight[r, toy_orders[r, j]]
+    tokens_gap = float((nn.Transformer.forward(toy, by_hand) - z_before).abs().max())
+
 
 class Counter:
     """A head whose k-th sample is the number k / 10."""
@@ -1239,6 +1246,7 @@ nb.claim(
     holds=[
         ledger.less("second patch changed: z of the first two positions moves by", float(moved[:2].max()), 1e-6, digits=1, machine=True),
         ledger.more("of the later ones by", float(moved[2:].min()), 1e-3, digits=2, machine=True),
+        ledger.less("z against that of tokens put together one by one", tokens_gap, 1e-5, digits=1, machine=True),
         ledger.less("a prefix gives the same z", float(prefix), 1e-5, digits=1, machine=True),
         ledger.more("another class moves every position by", float(other_class), 1e-3, digits=2, machine=True),
         ledger.less("another third place: z of the first two moves by", float(next_place[:2].max()), 1e-6, digits=1, machine=True),
