@@ -444,9 +444,9 @@ e4 = nb.run(
     shape=small,
     **nb.at_scale(
         cpu={"seeds": [1], "checkpoints": [3, 6], "fine_rates": [4e-3], "fine_steps": 4, "windows": 8, "N": 2, "batch": 4, "steps": 6},
-        gpu={"seeds": [1, 2, 3, 4], "checkpoints": [300, 600], "fine_rates": [1e-3, 3e-3, 9e-3], "fine_steps": 150}
+        gpu={"seeds": [1, 2, 3, 4], "checkpoints": [300, 600], "fine_rates": [3e-3, 9e-3, 2.7e-2], "fine_steps": 150}
         | {"windows": 128, "N": 8, "batch": 16, "steps": 600},
-        full={"seeds": [1, 2, 3, 4], "checkpoints": [300, 600], "fine_rates": [1e-3, 3e-3, 9e-3], "fine_steps": 150}
+        full={"seeds": [1, 2, 3, 4], "checkpoints": [300, 600], "fine_rates": [3e-3, 9e-3, 2.7e-2], "fine_steps": 150}
         | {"windows": 128, "N": 8, "batch": 16, "steps": 600},
     ),
 )
