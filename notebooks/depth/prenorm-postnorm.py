@@ -1360,8 +1360,8 @@ def reference_losses(name, seed, rates, batch, plan=None):
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
     for rate in rates:
         start = torch.randint(len(train_text) - 16, (batch, 1), generator=generator)
-        at = start + torch.arange(16)
-        loss = F.cross_entropy(logits(model, train_text[at][None], plan)[0].flatten(0, 1), train_text[at + 1].flatten())
+        drawn = start + torch.arange(16)
+        loss = F.cross_entropy(logits(model, train_text[drawn][None], plan)[0].flatten(0, 1), train_text[drawn + 1].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = rate
@@ -1434,9 +1434,9 @@ moved_gap = max(moved_gap, abs(float(moved["before"][0, 1, 0]) - early[1]))
 again = torch.Generator().manual_seed(1006)
 tune = torch.optim.Adam(pretrained.parameters(), betas=(0.9, 0.98))
 for step in range(3):
-    at = torch.randint(len(train_milton) - 16, (2, 1), generator=again) + torch.arange(16)
+    drawn = torch.randint(len(train_milton) - 16, (2, 1), generator=again) + torch.arange(16)
     tune.zero_grad()
-    F.cross_entropy(logits(pretrained, train_milton[at][None])[0].flatten(0, 1), train_milton[at + 1].flatten()).backward()
+    F.cross_entropy(logits(pretrained, train_milton[drawn][None])[0].flatten(0, 1), train_milton[drawn + 1].flatten()).backward()
     tune.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / 0.3) * 0.5 * (1 + math.cos(math.pi * step / 3))
     tune.step()
 fine_gap = abs(float(moved["after"][0, 1, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16))))
@@ -1716,7 +1716,7 @@ nb.claim(
 # With attention weights, gates and divisors frozen, the state is a sum over paths. Keep only the paths through at most $k$ branches, and look at the
 # loss.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, recorded, eight trained layers. Left: held-out loss when only paths through at most k branches count, against k: Pre-Norm reaches its full loss at k = 3, Post-Norm and DeepNorm only at 6. Right: share of the energy of the final state by number of branches passed: Pre-Norm peaks at 1 and 2, DeepNorm is spread over 1 to 4, Post-Norm is widest with its mean at 3.6; mean values are marked."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, recorded, eight trained layers. Left: held-out loss when only paths through at most k branches count, against k: Pre-Norm reaches its full loss at k = 3, Post-Norm and DeepNorm only at 6. Right: share of the energy of the final state by number of branches passed: Pre-Norm peaks at 1 and 2, DeepNorm is spread over 1 to 4, Post-Norm is widest with its mean at 3.4; mean values are marked."}}
 MARK = {"Pre-Norm": "x", "Post-Norm": "o", "DeepNorm": "s"}
 DASH = {"Pre-Norm": "-", "Post-Norm": "--", "DeepNorm": "-."}
 figure, axes = plt.subplots(1, 2, figsize=(7.8, 3.5))
@@ -1738,7 +1738,7 @@ reached = lambda name: int(np.argmax(short[name].mean(0) < short[name].mean(0)[-
 init_depth = {"Pre-Norm": depth_of(float_law("pre", 4 / 81, 16)), "Post-Norm": 16 * (4 / 81) / (1 + 4 / 81)}
 nb.claim(
     "X5",
-    "Training makes Post-Norm deep, not its initialisation: its paths become twice as long as Pre-Norm's, DeepNorm's nearly too, from a start near zero.",
+    "Training makes Post-Norm deep, not its initialisation: its paths become almost twice as long as Pre-Norm's, DeepNorm's 1.4 times, from less than one branch at the start.",
     "verified",
     holds=[
         ledger.better(
@@ -1765,7 +1765,8 @@ nb.claim(
     ],
 )
 # %% [markdown]
-# This is the post's thesis in its cleanest form, and it survives: of sixteen branches, a trained Pre-Norm network uses about three in a row, Post-Norm six.
+# This is the post's thesis in its cleanest form, and it survives: of sixteen branches, a trained Pre-Norm network uses about three in a row, Post-Norm six. (It is
+# not the learning rate: DeepNorm was trained at Pre-Norm's.)
 # DeepNorm contradicts the *initial* law (it starts with no depth at all) and ends like Post-Norm: depth is learned, and what the placement of the
 # norm decides is whether it can be.
 #
@@ -1834,7 +1835,7 @@ nb.claim(
     ],
     fails=[
         ledger.more("first layers, random network: error", float(e1_mean["pre stale"][0]), 0.45, digits=3, machine=True, scope=e1_scope),
-        ledger.close("the ReLU law falls below 0.25 only at t =", limit_t, 11, abs=0.5, digits=2),
+        ledger.close("the ReLU law falls below 0.25 only at t =", limit_t, 12, abs=0.5, digits=2),
         ledger.close("the linear law at t =", linear_t, 13, abs=0.5, digits=2),
         ledger.more("trained: largest error of a Pre-Norm branch", float(changes["Pre-Norm"].mean(0).max()), 0.7, digits=2, scope=e2_scope),
         ledger.more(
@@ -1855,6 +1856,7 @@ nb.claim(
                     - embed(stacks["Pre-Norm"], pre_x)
                     - sum(f(norm(h)) for f, h in zip(branches(stacks["Pre-Norm"]), states(stacks["Pre-Norm"], pre_x), strict=False))
                 )
+                .detach()
                 .abs()
                 .max()
             ),
@@ -2176,9 +2178,9 @@ nb.claim(
     "verified",
     holds=[
         ledger.more(
-            "energy at t = 64 over that at t = 32, smallest of 4 seeds (a law 1 + ct stays below 2)",
-            float((e3["Pre-Norm energy"][:, 64] / e3["Pre-Norm energy"][:, 32]).min()),
-            2,
+            "growth over 32 layers over 32 times that of the first, smallest of 4 seeds (1 + ct: 1)",
+            float(((e3["Pre-Norm energy"][:, 64] - 1) / (32 * (e3["Pre-Norm energy"][:, 2] - 1))).min()),
+            1.15,
             digits=3,
             machine=True,
             scope=e3_scope,
@@ -2376,7 +2378,7 @@ nb.claim(
 #
 # - **"$x_t=O(t)$ because the terms have the same size"** (C2). At initialisation the state grows like $\sqrt t$; trained, above its first layer, still with an exponent near
 #   one half. Aligned terms would grow like $t$, and then the next state would turn by $t^{-2}$, not by the post's $t^{-1}$ (D3).
-# - **"Two layers are one of twice the width"** (C4, C8) is an approximation with an error of 0.48 at the bottom, that falls below a quarter only at the twelfth sublayer. In
+# - **"Two layers are one of twice the width"** (C4, C8) is an approximation with an error of 0.48 at the bottom, that falls below a quarter only from $t=12$ on. In
 #   trained networks it is right for the upper layers and badly wrong for the first: the price of merging *all* pairs is no lower in Pre-Norm.
 # - **"Post-Norm needs warm-up"** (C10): at eight layers and its own best rate it does not; warm-up doubles the largest rate that trains.
 # - **"Post-Norm ends better"** (C9), **"and fine-tunes better"** (C11): not at 65,000 weights. Equal in all arms.
