@@ -459,7 +459,7 @@ nb.derivation(
 # $$\mathbb E\Bigl\|\frac{\partial\mathcal L}{\partial x_t}\Bigr\|^2=\frac{1+cS}{1+ct}\;\mathbb E\Bigl\|\frac{\partial\mathcal L}{\partial x_S}\Bigr\|^2,\qquad
 # \Bigl\|\frac{\partial\mathcal L}{\partial W_t}\Bigr\|\propto\frac1{\sqrt{1+c(t+1)}}$$
 #
-# for the output matrix $W_t$ of sublayer $t$, which sees the gradient at $x_{t+1}$ (the last norm contributes the factor $(1+cS)^{-1/2}$). So *the
+# for the output matrix $W_t$ of sublayer $t$, which sees the gradient at $x_{t+1}$ (the last norm contributes the factor $(1+cS)^{-1/2}$: the size does not depend on $S$). So *the
 # bottom of a Pre-Norm network has the larger gradients*, by $\sqrt{(1+cS)/(1+c)}$ from end to end: the sentence of DeepNet {cite}`wang2022deepnet` that the post
 # reads as the same dilution. The squares sum to $\approx\ln(1+cS)/c$, the logarithm on which `deepnet` (D12) builds. In Post-Norm the factor
 # $1+c$ of each branch is undone by the norm, and the profile is flat.
@@ -725,6 +725,18 @@ nb.experiment(
             machine=True,
             scope=e1_scope,
         ),
+        *[
+            ledger.close(
+                f"{name}: absolute size of the gradients, mean ‖∂L/∂W_t‖ √(1 + c(t + 1)) (Post: √(1 + c)), against d√(64 r/(1 + r))",
+                float(np.mean(e1_mean[f"{k} gradient"] * np.sqrt(energy_law["pre"][1:] if k == "pre" else 1 + ratio))),
+                256 * math.sqrt(64 * 4 / 5),
+                rel=0.05,
+                digits=4,
+                machine=True,
+                scope=e1_scope,
+            )
+            for k, name in (("pre", "Pre-Norm"), ("post", "Post-Norm"))
+        ],
         ledger.less(
             "Post-Norm: gradient, largest deviation from flat", flat("post gradient", 1.0), 0.2, digits=2, machine=True, scope=e1_scope
         ),
