@@ -105,7 +105,7 @@ train_milton, test_milton = milton[:100_000], milton[-40_000:]
 # branches that a signal passes*; then a test on trained networks, which puts layers in parallel and looks at what breaks.
 #
 # Notation. $N$ layers are $S=2N$ sublayers, $t=0,\dots,S-1$. A branch has the *energy* $c=\mathbb E\|F(u)\|^2/\|u\|^2$ on a normalised $u$, and
-# $p=c/(1+c)$. A feed-forward branch with Xavier matrices, $r$ times as wide inside, and ReLU has $c=2r/(1+r)^2$ (`deepnet`, D3), which is 0.32 for $r=4$;
+# $p=c/(1+c)$. A feed-forward branch with Xavier matrices, $r$ times as wide inside, and ReLU has $c=2r/(1+r)^2$ (`deepnet`, D4), which is 0.32 for $r=4$;
 # a square Gaussian matrix with entries of variance $1/d$ has $c=1$. Norms of states are taken with $\|x_0\|=1$.
 
 # %% [markdown]
