@@ -1912,7 +1912,7 @@ for arm, color, style in (("RMSNorm", BLACK, "-"), ("DyT", ORANGE, "--"), ("iden
 for arm, color in (("RMSNorm", BLACK), ("DyT", ORANGE), ("DyT, √d", BLUE)):
     right.plot(live_rates, np.mean(e3[arm], 1) if nb.scale == "cpu" else [math.nan] * 2, "s", mfc="none", color=color, label=f"{arm}, live")
 right.set(xscale="log", xlabel="learning rate (log axis)", ylim=(2.58, 3.5), ylabel="held-out loss, nats (± 1 s.e.)")
-right.set_title("At a high rate √d is worst", fontsize=10)
+right.set_title("At a high rate √d mostly fails", fontsize=10)
 right.legend(fontsize=6, loc="upper left")
 nb.show(figure)
 
