@@ -705,7 +705,7 @@ nb.claim(
 # %% [markdown]
 # ## Experiment: how close can an element-wise map come?
 #
-# We draw 4,000 tokens of width 512 with six laws of the token scale, normalize them, and fit $A\,g(\alpha x)$ with four shapes $g$. The measure is the normalized mean squared error
+# We draw 4,000 tokens of width 512 with six laws of the token scale, normalize them, and fit $A\,g(\alpha x)$ with a line and four curves $g$. The measure is the normalized mean squared error
 # $\mathbb E(y-f)^2/\mathbb Ey^2$, whose floor is that of $f^*$.
 #
 # One device makes this cheap for millions of entries. An odd map is $f(x)=g(|x|)\,x$; if $g$ hardly changes within a narrow bin of $\log|x|$, all that a fit needs to know of the data are the sums
@@ -828,6 +828,9 @@ def plain_error(shape, fit):
 
 sample_fits = {shape: fit_map(shape, binned(sample, target)) for shape in ("tanh", "ISRU", "erf", "clip")}
 plain = {shape: plain_error(shape, fit) for shape, fit in sample_fits.items()}
+
+
+# %%
 drawn = {
     law: token_scales(law, 100_000, torch.Generator().manual_seed(13)) for law in ("Student 3", "lognormal 0.5", "lognormal 1", "uniform")
 }
@@ -1088,8 +1091,8 @@ for axes, name in zip(panels, ("feed-forward 2", "attention 3"), strict=True):
     xs, ys = inputs[k].flatten(), outputs[k].flatten()
     big = xs.abs().argsort(descending=True)[:1500]
     chosen = torch.cat([big, torch.arange(0, len(xs), max(1, len(xs) // 3000))])
-    axes.plot(xs[chosen], ys[chosen], ".", ms=2, color=GREY, alpha=0.6, label="entries of 1,536 tokens (a part)")
-    wide_x = torch.linspace(-float(xs.abs().max()), float(xs.abs().max()), 400, dtype=torch.float64)
+    axes.plot(xs[chosen], ys[chosen], ".", ms=3, color=GREY, alpha=0.6, zorder=3, label="entries of 1,536 tokens (a part)")
+    wide_x = torch.linspace(-float(xs.abs().max()), float(xs.abs().max()), 4000, dtype=torch.float64)
     for shape, color, style in (("ISRU", BLUE, "-"), ("tanh", ORANGE, "--"), ("linear", GREEN, ":")):
         fit = real[name][shape]
         axes.plot(wide_x, fit.amplitude * SHAPES[shape](fit.alpha * wide_x), color=color, ls=style, label=f"best {shape}")
@@ -1102,7 +1105,9 @@ panels[1].set_title("Attention 3: a straight line", fontsize=9)
 panels[0].set_ylabel("output, before gain and bias")
 for bound, name in ((20.4, "√383"), (-22.6, "−√383")):
     panels[0].annotate(name, (panels[0].get_xlim()[0] * 0.97, bound), fontsize=8)
-panels[0].legend(fontsize=7, loc="center right")
+panels[0].set_xscale("symlog", linthresh=10)
+panels[0].set_xlabel("centred input (log axis beyond ±10)")
+panels[0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.12))
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1247,6 +1252,15 @@ nb.claim(
     "not reproduced",
     fails=[
         ledger.less(
+            "and by 1% or more on the largest 0.1% of the entries",
+            sum(
+                outlier_error("tanh", real[name]["tanh"], sums[name]) / outlier_error("ISRU", real[name]["ISRU"], sums[name]) > 1 + BAR
+                for name in lead
+            ),
+            5,
+            scope=scope5,
+        ),
+        ledger.less(
             "LayerNorms with a bent plot, of seven, at which the ISRU leads by 1% or more",
             sum(v > BAR for v in lead.values()),
             3,
@@ -1339,7 +1353,7 @@ nb.claim(
 # What the real plots add to the theory:
 #
 # - **Six of thirteen norms need an S**, those after feed-forward layers; the embedding's bends a little. After attention the RMS varies by 5% to 13% (26% in the last layer), and a line is as good as any S.
-# - **No winner.** ISRU leads tanh by at most about 1%, and loses by 4% at the embedding and in the last layer. Nor does it lead on the largest entries.
+# - **No winner.** ISRU leads tanh by at most about 1%, and loses by 4% at the embedding and in the last layer. On the largest thousandth of the entries it leads at three of seven.
 # - **The amplitude is $\sqrt d$ where one channel is the token.** In norms 1 to 3 one token a passage has a *massive* channel {cite}`sun2024massive`, $\kappa/d>0.98$, and these tokens hold a third to two thirds of
 #   all energy. That is the case of D2 in which the diagonal Jacobian is the whole Jacobian. Elsewhere the fitted amplitude is another: 14 to 15 in norms 4 to 6, and 27 at the embedding, more than a LayerNorm can give. Nor
 #   does it measure a tail: by (9) an amplitude of 14.5 would leave 2‰, not 142‰ (X14).
@@ -2111,7 +2125,7 @@ nb.claim(
 )
 # %% [markdown]
 # - **The advice holds, but not because of $\sqrt d$.** DyT with $\sqrt d$ closes most of plain DyT's gap to RMSNorm with clipping, about half of it without (a gap of 0.018 nats stays, and is resolved). The controls say why: amplitude 2 does as well, amplitude $d=32$ too, and so does the *identity* with slope 1, which has
-#   no amplitude. Slope $\frac12$ costs 0.02 nats, amplitude 1 (a bend inside the bulk of the channels) 0.04. What helps is to start as a norm does on a token of unit RMS: slope 1, nothing bent. One width cannot tell more.
+#   no amplitude. Slope $\frac12$ costs 0.03 nats, amplitude 1 (a bend inside the bulk of the channels) 0.04. What helps is to start as a norm does on a token of unit RMS: slope 1, nothing bent. One width cannot tell more.
 # - **And it has a price**: at a rate of 0.1 most runs with $\sqrt d$ fail and plain DyT does not.
 # - **tanh or ISRU?** No difference, as little as in the fits.
 # - **The identity does not fail**, with clipping or without, where the paper's vision transformers do. Three layers are too few to need a norm for stability.
@@ -2357,7 +2371,7 @@ nb.claim(
 # - **"The best element-wise substitute"** (C6) is true for Student-t tokens in the limit of infinite width. For tokens of two sizes it leaves a third more error than the best map.
 # - **"ISRU is closer to normalization than tanh"** (C7, C8) holds for four of six synthetic laws, by 1% to 4% of the error; on the LayerNorms of MiniLM neither leads.
 # - **"The amplitude is $\sqrt d$"** (C9) where one channel is the token, in three norms of MiniLM; elsewhere not.
-# - **"DyT matches normalization"** (C11): not in our race, unless the $\sqrt d$ is kept and gradients are clipped; and the identity does not fail in it.
+# - **"DyT matches normalization"** (C11): plain DyT does not in our race; with $\sqrt d$ and clipping no difference is resolved; and the identity does not fail in it.
 # - **"Keep $\sqrt d$"** (C10) helps at the best learning rate and below, but an amplitude of 2 or the identity with slope 1 helps as much; at a rate of 0.1 it is among the worst arms.
 #
 # A constant $\rho$ throughout gives a straight line (X1). The post offers it as an approximation and then betters it; it is no error.
