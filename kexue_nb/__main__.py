@@ -97,7 +97,7 @@ def site() -> None:
 
 @app.command()
 def record(slug: str) -> None:
-    """Make a full-scale recording on this machine's GPU: the notebook run as a script with KEXUE_SCALE=full."""
+    """Make a full-scale recording: the notebook run as a script with KEXUE_SCALE=full, on the GPU (or with KEXUE_DEVICE=cpu on the CPU)."""
     source = Checkout.here().source(slug)
     if not source.exists():
         _stop(f"{slug} has no notebook yet; make one with: python -m kexue_nb new {slug}")

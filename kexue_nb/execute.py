@@ -101,7 +101,7 @@ def comparable(notebook: dict) -> dict:
 
 
 def _write(path: Path, notebook: dict) -> bool:
-    """Replace ``path`` in one step, unless it already says the same. Returns whether it was written."""
+    """Replace ``path`` in one step, unless it already says the same within its time budget. Returns whether it was written."""
     import nbformat
 
     node = nbformat.from_dict(notebook)
@@ -109,9 +109,10 @@ def _write(path: Path, notebook: dict) -> bool:
     text = nbformat.writes(node) + "\n"
     if path.exists():
         try:
-            if comparable(nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)) == comparable(nbformat.reads(text, as_version=4)):
+            kept = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+            if comparable(kept) == comparable(nbformat.reads(text, as_version=4)) and budget(kept["metadata"]["kexue_nb"])[0] <= BUDGET_S:
                 return False
-        except ValueError:
+        except (ValueError, KeyError):
             pass
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")

@@ -209,6 +209,32 @@ class Together:
             optimizer.reset()
 
 
+class Clipped(Together):
+    """Optimizers that step as one, the gradient of each run first scaled down to the norm ``bound`` over all its parameters.
+
+    ``bound``: one positive number, or (runs,) one for each run; infinity leaves a run as it is. A run's gradient evolves as under
+    torch.nn.utils.clip_grad_norm_.
+    """
+
+    def __init__(self, bound: float | Tensor, *optimizers: Stacked):
+        super().__init__(*optimizers)
+        lr = optimizers[0].lr
+        bound = torch.as_tensor(bound, dtype=torch.float32, device=lr.device)
+        if bound.shape not in ((), lr.shape) or not bool((bound > 0).all()):
+            raise ValueError(f"bound={bound.tolist()}: give a positive number, or one for each of {len(lr)} runs")
+        self.bound = bound.expand_as(lr)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        params = (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in params if p.grad is not None]
+        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        factor = (self.bound / norm).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+        super().update()
+
+
 def warmup_cosine(step: int, steps: int, *, warmup: float = 0.1, final: float = 0.1) -> float:
     """Schedule value in (0, 1] at ``step`` of ``steps``: linear over the first ``warmup`` share, then a cosine down to ``final``."""
     if not 0 <= step < steps:

@@ -1,7 +1,8 @@
 """What the machine offers and what the reader asked for: scale, device, precision, threads, seed, memory, clock.
 
-Environment variables: ``KEXUE_SCALE`` (cpu, gpu or full), ``KEXUE_GPU_MEMORY_GB`` (caps the GPU's memory) and
-``KEXUE_NO_BF16=1`` (treats bfloat16 as unavailable); the last two let a large card stand in for a T4.
+Environment variables: ``KEXUE_SCALE`` (cpu, gpu or full), ``KEXUE_DEVICE=cpu`` (records at full scale without a GPU),
+``KEXUE_GPU_MEMORY_GB`` (caps the GPU's memory) and ``KEXUE_NO_BF16=1`` (treats bfloat16 as unavailable); the last two let a
+large card stand in for a T4.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ def scale() -> str:
 
 
 def device(scale: str):
-    """The torch device of a scale. Raises RuntimeError where ``gpu`` or ``full`` is asked for and there is no CUDA device."""
+    """The torch device of a scale: CUDA for ``gpu`` and ``full``, unless ``KEXUE_DEVICE`` is ``cpu``.
+
+    Raises RuntimeError where a CUDA device is needed and there is none, ValueError for another ``KEXUE_DEVICE``.
+    """
     import torch
 
-    if scale == "cpu":
+    asked = os.environ.get("KEXUE_DEVICE", "")
+    if asked not in ("", "cpu"):
+        raise ValueError(f"KEXUE_DEVICE={asked!r}: give cpu, or leave it unset")
+    if scale == "cpu" or asked == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RuntimeError(f"scale {scale!r} needs a CUDA GPU and torch sees none; run with KEXUE_SCALE=cpu")
+        raise RuntimeError(
+            f"scale {scale!r} needs a CUDA GPU and torch sees none; run with KEXUE_SCALE=cpu, or record on the CPU with KEXUE_DEVICE=cpu"
+        )
     if cap := os.environ.get("KEXUE_GPU_MEMORY_GB"):
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(min(1.0, float(cap) / total))

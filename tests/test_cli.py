@@ -47,6 +47,11 @@ def test_a_new_notebook_executes_and_executing_again_changes_nothing(small):
     again = run(small.root, "execute", SLUG)
     assert f"{SLUG}: unchanged" in again.stdout
     assert small.executed(SLUG).read_bytes() == before
+    over = json.loads(before)
+    over["metadata"]["kexue_nb"] |= {"wall_s": 1e6, "calibration_s": 0.1}
+    small.executed(SLUG).write_text(json.dumps(over))
+    assert f"{SLUG}: written" in run(small.root, "execute", SLUG).stdout  # a cost over the budget is measured anew
+    assert json.loads(small.executed(SLUG).read_bytes())["metadata"]["kexue_nb"]["wall_s"] < 1e3
     assert "1 verified" in run(small.root, "list").stdout
     assert json.loads(before)["metadata"]["kexue_nb"]["wall_s"] > 0
 

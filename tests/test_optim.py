@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kexue_nb.optim import (
     MUON_COEFFICIENTS,
+    Clipped,
     StackedAdam,
     StackedMuon,
     StackedSGD,
@@ -305,3 +306,33 @@ def test_bad_input_of_the_others(call, message):
 def test_spectral_multiplier():
     assert spectral_multiplier(100, 25) == 0.5
     assert spectral_multiplier(25, 100) == 2
+
+
+def test_clipped_is_clip_grad_norm_for_each_run():
+    bounds = torch.tensor([0.5, 3.0, math.inf])
+    stack = [torch.randn(3, *shape, generator=torch.Generator().manual_seed(i)).requires_grad_() for i, shape in enumerate([(4, 3), (3,)])]
+    single = [[p.detach()[r].clone().requires_grad_() for p in stack] for r in range(3)]
+    ours = Clipped(bounds, *(StackedSGD([p], torch.full((3,), 0.1)) for p in stack))
+    for step in range(3):
+        ours.zero_grad()
+        sum((p * p.detach().roll(1, -1) * (step + 1)).sum() for p in stack).backward()
+        ours.step()
+        for r in range(3):
+            theirs = torch.optim.SGD(single[r], lr=0.1)
+            theirs.zero_grad()
+            sum((p * p.detach().roll(1, -1) * (step + 1)).sum() for p in single[r]).backward()
+            torch.nn.utils.clip_grad_norm_(single[r], float(bounds[r]))
+            theirs.step()
+    for p, *runs in zip(stack, *single, strict=True):
+        torch.testing.assert_close(p, torch.stack(runs), atol=1e-5, rtol=0)
+
+
+def test_clipped_leaves_a_zero_gradient_alone_and_refuses_bad_bounds():
+    p = torch.ones(2, 3, requires_grad=True)
+    sgd = StackedSGD([p], torch.full((2,), 0.1))
+    p.grad = torch.zeros_like(p)
+    Clipped(1.0, sgd).step()
+    assert bool((p == 1).all())
+    for bound in (0.0, torch.ones(3)):
+        with pytest.raises(ValueError, match="positive number"):
+            Clipped(bound, sgd)
