@@ -19,7 +19,7 @@ _jit = numba.njit(cache=True, nogil=True)
 
 @dataclass(frozen=True)
 class BPE:
-    """``merges`` (M, 2) int32: the pair that becomes token 256 + k. ``words``: whether a token stays inside a word, with the space before it."""
+    """``merges`` (M, 2) int32: the pair that becomes token 256 + k. ``words``: whether a token stays inside a word (and its space)."""
 
     merges: np.ndarray
     words: bool

