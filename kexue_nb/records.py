@@ -195,7 +195,7 @@ def _reached(item) -> list:
             for name in sorted({i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}):
                 target = f.__globals__.get(name)
                 if isinstance(target, types.ModuleType):
-                    found += [getattr(target, other) for other in code.co_names if hasattr(target, other)]
+                    found += [vars(target)[other] for other in code.co_names if other in vars(target)]
                 elif target is not None:
                     found.append(target)
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]

@@ -63,10 +63,10 @@ def split(kind, train, test, seed):
 def compare(device, settings, test, alone):
     """peers.measure for all settings, tokenizers and seeds: setting -> tokenizer -> quantity (-> test text) -> one number a seed."""
     found = {}
-    for name, (mixture, vocab_size, tokenizers, seeds) in settings.items():
+    for name, (mixture, vocab_size, tokenizers, seeds, kinds) in settings.items():
         rows = found[name] = {t: {} for t in tokenizers}
         for seed in seeds:
-            pairs = {kind: split(kind, mixture.get(kind, 0), test, seed) for kind in ("zh", "en", "code", "reviews")}
+            pairs = {kind: split(kind, mixture.get(kind, 0), test, seed) for kind in kinds}
             texts = [text for kind in mixture for text in pairs[kind][0]]
             for tokenizer in tokenizers:
                 seen = peers.measure(tokenizer, texts, {kind: pair[1] for kind, pair in pairs.items()}, vocab_size, alone=alone)
@@ -148,87 +148,52 @@ def growth(device, sizes, vocab_size, tokenizers, test, seed, alone):
 
 
 # %%
-everyone = ["BytePiece", "BytePiece original", "SP Unigram", "SP BPE", "SP Unigram free", "SP BPE free", "HF BPE", "HF BPE free"]
-few = [t for t in everyone if t != "SP Unigram free"]
-live = {
-    "zh+en, 0.3 MB, V = 2000": [
-        {"zh": 150_000, "en": 150_000},
-        2000,
-        ["BytePiece", "BytePiece original", "BPE words", "BPE free"],
-        [0, 1, 2],
-    ]
+def returned(device, package, text):
+    """What SentencePiece gives back of ``text`` under four settings, and what BytePiece does; trained on 300 kB of Chinese and English."""
+    texts = [t for kind in ("zh", "en") for t in split(kind, 150_000, 0, 0)[0]]
+    model = bytepiece.train(texts, 2000)
+    found = {"BytePiece": model.decode(model.encode(text)).decode()}
+    if package:
+        identity = {"normalization_rule_name": "identity"}
+        keep = {"remove_extra_whitespaces": False, "add_dummy_prefix": False}
+        settings = {"default": {}, "identity": identity, "identity, bytes": identity | {"byte_fallback": True}}
+        settings |= {"identity, bytes, spaces": identity | {"byte_fallback": True} | keep}
+        found |= {name: peers.through_sentencepiece(text, texts, **setting) for name, setting in settings.items()}
+    return found
+
+
+# %%
+everyone = ["BytePiece", "BytePiece original", "SP Unigram", "SP BPE", "SP BPE free", "HF BPE", "HF BPE free"]
+few = ["BytePiece", "SP Unigram", "SP BPE", "SP BPE free"]
+own = ["BytePiece", "BytePiece original", "BPE words", "BPE free"]
+tests = ["zh", "en", "reviews", "code"]
+live = {"zh+en, 0.3 MB, V = 2000": [{"zh": 150_000, "en": 150_000}, 2000, own, [0, 1, 2], tests]}
+large = {
+    "zh+en, 1 MB, V = 8000": [{"zh": 500_000, "en": 500_000}, 8000, everyone, [0, 1, 2], tests],
+    "zh+en, 4 MB, V = 16000": [{"zh": 2_000_000, "en": 2_000_000}, 16000, few, [0], tests],
+    "zh, 5 MB, V = 20000": [{"zh": 5_000_000}, 20000, few, [0], ["zh"]],
+    "zh+en+code, 1.5 MB, V = 8000": [{"zh": 500_000, "en": 500_000, "code": 500_000}, 8000, [*few, "HF BPE"], [0], tests],
 }
-recorded = {
-    "zh+en, 1 MB, V = 8000": [{"zh": 500_000, "en": 500_000}, 8000, everyone, [0, 1, 2]],
-    "zh+en, 4 MB, V = 16000": [{"zh": 2_000_000, "en": 2_000_000}, 16000, few, [0]],
-    "zh, 5 MB, V = 20000": [{"zh": 5_000_000}, 20000, few, [0]],
-    "zh+en+code, 3 MB, V = 16000": [{"zh": 1_000_000, "en": 1_000_000, "code": 1_000_000}, 16000, few, [0]],
-}
-e1 = nb.run(
-    "E1",
-    compare,
-    **nb.at_scale(
-        cpu={"settings": live, "test": 60_000, "alone": False},
-        gpu={"settings": live, "test": 60_000, "alone": False},
-        full={"settings": recorded, "test": 200_000, "alone": True},
-    ),
-)
+small_e1 = {"settings": live, "test": 60_000, "alone": False}
+e1 = nb.run("E1", compare, **nb.at_scale(cpu=small_e1, gpu=small_e1, full={"settings": large, "test": 200_000, "alone": True}))
+
 # %%
-small = {"mixture": {"zh": 250_000, "en": 250_000}, "test": 100_000, "vocab_size": 4000, "seed": 0, "orders": [2, 3, 4, 5, 6, 7]}
-e3 = nb.run(
-    "E3",
-    sweep,
-    **nb.at_scale(
-        cpu=small | {"sizes": [500, 1000, 2000, 4000]},
-        gpu=small | {"sizes": [500, 1000, 2000, 4000]},
-        full=small
-        | {"mixture": {"zh": 2_000_000, "en": 2_000_000}, "vocab_size": 16000, "sizes": [500, 1000, 2000, 4000, 8000, 16000, 32000]},
-    ),
-)
+small_e3 = {"mixture": {"zh": 150_000, "en": 150_000}, "test": 60_000, "vocab_size": 3000, "seed": 0}
+small_e3 |= {"orders": [2, 3, 4, 5, 6, 7], "sizes": [500, 1000, 2000, 4000]}
+large_e3 = {"mixture": {"zh": 500_000, "en": 500_000}, "test": 200_000, "vocab_size": 8000, "seed": 0}
+large_e3 |= {"orders": [2, 3, 4, 5, 6, 7], "sizes": [500, 1000, 2000, 4000, 8000, 16000]}
+e3 = nb.run("E3", sweep, **nb.at_scale(cpu=small_e3, gpu=small_e3, full=large_e3))
+
+small_e4 = {"package": False, "size": 12_000, "vocab_size": 600, "measured": 0, "lengths": []}
+large_e4 = {"package": True, "size": 120_000, "vocab_size": 3000, "measured": 250_000, "lengths": [10_000, 20_000, 40_000, 80_000, 160_000]}
+e4 = nb.run("E4", reference, **nb.at_scale(cpu=small_e4, gpu=small_e4, full=large_e4))
+
 # %%
-e4 = nb.run(
-    "E4",
-    reference,
-    **nb.at_scale(
-        cpu={"package": False, "size": 12_000, "vocab_size": 600, "measured": 0, "lengths": []},
-        gpu={"package": False, "size": 12_000, "vocab_size": 600, "measured": 0, "lengths": []},
-        full={
-            "package": True,
-            "size": 120_000,
-            "vocab_size": 3000,
-            "measured": 500_000,
-            "lengths": [10_000, 20_000, 40_000, 80_000, 160_000, 320_000],
-        },
-    ),
-)
+small_e6 = {"sizes": [50_000, 100_000, 200_000], "vocab_size": 1500, "tokenizers": ["BytePiece", "BPE free"], "test": 60_000, "seed": 0}
+large_e6 = {"sizes": [1_500_000, 3_000_000, 6_000_000, 12_000_000], "vocab_size": 20000, "test": 400_000, "seed": 0}
+large_e6 |= {"tokenizers": ["BytePiece", "SP BPE", "SP BPE free"], "alone": True}
+e6 = nb.run("E6", growth, **nb.at_scale(cpu=small_e6 | {"alone": False}, gpu=small_e6 | {"alone": False}, full=large_e6))
+
 # %%
-e6 = nb.run(
-    "E6",
-    growth,
-    **nb.at_scale(
-        cpu={
-            "sizes": [100_000, 300_000, 900_000],
-            "vocab_size": 2000,
-            "tokenizers": ["BytePiece", "BPE free"],
-            "test": 100_000,
-            "seed": 0,
-            "alone": False,
-        },
-        gpu={
-            "sizes": [100_000, 300_000, 900_000],
-            "vocab_size": 2000,
-            "tokenizers": ["BytePiece", "BPE free"],
-            "test": 100_000,
-            "seed": 0,
-            "alone": False,
-        },
-        full={
-            "sizes": [1_500_000, 3_000_000, 6_000_000, 12_000_000],
-            "vocab_size": 20000,
-            "tokenizers": ["BytePiece", "SP Unigram", "SP BPE", "SP BPE free"],
-            "test": 400_000,
-            "seed": 0,
-            "alone": True,
-        },
-    ),
-)
+hard = "  a  b\t\tc\n\nd\u3000，Ｈ 龘"
+c2 = nb.run("C2", returned, package=nb.at_scale(cpu=False, gpu=False, full=True), text=hard)
