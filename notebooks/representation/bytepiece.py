@@ -1237,11 +1237,11 @@ print({share: [round(x, 3) for x in rates] for share, rates in copies.items()})
 # %% tags=["hide-input"]
 nb.claim(
     "X4",
-    "Duplicates ruin the trainer: with every paragraph twice it compresses next to nothing, with half of them twice it loses a tenth or more. BPE's merges do not change.",
+    "Duplicates ruin the trainer: with every paragraph twice it compresses next to nothing, with half of them twice it loses 3% or more. BPE's merges do not change.",
     "verified",
     holds=[
         ledger.less("bytes per token, every paragraph twice: the largest of three", max(copies[1]), 1.2, machine=True),
-        ledger.better("no copies against half", [0.9 * x for x in copies[0]], copies[0.5], scope="cpu, 3 splits, a tenth taken off"),
+        ledger.better("no copies against half", [0.97 * x for x in copies[0]], copies[0.5], scope="cpu, 3 splits, 3% taken off"),
         ledger.better("half against all", copies[0.5], copies[1], scope="cpu, 3 splits"),
         ledger.close(
             "merges of free BPE that differ, once against twice", int((merges_once != merges_twice[: len(merges_once)]).sum()), 0, abs=0.5
