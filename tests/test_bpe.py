@@ -1,12 +1,13 @@
 """Byte pair encoding against a plain loop, and the tokenizers' comparison at small size."""
 
 import itertools
+import math
 import re
 from collections import Counter
 
 import pytest
 
-from kexue_nb import bpe, peers
+from kexue_nb import bpe, bytepiece, peers
 
 TEXTS = ["low lower lowest, new newer newest wider", "aaa aaaa abababab  two  spaces", "自然语言处理 自然语言 x_y 12 123"]
 
@@ -64,6 +65,19 @@ def test_every_contestant_gives_the_text_back(name):
     assert set(seen) == {"bytes_per_token", "bits_per_byte", "train_s", "encode_s", "encode_mb_s", "memory_mb"}
     assert seen["bytes_per_token"]["a"] > 1
     assert 0 < seen["bits_per_byte"]["a"] < 8
+
+
+def test_bits_and_bytes_are_those_of_the_definition():
+    texts = [f"{t} {i % 7}" for i in range(40) for t in TEXTS]
+    seen = peers.measure("BytePiece", texts, {"a": TEXTS}, 400, alone=False)
+    model = bytepiece.train(texts, 400)
+    learned = Counter(i for t in texts for i in model.encode(t).tolist())
+    tokens = [i for t in TEXTS for i in model.encode(t).tolist()]
+    size = sum(len(t.encode()) for t in TEXTS)
+    shares = {i: (learned[i] + 0.5) / (sum(learned.values()) + 200) for i in range(400)}
+    assert math.isclose(sum(shares.values()), 1)
+    assert math.isclose(seen["bits_per_byte"]["a"], sum(math.log2(1 / shares[i]) for i in tokens) / size)
+    assert math.isclose(seen["bytes_per_token"]["a"], size / len(tokens))
 
 
 def test_an_unknown_contestant_is_refused():

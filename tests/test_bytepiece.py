@@ -69,6 +69,31 @@ def test_the_fast_trainer_is_the_plain_one_on_anything(texts, order, whole, rare
     assert bytepiece.train(texts, 270, **options) == bytepiece.train_plain(texts, 270, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"keep_rare": False, "min_count": 3}, {"order": 3}])
+def test_the_fast_trainer_is_the_plain_one_where_pieces_compete(options):
+    draw = random.Random(1)
+    words = ["".join(draw.choices("aeiou语言nrst", k=draw.randrange(1, 6))) for _ in range(150)]
+    texts = [" ".join(draw.choices(words, weights=[1 / (i + 1) for i in range(150)], k=40)) for _ in range(60)]
+    everything = bytepiece.train(texts, 10_000, **options)
+    for size in (265, 275):
+        small = bytepiece.train(texts, size, **options)
+        assert small == bytepiece.train_plain(texts, size, **options)
+        assert len(small.pieces) < len(everything.pieces)
+
+
+@pytest.mark.parametrize("texts", [[b"ab", b"ab\0c", b"ab", b"abd"], [b"a\0", b"a", b"a\0\0", b"a\0b", b"a"], [b"\0" * 9, b"\0" * 4]])
+def test_the_end_of_a_line_is_no_nul(texts):
+    for least in (1, 2, 3):
+        options = {"min_count": least, "keep_rare": False}
+        assert bytepiece.train(texts, 300, **options) == bytepiece.train_plain(texts, 300, **options)
+    data, starts = bytepiece.join(texts)
+    counts = bytepiece._prefix_counts(*bytepiece._radix_sorted(bytepiece._windows(data, starts, 4), 4), 4)
+    seen = bytepiece.count_ngrams_plain(texts, 4)
+    for first, end in itertools.pairwise(starts):
+        for i in range(first, end):
+            assert counts[i].tolist() == [seen[data[i : i + k].tobytes()] if i + k <= end else 0 for k in range(1, 5)]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
 def test_every_byte_string_comes_back(data):
