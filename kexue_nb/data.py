@@ -10,11 +10,13 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,6 +171,21 @@ def encode_characters(text: str) -> tuple[Tensor, str]:
         raise ValueError(f"a text of {len(text)} characters with {len(alphabet)} distinct ones; give at least 2 distinct")
     index = {c: i for i, c in enumerate(alphabet)}
     return torch.tensor([index[c] for c in text]), alphabet
+
+
+def encode_words(text: str, count: int) -> tuple[Tensor, list[str]]:
+    """Word ids (int64, one a token of ``text``) and the ``count`` words that they index; id 0 is "<unk>", all words that are rarer.
+
+    A token is a run of the letters a to z and apostrophes, in lower case, or one of ``. , ; : ! ?``. Ids 1, 2, ... go by falling frequency,
+    equally frequent words in alphabetical order.
+    """
+    tokens = re.findall(r"[a-z']+|[.,;:!?]", text.lower())
+    kinds = Counter(tokens)
+    if not 2 <= count <= len(kinds) + 1:
+        raise ValueError(f"count={count}: give 2 to {len(kinds) + 1}, this text has {len(kinds)} distinct words")
+    words = ["<unk>", *sorted(kinds, key=lambda w: (-kinds[w], w))[: count - 1]]
+    index = {w: i for i, w in enumerate(words)}
+    return torch.tensor([index.get(w, 0) for w in tokens]), words
 
 
 def windows(ids: Tensor, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

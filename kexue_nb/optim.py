@@ -228,7 +228,7 @@ class Clipped(Together):
     def update(self) -> None:
         params = (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in params if p.grad is not None]
-        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        norm = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients]).sum(0).sqrt()
         factor = (self.bound / norm).clamp(max=1.0)
         for g in gradients:
             g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))

@@ -179,7 +179,7 @@ def _source(item) -> str:
         method = next((f for f in vars(item).values() if inspect.isfunction(f) and f.__module__ == item.__module__), None)
         if method is None:
             raise
-    lines = inspect.findsource(method)[0]
+    lines = inspect.findsource(inspect.unwrap(method))[0]
     nodes = [n for n in ast.walk(ast.parse("".join(lines))) if isinstance(n, ast.ClassDef) and n.name == item.__name__]
     first = min([nodes[-1].lineno, *(d.lineno for d in nodes[-1].decorator_list)])
     return "".join(lines[first - 1 : nodes[-1].end_lineno])

@@ -195,6 +195,21 @@ def test_a_text_needs_two_characters(text, sizes):
         data.encode_characters(text)
 
 
+def test_encode_words_by_frequency_then_alphabet():
+    ids, words = data.encode_words("The cat, the DOG: a cat's dog -- the cat!", 6)
+    # the 3; cat 2; dog 2; then once each: ! , : a cat's
+    assert words == ["<unk>", "the", "cat", "dog", "!", ","]
+    assert ids.dtype == torch.int64
+    assert [words[i] for i in ids.tolist()] == ["the", "cat", ",", "the", "dog", "<unk>", "<unk>", "<unk>", "dog", "the", "cat", "!"]
+    assert len(data.encode_words("a b, a", 4)[1]) == 4
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_encode_words_needs_a_possible_count(count):
+    with pytest.raises(ValueError, match=f"count={count}: give 2 to 4, this text has 3 distinct"):
+        data.encode_words("a b, a", count)
+
+
 @given(st.integers(1, 20), st.integers(0, 30), st.integers(1, 5), st.integers(0, 99))
 def test_windows_shift_by_one(length, more, batch, seed):
     ids = torch.arange(length + 2 + more) * 7

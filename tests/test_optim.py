@@ -310,17 +310,20 @@ def test_spectral_multiplier():
 
 def test_clipped_is_clip_grad_norm_for_each_run():
     bounds = torch.tensor([0.5, 3.0, math.inf])
-    stack = [torch.randn(3, *shape, generator=torch.Generator().manual_seed(i)).requires_grad_() for i, shape in enumerate([(4, 3), (3,)])]
+    stack = [
+        torch.randn(3, *shape, generator=torch.Generator().manual_seed(i)).requires_grad_() for i, shape in enumerate([(4, 3), (3,), ()])
+    ]
+    factors = [torch.randn(p.shape, generator=torch.Generator().manual_seed(7)) for p in stack]
     single = [[p.detach()[r].clone().requires_grad_() for p in stack] for r in range(3)]
     ours = Clipped(bounds, *(StackedSGD([p], torch.full((3,), 0.1)) for p in stack))
     for step in range(3):
         ours.zero_grad()
-        sum((p * p.detach().roll(1, -1) * (step + 1)).sum() for p in stack).backward()
+        sum((p * other * (step + 1)).sum() for p, other in zip(stack, factors, strict=True)).backward()
         ours.step()
         for r in range(3):
             theirs = torch.optim.SGD(single[r], lr=0.1)
             theirs.zero_grad()
-            sum((p * p.detach().roll(1, -1) * (step + 1)).sum() for p in single[r]).backward()
+            sum((p * other[r] * (step + 1)).sum() for p, other in zip(single[r], factors, strict=True)).backward()
             torch.nn.utils.clip_grad_norm_(single[r], float(bounds[r]))
             theirs.step()
     for p, *runs in zip(stack, *single, strict=True):

@@ -389,3 +389,9 @@ def test_an_attribute_is_not_the_function_of_its_name(monkeypatch):
     before = records.code_sha256(draws)
     monkeypatch.setitem(draws.__globals__, "normal", fingerprint_in_a_notebook)
     assert records.code_sha256(draws) == before
+
+
+def test_a_class_in_a_notebook_whose_first_method_is_decorated(tmp_path, monkeypatch):
+    decorated = CELL.replace("    def value", "    @torch.no_grad()\n    def value").replace("\nclass Model", "import torch\n\nclass Model")
+    monkeypatch.setitem(globals(), "CELL", decorated)
+    test_a_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_path)
