@@ -1059,6 +1059,7 @@ def gain(rows, a, b, kind):
     return mean_of(rows[a], kind) / mean_of(rows[b], kind) - 1
 
 
+# %% tags=["nbval-ignore-output"]
 def inside_words_only(seed):
     """Bytes per token, zh and en, of BytePiece trained and tested word by word on the texts of the live E1."""
     pairs = {kind: split(kind, 100_000, small_e1["test"], seed) for kind in ("zh", "en")}
@@ -1099,14 +1100,14 @@ for row in in_domain:
 # %% [markdown]
 # Take the eight rows where the language was trained on. Against SentencePiece inside words BytePiece is within 3% on Chinese, with either sign; on Shakespeare it is 2 to 6% behind
 # at 1 and 4 MB and slightly ahead when a third of the text is code. Free SentencePiece BPE is ahead of BytePiece in seven rows, by 1.5 to 30%, and level in the eighth (Chinese, 4 MB).
-# Two differences can be told apart. *Freedom* (BPE free against BPE inside words) is worth 0.8 to 7.8% on Chinese, 8 to 22% on English, 24% on Python. The *trainer*, at equal
+# Two differences can be told apart. *Freedom* (BPE free against BPE inside words) is worth 0.8 to 7.8% on Chinese, 9 to 22% on English, 24% on Python. The *trainer*, at equal
 # freedom (BPE free against BytePiece), is worth about as much: BytePiece has the freedom, and ends near where BPE without it ends. So in these settings its compression does not come
 # from the trainer. Live, on 0.2 MB of text, freedom is worth nothing, and the trainer still loses.
 #
-# The converse, BytePiece kept inside words, is in no recording. Live it gains about as often as it loses against BytePiece, and stays behind BPE inside words.
+# The converse, BytePiece kept inside words, is in no recording. Live, on 0.2 MB, its walls cost it nothing, and it stays behind BPE inside words, on Chinese by 13%.
 #
 # Out of domain (reviews, Python that was not trained on) freedom changes BPE by 1.3% at most. On reviews BytePiece leads SentencePiece inside words at 4 MB, by 3 and 4%; it trails
-# at 1 MB, and on Python. With 5 MB of Chinese only the news are recorded; a trial outside this record gave on the reviews BytePiece 4.079, SentencePiece BPE 3.920,
+# at 1 MB; on Python it trails BPE at both sizes, Unigram at 4 MB only. With 5 MB of Chinese only the news are recorded; a trial outside this record gave on the reviews BytePiece 4.079, SentencePiece BPE 3.920,
 # Unigram 3.808, free BPE 4.084, which favours the author. Trained with code among the texts, BytePiece beats SentencePiece inside words on Python by 1 to 5%, and free BPE beats it by 23%.
 #
 # One caution that this comparison taught us: even with all switches set, SentencePiece trained on Chinese *alone* does not give back English text. No space in
@@ -1182,15 +1183,13 @@ nb.experiment(
             0.013,
             scope=scope1,
         ),
-        *[
-            ledger.better(
-                f"live, {kind}: own BPE inside words against BytePiece inside words",
-                live_rate["BPE words"][kind],
-                live_rate["BytePiece words"][kind],
-                scope="cpu, 3 splits",
-            )
-            for kind in ("zh", "en")
-        ],
+        ledger.better(
+            "live, Chinese: own BPE inside words against BytePiece inside words",
+            live_rate["BPE words"]["zh"],
+            live_rate["BytePiece words"]["zh"],
+            scope="cpu, 3 splits",
+        ),
+        ledger.less("live, total: what freedom changes of BPE", abs(gain(live_rate, "BPE free", "BPE words", "total")), 0.02, machine=True),
         ledger.close(
             "2 bytes a token and 3 over equal halves: 12 bytes in 5 tokens", total_rate({"zh": [2], "en": [3]})[0], 2.4, abs=1e-12
         ),
@@ -1206,7 +1205,7 @@ nb.experiment(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Bytes per token by which each tokenizer exceeds SentencePiece BPE, in per cent, for four settings; Chinese in the left panel, English in the right. BytePiece stays within three per cent of zero on Chinese; on English it lies below at 1 and 4 MB and at zero with code; the free BPE lies above zero everywhere, by 8 to 22 per cent on English."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bytes per token by which each tokenizer exceeds SentencePiece BPE, in per cent, for four settings; Chinese in the left panel, English in the right. BytePiece stays within three per cent of zero on Chinese; on English it lies below at 1 and 4 MB and at zero with code; the free BPE lies above zero everywhere, by 9 to 22 per cent on English."}}
 figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.4), sharey=True)
 short_ = ["1 MB", "4 MB", "5 MB zh", "with code"]
 for axes, kind, title in zip(panels, ("zh", "en"), ("Chinese news", "Shakespeare"), strict=True):
@@ -1501,9 +1500,9 @@ nb.claim(
     holds=[
         ledger.close("exponent of our time against the length of one line, 20 to 320 kB", slope.slope, 1.05, abs=0.2, machine=True),
         ledger.close(
-            "and from the two ends alone",
-            math.log(16 * ours_by_length[20_000] / ours_by_length[320_000], 16),
-            slope.slope,
+            "the same from the times at the two ends alone: difference",
+            math.log(16 * ours_by_length[20_000] / ours_by_length[320_000], 16) - slope.slope,
+            0,
             abs=0.1,
             machine=True,
         ),
