@@ -355,7 +355,7 @@ nb.derivation(
         lambda k: sum(len(w) * times for w, times in full_[k].items()),
     ),
     sym.enumeration(
-        "what is its own best before the pruning is there after it, where the pruning took a single round",
+        "the pieces after it are the own bests before it, wherever the moved counts do not change which these are",
         [k for k in range(4) if own_best(bytepiece.prune_plain(full_[k], 10**6, 1)) == own_best(full_[k])],
         lambda k: tuple(sorted(w.decode("latin-1") for w in bytepiece.prune_plain(full_[k], 10**6, 1))),
         lambda k: own_best(full_[k]),
