@@ -2181,10 +2181,10 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The post is right (C10): all four end within 0.07 nats, at the same rate, and the gap that is 0.4 nats at step 200 is still closing. The tied
+# **What we saw.** The post is right (C10): all four end within 0.07 nats, at the same rate, and the gap, 0.4 nats at step 200, is still closing. The tied
 # heads wait on the loss of a unigram model until about step 150 and then follow. The small table has no significant lead over plain tying in the end.
 #
-# The suspicion holds in part only (X7). The tied networks are at a cosine of 0.4 when they *arrive* on the unigram loss, a hundred steps before they leave it.
+# The suspicion holds in part only (X7). At step 100 the tied networks are at a cosine of 0.4 and at the unigram loss, and stay there for fifty steps and more.
 # As they leave, the cosine falls on, to 0.26, while untied and swap come back to 0.6 and 0.5: a head that can use the token just read
 # keeps it. What ends the wait we do not know.
 
@@ -2212,7 +2212,7 @@ nb.claim(
 # ## Beyond the post
 #
 # **muP and T5 in this picture.** A table of $\sigma=1$ whose logits are divided by $c$ is, before training, a table of $\sigma=1/c$: all these are one dial. muP's
-# readout ($c=d$) gives the self logit 1, no excess and no half-probability: at the start the best answer there is, in the race none at all. T5's $c=\sqrt d$ changes
+# readout ($c=d$) gives the self logit 1, no excess and no half-probability: at the start nothing is better, in the race it gains nothing. T5's $c=\sqrt d$ changes
 # nothing about the start, whose excess T5 avoids otherwise (its stream is not near the identity). What differs is how fast the table learns: with an optimiser
 # of relative steps, such as the Adafactor that T5 used, nothing; with Adam, $\sqrt d$-fold.
 #
