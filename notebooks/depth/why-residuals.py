@@ -17,7 +17,7 @@
 # to the loss in one step must not grow with the depth either. A plain net with both signals held cannot meet it, a residual branch with a multiplier
 # $\varepsilon$ can: $\varepsilon=1/\sqrt N$ for SGD in high dimension, $1/N$ for Adam. We check each step, add the worst direction (a closed form) and a
 # case where $1/\sqrt N$ fails (branches that end in a ReLU). Then we ask what a growing increment costs. In an orthogonal linear net it costs the learning
-# rate, which falls like $1/N$, and little accuracy; tanh nets have a *level* increment without any multiplier, and train worse.
+# rate, which falls like $1/N$, and no accuracy that we can see; tanh nets have a *level* increment without any multiplier, and train worse.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -47,7 +47,7 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("why-residuals")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels over the number of layers. Left, recorded test accuracy on digits, every network at its best learning rate: residual networks stay near 0.96 up to 200 layers, the orthogonal linear network near 0.93 up to 100, the orthogonal tanh network lies between 0.94 and 0.83, plain tanh and plain ReLU networks fall towards chance. Right, log axes: the sum of the squared gradients grows in proportion to the depth for the plain linear network, is level for the orthogonal tanh network and for a residual network with multiplier one over root N, and falls for one over N."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels over the number of layers. Left, recorded test accuracy on digits, every network at its best learning rate: residual networks stay near 0.96 up to 200 layers, the orthogonal linear network near 0.94 up to 100, the orthogonal tanh network falls from 0.92 to 0.9 at 100, plain tanh and plain ReLU networks fall towards chance. Right, log axes: the sum of the squared gradients grows in proportion to the depth for the plain linear network, is level for the orthogonal tanh network and for a residual network with multiplier one over root N, and falls for one over N."}}
 STYLE = {
     "plain ReLU": (ORANGE, "--", "o"),
     "plain tanh": (RED, (0, (3, 1, 1, 1)), "v"),
@@ -74,20 +74,19 @@ def at_best(run, N, arm, what="accuracy"):
 
 made = records.load(nb.slug)
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.6))
-for arm in made["E3"].config["arms"][:5]:
-    scores = np.array([at_best(made["E3"], N, arm)[1] for N in made["E3"].config["depths"]])
-    left.errorbar(made["E3"].config["depths"], scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
-linear = [at_best(made["E3c"], N, "orthogonal linear")[1] for N in made["E3c"].config["depths"]]
-left.errorbar(made["E3c"].config["depths"], np.mean(linear, 1), np.std(linear, 1, ddof=1), capsize=2, **look("orthogonal linear"))
+for arm in ("plain ReLU", "plain tanh", "orthogonal tanh", "orthogonal linear", "residual N^-1/2", "residual 1/N"):
+    run = made["E3c" if arm.startswith("orthogonal") else "E3"]
+    scores = np.array([at_best(run, N, arm)[1] for N in run.config["depths"]])
+    left.errorbar(run.config["depths"], scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
 for arm in ("orthogonal linear", "orthogonal tanh", "residual N^-1/2", "residual 1/N"):
     rows = made["E1"].result[arm]
     right.plot([int(N) for N in rows], [np.median(row["SGD"]) for row in rows.values()], **look(arm))
-left.set(xscale="log", xlabel="layers N (log axis)", ylabel="test accuracy, digits", ylim=(0, 1.02))
+left.set(xscale="log", xlabel="layers N (log axis)", ylabel="test accuracy, digits", ylim=(-0.35, 1.02), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
 left.set_title("trained, each at its best rate (bars: SD)", fontsize=10)
 right.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel=r"$\sum\|g\|^2$ (log axis)")
 right.set_title("before training: what one SGD step does", fontsize=10)
 layer_ticks(left, made["E3"].config["depths"])
-left.legend(loc="lower left", fontsize=6)
+left.legend(loc="lower left", fontsize=7, ncols=2)
 right.legend(loc="upper left", fontsize=7)
 right.set_ylim(top=3e4)
 heading(figure, "The plain linear net's increment grows, yet tanh and ReLU nets train worse")
@@ -1233,17 +1232,20 @@ e2_scope = f"d = {e2_record.config['d']}, {len(e2_record.config['seeds'])} seeds
 e2b_scope = f"d = {e2b_record.config['d']}, N = 100, 3 seeds, {recorded_on(e2b_record)}"
 cpu = torch.device("cpu")
 finite = {
-    d: products(cpu, ts=[1.0], N=100, seeds=range(100, 100 + k), d=d, bins=2)["1.0"]["largest"] for d, k in ((25, 64), (50, 48), (100, 24))
+    d: products(cpu, ts=[1.0], N=100, seeds=range(100, 100 + k), d=d, bins=2)["1.0"]["largest"]
+    for d, k in ((25, 200), (50, 128), (100, 96))
 }
 finite[e2b_record.config["d"]] = torch.tensor(e2b_record.result["1.0"]["largest"], dtype=torch.float64)
 top = {d: [float(m) for m in metrics.mean_stderr(values)] for d, values in finite.items()}
-shrink, extrapolated = np.polyfit([d ** (-2 / 3) for d in top], [m for m, _ in top.values()], 1, w=[1 / e for _, e in top.values()])
+(_, extrapolated), spread = np.polyfit(
+    [d ** (-2 / 3) for d in top], [m for m, _ in top.values()], 1, w=[1 / e for _, e in top.values()], cov="unscaled"
+)
 nb.results(
     "E2b",
     "The largest σ² at t = 1, N = 100, for finite width (mean ± s.e.), and a straight line in d^(−2/3) through them",
     ["d", "draws", "largest σ²"],
     [[d, len(finite[d]), f"≈{m:.2f} ± {e:.2f}"] for d, (m, e) in top.items()]
-    + [["∞", "line", f"≈{extrapolated:.1f}"], ["∞", "D8", f"{edge(1.0):.2f}"]],
+    + [["∞", "line", f"≈{extrapolated:.2f} ± {math.sqrt(spread[1, 1]):.2f}"], ["∞", "D8", f"{edge(1.0):.2f}"]],
 )
 
 
@@ -1339,7 +1341,15 @@ nb.experiment(
     holds=[
         ledger.close("by hand, d = 6: largest σ²", float(tiny_products["largest"][0]), tiny_wanted[0], rel=1e-6, digits=5, machine=True),
         ledger.close("and the smallest", float(tiny_products["smallest"][0]), tiny_wanted[-1], rel=1e-6, digits=5, machine=True),
-        ledger.close("line in d^(−2/3) at d = ∞ against the edge, t = 1", float(extrapolated), edge(1.0), rel=0.04, digits=3, machine=True),
+        sym.monte_carlo(
+            "line in d^(−2/3) at d = ∞ against the edge, t = 1",
+            float(extrapolated),
+            math.sqrt(spread[1, 1]),
+            edge(1.0),
+            sigmas=3,
+            draws=427,
+            effect=2.5,
+        ),
         *[
             ledger.close(f"σ²_max, t = {s}", inside(e2b_record.result, s), edge(s), rel=0.07, digits=4, scope=e2b_scope)
             for s in (0.25, 1.0, 2.0)
@@ -1567,16 +1577,10 @@ e3c_depths = nb.at_scale(cpu=[25], gpu=[25, 50, 100], full=[25, 50, 100])
 e3c_live = {"orthogonal linear": [16e-5], "residual 1": [256e-5]}
 e3c_rates = nb.at_scale(cpu={"25": e3c_live}, gpu={str(n): fine for n in e3c_depths}, full={str(n): fine for n in e3c_depths})
 run_arms = list(e3c_rates["25"]) if nb.scale == "cpu" else e3c_arms
-e3c = nb.run(
-    "E3c",
-    trained,
-    arms=run_arms,
-    depths=e3c_depths,
-    rates=e3c_rates,
-    seeds=nb.at_scale(cpu=[10, 11, 12], gpu=[3, 4, 5], full=[3, 4, 5]),
-    warmup=0,
-    **size,
-)
+e3c_seeds = nb.at_scale(cpu=[10, 11, 12], gpu=[3, 4, 5], full=[3, 4, 5])
+e3c = nb.run("E3c", trained, arms=run_arms, depths=e3c_depths, rates=e3c_rates, seeds=e3c_seeds, warmup=0, **size)
+
+# %%
 e3c_record = nb.recorded("E3c")
 e3c_scope = f"3 seeds, rates ×2 apart, {recorded_on(e3c_record)}"
 fine_score = lambda N, arm: at_best(e3c_record, N, arm)[1]
@@ -1639,7 +1643,7 @@ for arm in [*e3_arms, "orthogonal linear"]:
 for arm in rate_slopes:
     each = np.array([best_each(n, arm) for n in fine_depths])
     middle = np.exp(np.log(each).mean(1))
-    right.errorbar(fine_depths, middle, [middle - each.min(1), each.max(1) - middle], capsize=3, **look(arm))
+    right.errorbar(fine_depths, middle, np.maximum([middle - each.min(1), each.max(1) - middle], 0), capsize=3, **look(arm))
 left.axhline(logistic_score, color=GREY, lw=1, ls=":")
 left.annotate("logistic regression", (1e-5, logistic_score), xytext=(0, 3), textcoords="offset points", fontsize=8, color=GREY)
 left.set(xscale="log", xlabel="learning rate of Adam (log axis)", ylabel="test accuracy", ylim=(0, 1.08))
@@ -1794,7 +1798,7 @@ live_one = e3c_now["residual 1"]["loss"][0] if e3c_now else at_best(e3c_record, 
 behind = lambda score: logistic_score - float(np.mean(score))
 nb.experiment(
     "E3c",
-    "An orthogonal linear net of 100 layers trains at a rate ∝ 1/N; a residual net with ε = 1 does not train at any rate tried.",
+    "An orthogonal linear net of 100 layers trains, at a rate ∝ 1/N; a residual net with ε = 1 does not, at any of four rates.",
     "verified",
     holds=[
         ledger.less(
@@ -1805,7 +1809,7 @@ nb.experiment(
             machine=True,
             scope=e3c_scope,
         ),
-        ledger.close("exponent of its best rate", rate_slopes["orthogonal linear"], -1, abs=0.3, digits=2, scope=e3c_scope),
+        ledger.close("exponent of its best rate", rate_slopes["orthogonal linear"], -1, abs=0.2, digits=2, scope=e3c_scope),
         ledger.more(
             "ε = 1, N = 100: least training loss of all rates and seeds",
             float(np.min(e3c_record.result["100"]["residual 1"]["loss"])),
@@ -1869,14 +1873,17 @@ nb.claim(
 )
 nb.claim(
     "X5",
-    "Under Adam the best rate falls like 1/N in the orthogonal linear net and is level at ε = 1/N; at 1/√N it falls, as the sum of moduli has it.",
+    "Under Adam the best rate follows the sum of moduli in linear and residual nets: −1, about −½ at ε = 1/√N, level at 1/N; in the orthogonal tanh net it does not.",
     "verified",
     holds=[
         ledger.close(
-            "orthogonal linear: exponent of the best rate", rate_slopes["orthogonal linear"], -1, abs=0.3, digits=2, scope=e3c_scope
+            "orthogonal linear: exponent of the best rate", rate_slopes["orthogonal linear"], -1, abs=0.2, digits=2, scope=e3c_scope
         ),
-        ledger.close("ε = 1/√N", rate_slopes["residual N^-1/2"], -0.5, abs=0.4, digits=2, scope=e3c_scope),
-        ledger.less("ε = 1/N, modulus", abs(rate_slopes["residual 1/N"]), 0.3, digits=2, scope=e3c_scope),
+        ledger.close("ε = 1/√N", rate_slopes["residual N^-1/2"], -0.5, abs=0.25, digits=2, scope=e3c_scope),
+        ledger.less("ε = 1/N, modulus", abs(rate_slopes["residual 1/N"]), 0.25, digits=2, scope=e3c_scope),
+        ledger.less(
+            "orthogonal tanh, where the sum of moduli asks for −½", rate_slopes["orthogonal tanh"], -0.8, digits=2, scope=e3c_scope
+        ),
     ],
 )
 nb.claim(
@@ -1906,11 +1913,13 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** Three different things are called "trains badly". *Increment:* the linear net has the growing one, and it trains, at a rate that falls like $1/N$;
-# on this task, which a linear map all but solves, it costs little accuracy. With $\varepsilon=1$ nothing trains: there $\varepsilon$ does decide. *Signal:* the tanh
-# nets have a level increment (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal matrices help a good deal.
-# *Blindness:* the plain ReLU net does not see its input. (Its training loss at $N=100$ is below $\ln10=2.30$ although its accuracy is chance: a few deviating inputs
-# or a fitted prior lower a loss before they change the largest logit.) So the order of E3 does not test the post's argument; E3c and E5 do.
+# **What we saw.** Three different things go by "trains badly". *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its
+# best rate halves with each doubling of the depth, as a sum of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else.
+# With $\varepsilon=1$ nothing trains beyond 25 layers: there $\varepsilon$ does decide. *Signal:* the tanh
+# nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal matrices help a good deal.
+# (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step does not explain that net.)
+# *Blindness:* the plain ReLU net does not see its input. Its training loss at $N=100$ is below $\ln10=2.30$ although its accuracy is chance; we did not look into why.
+# So the order of E3 does not test the post's argument; E3c and E5 do.
 #
 # Dynamical isometry has trained plain nets of 10,000 layers {cite}`xiao2018dynamical`, and tailored Leaky ReLUs do without it {cite}`zhang2022deep`. Depth buys nothing on
 # this task; the experiment is about whether depth *hurts*. The ReLU-ended branch with $1/\sqrt N$ starts from exploding activations (D10), and Adam, whose steps do
@@ -2498,7 +2507,7 @@ nb.results(
 
 
 # %% tags=["hide-cell"]
-def repaired(fix, N=100, d=200, draws=4):
+def repaired(fix, N=100, d=128, draws=32):
     """Mean growth of the norm over draws for a ReLU-ended branch of that fix, eps = N^-1/2."""
     x = gaussian(draws, 1, d)
     start = x.norm(dim=-1)
@@ -2556,9 +2565,15 @@ nb.claim(
     "verified",
     holds=[
         ledger.close(
-            "centred", fixed["centre"], math.exp((1 - 1 / math.pi) / 2), rel=0.05, digits=3, machine=True, scope="d = 200, N = 100, 4 draws"
+            "centred",
+            fixed["centre"],
+            math.exp((1 - 1 / math.pi) / 2),
+            rel=0.05,
+            digits=3,
+            machine=True,
+            scope="d = 128, N = 100, 32 draws",
         ),
-        ledger.close("signs", fixed["signs"], math.exp(0.5), rel=0.05, digits=3, machine=True, scope="d = 200, N = 100, 4 draws"),
+        ledger.close("signs", fixed["signs"], math.exp(0.5), rel=0.05, digits=3, machine=True, scope="d = 128, N = 100, 32 draws"),
         sym.limit("small t", log_edge / sp.sqrt(t), t, 0, 2 * sp.sqrt(2)),
         sym.limit("large t", sp.simplify((1 + z_edge) / z_edge) / t * sp.exp(t * (sp.sqrt(1 + 2 / t) - 1)), t, sp.oo, 2 * sp.E),
         ledger.less("p = ½ against E1's sums, relative", same_error, 1e-6, digits=1, machine=True),
