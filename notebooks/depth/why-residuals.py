@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/why-residuals.ipynb)
 #
-# **The point.** Good initialisation already keeps the signals of a deep plain network at size one. It has no dial left for the third thing that must
-# not depend on the depth: the *sum* of what all layers do to the loss in one step. A residual branch with a multiplier $\varepsilon$ is such a dial,
-# and in high dimension $\varepsilon=1/\sqrt N$ holds all three at once. We check each step, and add the worst direction (a closed form), the case
-# where $1/\sqrt N$ fails (branches that end in a ReLU), and a counterexample to "deep plain nets train badly".
+# **The point.** Good initialisation keeps the signals of a deep plain network at size one. The post adds a third demand: what *all* layers together do
+# to the loss in one step must not grow with the depth either. A plain net with both signals held cannot meet it, a residual branch with a multiplier
+# $\varepsilon$ can: $\varepsilon=1/\sqrt N$ for SGD in high dimension, $1/N$ for Adam. We check each step, add the worst direction (a closed form) and a
+# case where $1/\sqrt N$ fails (branches that end in a ReLU). Then we ask what a growing increment costs. In an orthogonal linear net it costs the learning
+# rate, which falls like $1/N$, and no accuracy between 25 and 100 layers; tanh nets have a *level* increment without any multiplier, and train worse.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -46,13 +47,13 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("why-residuals")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels over the number of layers. Left, recorded test accuracy on digits, every network at its best learning rate: residual networks stay near 0.96 up to 200 layers, the orthogonal tanh network lies between 0.94 and 0.83, plain tanh and plain ReLU networks fall towards chance. Right, log axes: the sum of the squared gradients grows in proportion to the depth for the plain linear network, is level for a residual network with multiplier one over root N and falls for one over N."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels over the number of layers. Left, recorded test accuracy on digits, every network at its best learning rate: residual networks stay near 0.96 up to 200 layers, the orthogonal linear network near 0.94 up to 100, the orthogonal tanh network falls from 0.92 to 0.9 at 100, plain tanh and plain ReLU networks fall towards chance. Right, log axes: the sum of the squared gradients grows in proportion to the depth for the plain linear network, is level for the orthogonal tanh network and for a residual network with multiplier one over root N, and falls for one over N."}}
 STYLE = {
     "plain ReLU": (ORANGE, "--", "o"),
     "plain tanh": (RED, (0, (3, 1, 1, 1)), "v"),
     "orthogonal tanh": (PURPLE, (0, (5, 1)), "D"),
-    "orthogonal linear": (PURPLE, (0, (5, 1)), "D"),
-    "residual 1": (BLACK, (0, (1, 1)), "x"),
+    "orthogonal linear": (BLACK, (0, (6, 2)), "h"),
+    "residual 1": (GREY, (0, (1, 1)), "x"),
     "residual N^-1/2": (BLUE, "-", "s"),
     "residual 1/N": (GREEN, "-.", "^"),
     "ReLU-ended N^-1/2": (SKY, ":", "P"),
@@ -66,47 +67,49 @@ heading = lambda figure, text: figure.suptitle(text, fontsize=11, fontweight="bo
 
 def at_best(run, N, arm, what="accuracy"):
     """Rate and the seeds' values of an arm at depth N, at the rate of its smallest mean training loss; diverged runs count as 100."""
-    row = run.result[str(N)][arm]
+    row, grid = run.result[str(N)][arm], run.config["rates"]
     best = metrics.best_rows([arm] * len(row["loss"]), row["loss"])[arm]
-    return run.config["rates"][best], row[what][best]
+    return (grid if isinstance(grid, list) else grid[str(N)][arm])[best], row[what][best]
 
 
 made = records.load(nb.slug)
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.6))
-for arm in made["E3"].config["arms"][:5]:
-    scores = np.array([at_best(made["E3"], N, arm)[1] for N in made["E3"].config["depths"]])
-    left.errorbar(made["E3"].config["depths"], scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
-for arm in ("orthogonal linear", "residual N^-1/2", "residual 1/N"):
+for arm in ("plain ReLU", "plain tanh", "orthogonal tanh", "orthogonal linear", "residual N^-1/2", "residual 1/N"):
+    run = made["E3c" if arm.startswith("orthogonal") else "E3"]
+    scores = np.array([at_best(run, N, arm)[1] for N in run.config["depths"]])
+    left.errorbar(run.config["depths"], scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
+for arm in ("orthogonal linear", "orthogonal tanh", "residual N^-1/2", "residual 1/N"):
     rows = made["E1"].result[arm]
     right.plot([int(N) for N in rows], [np.median(row["SGD"]) for row in rows.values()], **look(arm))
-left.set(xscale="log", xlabel="layers N (log axis)", ylabel="test accuracy, digits", ylim=(0, 1.02))
-left.set_title("trained, best rate of seven", fontsize=10)
+left.set(xscale="log", xlabel="layers N (log axis)", ylabel="test accuracy, digits", ylim=(-0.35, 1.02), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+left.set_title("trained, each at its best rate (bars: SD)", fontsize=10)
 right.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel=r"$\sum\|g\|^2$ (log axis)")
 right.set_title("before training: what one SGD step does", fontsize=10)
 layer_ticks(left, made["E3"].config["depths"])
-left.legend(loc="lower left", fontsize=7)
-right.legend(loc="center right", fontsize=8)
-heading(figure, "The residual multiplier holds the sum of all gradients; plain nets have no such dial")
+left.legend(loc="lower left", fontsize=7, ncols=2)
+right.legend(loc="upper left", fontsize=7)
+right.set_ylim(top=3e4)
+heading(figure, "The plain linear net's increment grows, yet tanh and ReLU nets train worse")
 nb.show(figure)
 
 # %% [markdown]
 # ## The question
 #
 # Residual connections {cite}`he2016deep` are usually explained by vanishing gradients. But careful initialisation, and normalisation, cure vanishing
-# and exploding gradients without any residual. Still a deep plain network trains badly. So what is it that a residual adds?
+# and exploding gradients without any residual. Deep plain networks are still said to train badly. So what does a residual add?
 #
 # The post {cite}`su2022residual` answers with an argument found on the way to DeepNet, which `deepnet` tells in full: one optimiser step moves *all*
 # layers, and the moves add up. A deep network needs a stable forward signal, a stable backward signal, *and* gradients that shrink with the number of
-# layers. A plain network can have the first two; its initialisation is then used up. With
+# layers. Initialisation gives a plain network the first two and is then used up. With
 #
 # $$y=x+\varepsilon f(x;\theta)$$
 #
 # one small number does all three. How small? On the line $1/N$; in high dimension, the post argues, $1/\sqrt N$ is enough. That factor $\sqrt N$ is still
-# debated under the names depth-muP and CompleteP, and here is its shortest derivation.
+# debated under the names depth-muP and CompleteP.
 #
-# **Notation.** $N$ layers, $K$ parameters in each (in `deepnet` $K$ counts matrices). Rows are vectors, $y=xW$ with $W\in\mathbb R^{n\times m}$. $J=\partial f/\partial x$,
-# $v=\partial\mathcal L/\partial y$ is the backward signal, and it travels as $v(I+\varepsilon J)$ ($J$ transposed as needed). $t=\varepsilon^2N$ is the
-# total branch energy: $t=1$ for $\varepsilon=N^{-1/2}$. $\rho$ is the cosine of two inputs.
+# **Notation.** $N$ layers of width $d$, $K$ parameters in each (in `deepnet` $K$ counts matrices). Rows are vectors, $y=xW$ with $W\in\mathbb R^{n\times m}$.
+# $J_{ji}=\partial f_j/\partial x_i$, $v=\partial\mathcal L/\partial y$ is the backward signal, and it travels as $v(I+\varepsilon J)$. $t=\varepsilon^2N$ is the
+# total branch energy: $t=1$ for $\varepsilon=N^{-1/2}$. $\rho$ is the cosine of two inputs. "Orthogonal" matrices are drawn uniformly (Haar's measure).
 #
 # ## The increment
 #
@@ -138,11 +141,24 @@ def slope_at_zero(gradient):
 g4 = sp.symbols("g1:5", real=True)
 of_size = lambda size: lambda case: sp.simplify(slope_at_zero([(-1) ** i * size(case[0]) for i in range(case[0] * case[1])]))
 counts = [(1, 2), (2, 2), (3, 2), (4, 3), (9, 1)]
+a_, b_ = sp.symbols("a b", real=True)
+toy = (a_ * b_ - 1) ** 2 + a_**3  # a loss to take a finite step on, from (2, 1)
+toy_gradient = [sp.diff(toy, x).subs({a_: 2, b_: 1}) for x in (a_, b_)]
+toy_hessian = {f"h{i}{j}": sp.diff(toy, p, q).subs({a_: 2, b_: 1}) for i, p in enumerate((a_, b_)) for j, q in enumerate((a_, b_))}
+toy_step = [-eta * g for g in toy_gradient]
+toy_along = loss_along(toy_step, toy_gradient)
 nb.derivation(
     "D1",
     "One gradient step changes the loss by −η‖∇L‖²: −ηNK if each of NK gradients is ±1, −ηK if each is ±1/√N.",
     sym.identity(
         "any gradient, any Hessian", sp.Subs(sp.Derivative(loss_along([-eta * g for g in g4], g4), eta), eta, 0), -sum(g**2 for g in g4)
+    ),
+    sym.series(
+        "a finite step on (ab − 1)² + a³ leaves O(η³): the first order is off by O(η²)",
+        toy.subs({a_: 2 + toy_step[0], b_: 1 + toy_step[1]}, simultaneous=True) - toy.subs({a_: 2, b_: 1}),
+        toy_along.subs({x: toy_hessian[x.name] for x in toy_along.free_symbols if x != eta}),
+        eta,
+        order=3,
     ),
     sym.enumeration("gradients ±1, (N, K)", counts, of_size(lambda N: sp.Integer(1)), lambda c: sp.Integer(-c[0] * c[1])),
     sym.enumeration("gradients ±1/√N", counts, of_size(lambda N: 1 / sp.sqrt(N)), lambda c: sp.Integer(-c[1])),
@@ -159,7 +175,7 @@ nb.derivation(
 # the two. A ReLU in front halves the second moment, $\mathbb E\operatorname{relu}(z)^2=\frac12\mathbb E z^2$, so there it is $s^2=2/n$ {cite}`he2015delving`.
 
 # %%
-s2, q = sp.symbols("s2 q", positive=True)
+s2, q, n_, d_ = sp.symbols("s2 q n d", positive=True)
 z = sp.Symbol("z", real=True)
 
 
@@ -183,13 +199,26 @@ def second_moments(n, m):
 normal = lambda z, variance: sp.exp(-(z**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
 rectified = lambda power, variance: sp.Integral(z**power * normal(z, variance), (z, 0, sp.oo))
 shapes = [(2, 2), (2, 3), (3, 2)]
+
+
+def stable(n, m):
+    """The variances that keep the mean square forward and backward, from :func:`second_moments` at entries ±1."""
+    ones = lambda entry: entry.subs({x: 1 for x in entry.free_symbols if x != s2})
+    return [sp.solve(ones(row[0]) - 1, s2)[0] for row in second_moments(n, m)[0]]
+
+
 nb.derivation(
     "D2",
     "E y² = n s² E x² forward, E(∂L/∂x)² = m s² E(∂L/∂y)² backward; a ReLU halves: s² = 1/n, 1/m, 2/n, Xavier 2/(n + m).",
     *[sym.identity(f"forward, {n} × {m}", *(part[0] for part in second_moments(n, m))) for n, m in shapes],
     *[sym.identity(f"backward, {n} × {m}", *(part[1] for part in second_moments(n, m))) for n, m in shapes],
     sym.identity("E relu(z)² for z of variance q", rectified(2, q), q / 2),
-    sym.solves("forward stable behind a ReLU", N * s2 * rectified(2, q) - q, s2, 2 / N),
+    sym.solves("forward stable behind a ReLU, n inputs", n_ * s2 * rectified(2, q) - q, s2, 2 / n_),
+    sym.enumeration("forward stable, (n, m)", shapes, lambda c: stable(*c)[0], lambda c: sp.Rational(1, c[0])),
+    sym.enumeration("backward stable", shapes, lambda c: stable(*c)[1], lambda c: sp.Rational(1, c[1])),
+    sym.enumeration(
+        "Xavier: the harmonic mean", shapes, lambda c: 2 / sum(1 / variance for variance in stable(*c)), lambda c: sp.Rational(2, sum(c))
+    ),
 )
 
 # %% [markdown]
@@ -234,9 +263,10 @@ nb.derivation(
 # For ReLU there are two catches, neither of which the post mentions. **Stable in the mean is not stable.** Given $h$, the entries of $hW$ are independent
 # normals, so a He layer multiplies $\lVert h\rVert^2$ by $\frac2d\sum_j\operatorname{relu}(z_j)^2$ with fresh standard normal $z$, exactly. Its mean is 1, its
 # variance $\frac4d(\frac32-\frac14)=\frac5d$. The logarithm is a random walk with a drift of about $-\frac5{2d}$ a layer: a *typical* network decays like
-# $e^{-5N/(2d)}$ while the mean, kept up by rare draws, stays 1 {cite}`hanin2020products`. The exact drift sums over the number $k$ of active units:
+# $e^{-5N/(2d)}$ while the mean, kept up by rare draws, stays 1 {cite}`hanin2020products`. The exact drift, given that one unit or more is active (else the
+# logarithm is $-\infty$), sums over the number $k$ of active ones:
 #
-# $$\mathbb E\log\frac{\lVert h_{l+1}\rVert^2}{\lVert h_l\rVert^2}=\sum_{k}\binom dk2^{-d}\Bigl[\psi\bigl(\tfrac k2\bigr)+\log\tfrac4d\Bigr].$$
+# $$\mathbb E\log\frac{\lVert h_{l+1}\rVert^2}{\lVert h_l\rVert^2}=\frac1{2^d-1}\sum_{k\ge1}\binom dk\Bigl[\psi\bigl(\tfrac k2\bigr)+\log\tfrac4d\Bigr].$$
 #
 # **Angles die.** ReLU maps the cosine $\rho$ of two inputs to $\kappa(\rho)=\frac1\pi\bigl[\sqrt{1-\rho^2}+(\pi-\arccos\rho)\rho\bigr]$
 # {cite}`cho2009kernel` (derived in `deepnet`), and
@@ -273,10 +303,11 @@ rho, plain_gap = 0.0, {}
 for l in range(1, 1001):
     rho = relu_cosine(rho)
     plain_gap[l] = 1 - rho
-d_walk = 32
-h_in = gaussian(1, 1, d_walk).expand(6000, 1, d_walk)
-h_out = torch.relu(torch.bmm(h_in, gaussian(6000, d_walk, d_walk, std=math.sqrt(2 / d_walk))))
+d_walk = 16
+h_in = gaussian(1, 1, d_walk).expand(24000, 1, d_walk)
+h_out = torch.relu(torch.bmm(h_in, gaussian(24000, d_walk, d_walk, std=math.sqrt(2 / d_walk))))
 step_logs = (h_out.square().sum((1, 2)) / h_in.square().sum((1, 2))).log()
+step_logs = step_logs[step_logs.isfinite()]  # one unit or more is active
 u, w = gaussian(2, 400000)
 pair = torch.relu(torch.stack([u, 0.3 * u + math.sqrt(1 - 0.09) * w]))
 pair_cosine = float((pair[0] * pair[1]).sum() / (pair[0].norm() * pair[1].norm()))
@@ -286,12 +317,10 @@ nb.derivation(
     "D4",
     "A He layer multiplies ‖h‖² by a factor of mean 1 and variance 5/d, so log‖h‖² drifts by about −5/(2d) a layer; and 1 − ρ_l ~ 9π²/(2l²).",
     sym.identity("E relu(z)⁴ = 3/2 for variance 1", rectified(4, q), 3 * q**2 / 2),
-    sym.identity(
-        "variance of the factor", (2 / depth) ** 2 * depth * (rectified(4, sp.Integer(1)) - rectified(2, sp.Integer(1)) ** 2), 5 / depth
-    ),
+    sym.identity("variance of the factor", (2 / d_) ** 2 * d_ * (rectified(4, sp.Integer(1)) - rectified(2, sp.Integer(1)) ** 2), 5 / d_),
     *[ledger.close(f"exact drift times d, d = {d}", d * drift(d), -2.5, rel=4 / d, digits=5) for d in (32, 64, 256, 1024)],
     sym.monte_carlo(
-        "E log of the factor, one layer, d = 32", *(float(m) for m in metrics.mean_stderr(step_logs)), drift(d_walk), draws=6000
+        "E log of the factor, one layer, d = 16", *(float(m) for m in metrics.mean_stderr(step_logs)), drift(d_walk), draws=24000
     ),
     ledger.close("κ(0.3) from 400,000 pairs", pair_cosine, relu_cosine(0.3), abs=0.006, digits=3, machine=True),
     sym.series("κ(1 − e), e = 1 − cos φ", kappa(phi), expansion, phi, order=6),
@@ -319,11 +348,11 @@ W22 = sp.Matrix(2, 2, sp.symbols("w1:5", real=True))
 branch = (x2 * W22).applyfunc(sp.tanh)
 residual_loss = ((x2 + eps * branch) * c2.T)[0]  # a loss with gradient c at the output
 slopes = (x2 * W22).applyfunc(lambda z: 1 - sp.tanh(z) ** 2)
-J22 = W22 * sp.diag(*slopes)  # d f_j / d x_i
+J22 = (W22 * sp.diag(*slopes)).T  # J_ji = d f_j / d x_i
 nb.derivation(
     "D5",
     "With y = x + ε f the backward map is I + εJ, and the gradient of θ carries a factor ε.",
-    sym.identity("∂L/∂x = c (I + εJ)ᵀ", [sp.Derivative(residual_loss, x) for x in x2], list(c2 * (sp.eye(2) + eps * J22).T)),
+    sym.identity("∂L/∂x = c (I + εJ)", [sp.Derivative(residual_loss, x) for x in x2], list(c2 * (sp.eye(2) + eps * J22))),
     sym.identity(
         "∂L/∂W = ε xᵀ(c ⊙ φ′)",
         sp.Matrix(2, 2, [sp.Derivative(residual_loss, w) for w in W22]),
@@ -358,11 +387,10 @@ nb.claim(
     "(1 + 1/N)^N stays below e and tends to it.",
     "verified",
     holds=[
-        sym.enumeration(
-            "N ∫₀^(1/N) (1/(1 + u) − 1) du = N log(1 + 1/N) − 1, an integrand that is negative for every N",
-            [1, 2, 5, 9],
-            lambda n: sp.simplify(sp.integrate(1 / (1 + small) - 1, (small, 0, sp.Rational(1, n))) * n),
-            lambda n: sp.simplify(n * sp.log(1 + sp.Rational(1, n)) - 1),
+        sym.identity(
+            "log (1 + 1/N)^N − 1 = −N ∫₀^(1/N) u/(1 + u) du, negative for every N",
+            -N * sp.Integral(small / (1 + small), (small, 0, 1 / N)),
+            N * sp.log(1 + 1 / N) - 1,
         ),
         ledger.less("largest of N = 1 … 50", max(line), math.e, digits=6),
     ],
@@ -372,7 +400,9 @@ nb.claim(
     "On the line ε = 1/√N is not enough.",
     "verified",
     holds=[
-        ledger.close("1.1^100 over exp(√N − ½ + 1/(3√N)), N = 100", 1.1**100 / math.exp(10 - 0.5 + 1 / 30), 1, abs=3e-3, digits=5),
+        ledger.close(
+            "1.1^100 over exp(√N − ½ + 1/(3√N) − 1/(4N)), N = 100", 1.1**100 / math.exp(10 - 0.5 + 1 / 30 - 1 / 400), 1, abs=3e-4, digits=6
+        ),
         ledger.more("growth at N = 100", 1.1**100, 1e4, digits=6),
     ],
 )
@@ -397,6 +427,12 @@ def residual_moments(d):
     return [mean_over(sp.expand(p), sp.Rational(1, d)) for p in (frobenius(moved), cross**2)], frobenius(v)
 
 
+# %% tags=["hide-input"]
+v_walk = gaussian(1200, 1, 32)
+walk_logs = -v_walk.square().sum((1, 2)).log()
+for _ in range(32):  # t = 1
+    v_walk = v_walk + 32**-0.5 * torch.bmm(v_walk, gaussian(1200, 32, 32, std=32**-0.5))
+walk_logs = walk_logs + v_walk.square().sum((1, 2)).log()
 nb.derivation(
     "D7",
     "E‖v(I + εJ)‖² = (1 + ε²)‖v‖² exactly; the cross term has variance 4ε²‖v‖⁴/d; over N layers the square grows by e^t.",
@@ -407,18 +443,27 @@ nb.derivation(
     ],
     sym.limit("N layers at ε² = t/N", (1 + t / N) ** N, N, sp.oo, sp.exp(t)),
     sym.limit("summed variance of the cross terms, times d", N * 4 * t / N * (1 + t / N) ** -2, N, sp.oo, 4 * t),
+    ledger.close(
+        "spread of log‖vP‖², d = N = 32, against 2√(t/d)",
+        float(walk_logs.std()),
+        2 / math.sqrt(32),
+        rel=0.12,
+        digits=3,
+        machine=True,
+        scope="1,200 draws",
+    ),
 )
 
 # %% [markdown]
 # ### The worst direction
 #
-# $\sqrt e$ is the growth of a *typical* $v$. The gradient is not random for ever, so what is the worst that can happen? The singular values of
+# $\sqrt e$ is the growth of a *typical* $v$. Training makes the gradient anything but random, so what is the worst that can happen? The singular values of
 #
 # $$P=\prod_{l=1}^N(I+\varepsilon G_l),\qquad t=\varepsilon^2N\ \text{fixed},\ N\to\infty,\ \text{then}\ d\to\infty,$$
 #
-# are those of a multiplicative Brownian motion of matrices {cite}`biane1997free,gudowska2003infinite`, and free probability gives them in closed form. One
-# factor has normalised moments of $(I+\varepsilon G)(I+\varepsilon G)^\top$ equal to $1+\varepsilon^2$ and $1+4\varepsilon^2+2\varepsilon^4$ (up to $1/d$), so its
-# $S$-transform is $1-\varepsilon^2(1+2z)+\cdots$. These multiply:
+# are those of a multiplicative Brownian motion of matrices {cite}`biane1997free`, and free probability gives them in closed form. For one
+# factor the normalised moments of $(I+\varepsilon G)(I+\varepsilon G)^\top$ are $m_k=1+k^2\varepsilon^2+O(\varepsilon^4)$ (up to $1/d$), so its
+# $S$-transform is $1-\varepsilon^2(1+2z)+O(\varepsilon^4)$ for every $z$. These multiply, and over $N$ factors the $O(\varepsilon^4)=O(N^{-2})$ is lost:
 #
 # $$S(z)=e^{-t(1+2z)},\qquad x(z)=\frac{1+z}{z}\,e^{t(1+2z)},$$
 #
@@ -426,15 +471,15 @@ nb.derivation(
 #
 # $$\sigma_{\max}^2=\frac{1+z}{z}e^{t(1+2z)},\quad z=\frac{\sqrt{1+2/t}-1}{2},\qquad\sigma_{\min}^2=\frac1{\sigma_{\max}^2}.$$
 #
-# At $t=1$ this is $(2+\sqrt3)e^{\sqrt3}=21.09$: a stretch by 4.59 in the worst direction against 1.65 in a typical one, at any depth. So
-# $\varepsilon=1/\sqrt N$ is safe even there, at initialisation. The density comes for free: at complex $z=a+ib$ with $x(z)$ real, that is
-# $\arg\frac{1+z}{z}+2tb=0$, the density of $\log\sigma^2$ is $b/\pi$.
+# At $t=1$ this is $(2+\sqrt3)e^{\sqrt3}=21.09$: a stretch by 4.59 in the worst direction against 1.65 in a typical one, in the limit. So
+# $\varepsilon=1/\sqrt N$ is safe even there, for products of independent Gaussian factors, at initialisation. The density comes for free: it is $\operatorname{Im}z/\pi$ in
+# $\log\sigma^2$, at the complex $z$ with $x(z)$ real, that is $\arg\frac{1+z}{z}+2t\operatorname{Im}z=0$.
 
 # %%
 zeta = sp.Symbol("zeta", positive=True)
 x_of = (1 + zeta) / zeta * sp.exp(t * (1 + 2 * zeta))
 z_edge = (sp.sqrt(1 + 2 / t) - 1) / 2
-fourth = {0: 1, 2: 1, 4: 3}
+even = {0: 1, 2: 1, 4: 3, 6: 15}  # E w^p of a standard normal
 
 
 def trace_moment(d, k):
@@ -443,13 +488,13 @@ def trace_moment(d, k):
     M = (sp.eye(d) + eps * G) * (sp.eye(d) + eps * G).T
     terms = sp.Poly(sp.expand((M**k).trace()), *G).terms()
     return sp.expand(
-        sum(c * sp.prod([fourth.get(p, 0) for p in powers]) * sp.Rational(1, d) ** (sum(powers) // 2) for powers, c in terms) / d
+        sum(c * sp.prod([even.get(p, 0) for p in powers]) * sp.Rational(1, d) ** (sum(powers) // 2) for powers, c in terms) / d
     )
 
 
-m1, m2 = sp.symbols("m1 m2", positive=True)
-first_order_S = 1 / m1 - zeta * (m2 - m1**2) / m1**3  # S(z) = (1+z)/z * chi(z), chi the inverse series of m1 w + m2 w^2 + ..
-one_factor = first_order_S.subs({m1: 1 + eps**2, m2: 1 + 4 * eps**2 + 2 * eps**4})
+rest, p_ = sp.symbols("C w", real=True)
+psi = lambda w: w / (1 - w) + eps**2 * w * (1 + w) / (1 - w) ** 3  # sum of (1 + k^2 eps^2) w^k over k >= 1
+chi = zeta / (1 + zeta) * (1 - eps**2 * (1 + 2 * zeta))  # z/(1+z) S(z), by the definition of S the inverse of psi
 
 
 # %%
@@ -475,19 +520,23 @@ grids = {s: density(s) for s in (0.25, 1.0, 2.0)}
 integral = lambda s, f: float(np.trapezoid(f(grids[s][0]) * grids[s][1], grids[s][0]) * np.sign(grids[s][0][-1] - grids[s][0][0]))
 
 # %%
-chi = sp.series(zeta / (1 + zeta) * first_order_S, zeta, 0, 3).removeO()
 nb.derivation(
     "D8",
     "σ²_max = ((1 + z)/z) e^(t(1+2z)) with 2z + 1 = √(1 + 2/t), and σ²_min = 1/σ²_max; at t = 1 (2 + √3)e^√3.",
     sym.enumeration(
-        "moments of one factor at finite d, (d, power)",
-        [(1, 1), (2, 1), (1, 2), (2, 2)],
-        lambda c: trace_moment(*c),
-        lambda c: 1 + eps**2 if c[1] == 1 else 1 + (4 + sp.Rational(2, c[0])) * eps**2 + (2 + sp.Rational(1, c[0])) * eps**4,
+        "moments of one factor, coefficient of ε²: k² + k(k − 1)/d, (d, k)",
+        [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3)],
+        lambda c: trace_moment(*c).coeff(eps, 2),
+        lambda c: c[1] ** 2 + sp.Rational(c[1] * (c[1] - 1), c[0]),
     ),
-    sym.series("χ inverts the moment series", m1 * chi + m2 * chi**2, zeta, zeta, order=3),
-    sym.series("S-transform of one factor", one_factor, 1 - eps**2 * (1 + 2 * zeta), eps, order=3),
-    sym.limit("N of them", (1 - t / N * (1 + 2 * zeta)) ** N, N, sp.oo, sp.exp(-t * (1 + 2 * zeta))),
+    sym.enumeration(
+        "Σ (1 + k²ε²) w^k, coefficient by coefficient",
+        [1, 2, 3, 4],
+        lambda k: sp.expand(sp.series(psi(p_), p_, 0, 6).removeO().coeff(p_, k)),
+        lambda k: 1 + k**2 * eps**2,
+    ),
+    sym.series("ψ(χ(z)) = z for every z, to order ε²", psi(chi), zeta, eps, order=3),
+    sym.limit("N of them, with any next term C/N²", (1 - t / N * (1 + 2 * zeta) + rest / N**2) ** N, N, sp.oo, sp.exp(-t * (1 + 2 * zeta))),
     sym.solves("stationary point of log x(z)", sp.Derivative(sp.log(x_of), zeta), zeta, z_edge),
     sym.identity("the other edge, at −1 − z", x_of.subs(zeta, -1 - zeta) * x_of, sp.Integer(1)),
     sym.numeric("t = 1", x_of.subs(zeta, z_edge).subs(t, 1), (2 + sp.sqrt(3)) * sp.exp(sp.sqrt(3)), digits=30),
@@ -504,7 +553,8 @@ nb.derivation(
 #
 # $$\rho\leftarrow\frac{\rho+\varepsilon^2\kappa(\rho)}{1+\varepsilon^2},\qquad\text{at }\varepsilon=N^{-1/2}:\quad\frac{d\rho}{ds}=\kappa(\rho)-\rho,\quad s\in[0,t].$$
 #
-# Orthogonal inputs end at $\rho=0.2539$ for $\varepsilon=N^{-1/2}$, at any depth; for $\varepsilon=1/N$ they stay orthogonal. A plain net brings *all* inputs together (D4).
+# For $\varepsilon=N^{-1/2}$ orthogonal inputs end at $\rho\to0.2539$ for large $N$ ($0.2393$ at $N=10$); for $\varepsilon=1/N$ they stay orthogonal. A plain *ReLU* net
+# brings all inputs together (D4).
 
 
 # %%
@@ -558,8 +608,7 @@ nb.derivation(
 # At $\varepsilon=1/N$ it is the harmless $\cosh\frac1{\sqrt\pi}=1.16$.
 
 # %%
-a, p, tau, ratio, r = sp.symbols("a p tau c r", positive=True)
-d_ = sp.Symbol("d", positive=True)
+a, tau, r = sp.symbols("a tau r", positive=True)
 growth_square = lambda ratio: 1 + 2 * eps * a * ratio + eps**2  # of r^2 in a layer; ratio = p/r
 steady = 1 - eps * (1 - a**2) / (4 * a)  # p/r of the growing solution
 constant = sp.Rational(1, 4) - 3 * a**2 / 4
@@ -575,6 +624,7 @@ def pushed(N, epsilon):
 
 # %%
 sharp = lambda N: math.exp(math.sqrt(N / math.pi) + 0.25 - 3 / (4 * math.pi)) / 2
+miss = lambda N: math.log(pushed(N, N**-0.5) / sharp(N))
 nb.derivation(
     "D10",
     "A branch that ends in a ReLU has mean ‖x‖/√(πd) in every coordinate; at ε = N^(−1/2) the norm grows like exp(√(N/π) + ¼ − 3/(4π))/2.",
@@ -584,13 +634,13 @@ nb.derivation(
     sym.series("log of its growth in a layer", sp.log(growth_square(steady)) / 2, a * eps + constant * eps**2, eps, order=3),
     *[
         ledger.close(
-            f"log of the recursion at N = {n} minus the formula",
-            math.log(pushed(n, n**-0.5) / sharp(n)),
+            f"log of the recursion minus the formula, its 1/√N removed by N = {n} and {4 * n}",
+            2 * miss(4 * n) - miss(n),
             0,
-            abs=0.6 / math.sqrt(n),
+            abs=0.5 / n,
             digits=2,
         )
-        for n in (100, 10000, 100000)
+        for n in (100, 2500)
     ],
     ledger.close("ε = 1/N, N = 10,000", pushed(10000, 1e-4), math.cosh(1 / math.sqrt(math.pi)), rel=1e-3, digits=4),
 )
@@ -689,6 +739,17 @@ def largest_difference(arm):
     return worst
 
 
+def walk_by_hand(arm, N=3, d=5, seed=6):
+    """The states of :func:`walk`, drawn in the same order, one matrix at a time."""
+    init = nn.Init([seed])
+    x = math.sqrt(d) * orthogonal(init.normal(d, d).detach())[0, :2].double().numpy()
+    found = [x]
+    for _ in range(N):
+        x = by_hand[arm](x, [W[0, 0].double().numpy() for W in draw_layers(arm, init, 1, d)])
+        found.append(x)
+    return np.stack(found)
+
+
 haar = orthogonal(gaussian(3000, 3, 3))
 drawn = {arm: draw_layers(arm, nn.Init([0]), 20, 64) for arm in moments}
 
@@ -754,8 +815,9 @@ nb.claim(
 # ## E1: the increment
 #
 # **Question.** How does $\sum\lVert g\rVert^2$ (one SGD step) and $\sum\lVert g\rVert_1$ (one sign step, Adam's first) over all hidden matrices depend on $N$?
-# **Set-up.** Width 64, 32 Gaussian inputs, ten random labels, cross-entropy; medians over seeds. **Expected.** From D3 and D5: slope 1 for the
-# plain linear net; for residuals $1+2\log_N\varepsilon$, so $0$ at $N^{-1/2}$ and $-1$ at $1/N$; for the one-norm $\frac12$ and $0$.
+# **Set-up.** Width 64, 32 Gaussian inputs, labels of ten classes that are independent of the inputs, cross-entropy; medians over seeds. **Expected.** From
+# D3 and D5: slope 1 for the plain linear net; for residuals $1+2\log_N\varepsilon$, so $0$ at $N^{-1/2}$ and $-1$ at $1/N$; for the one-norm $\frac12$ and $0$.
+# For tanh the post makes no exception.
 
 
 # %%
@@ -767,29 +829,29 @@ def random_task(init, d, batch, classes=10):
 
 
 def gradient_sums(device, arm, N, seeds, d, batch):
-    """Sum of the squares, and of the moduli, of the gradients of all hidden matrices at initialisation: two tensors (seeds,), float64."""
+    """Squares, then moduli, of the gradients of all hidden matrices at initialisation, summed, and the mean ||h_N||: three (seeds,), float64."""
     init = nn.Init(seeds)
     x, head, y = (t.to(device) for t in random_task(init, d, batch))
     weights = [W.double().to(device).requires_grad_() for W in draw_layers(arm, init, N, d)]
-    nn.cross_entropy_per_run(torch.bmm(last_state(x, arm, weights), head), y).sum().backward()
-    return sum(W.grad.square().sum((1, 2, 3)) for W in weights), sum(W.grad.abs().sum((1, 2, 3)) for W in weights)
+    h = last_state(x, arm, weights)
+    nn.cross_entropy_per_run(torch.bmm(h, head), y).sum().backward()
+    squares, moduli = (sum(size(W.grad).sum((1, 2, 3)) for W in weights) for size in (torch.square, torch.abs))
+    return squares, moduli, h.detach().norm(dim=-1).mean(1)
 
 
 def increments(device, *, arms, depths, seeds, d, batch):
-    """For each arm and depth the two sums of :func:`gradient_sums`, as {"SGD": [..], "Adam": [..]}; 1e300 where they overflow."""
+    """:func:`gradient_sums` of each arm and depth, as {"SGD": [..], "Adam": [..], "norm": [..]}; 1e300 where they overflow."""
     result = {}
-    for arm in arms:
-        for N in depths:
-            pair = gradient_sums(device, arm, N, seeds, d, batch)
-            squares, moduli = (s.nan_to_num(1e300, posinf=1e300) for s in pair)
-            result.setdefault(arm, {})[str(N)] = {"SGD": squares, "Adam": moduli}
+    for arm, N in itertools.product(arms, depths):
+        found = (s.nan_to_num(1e300, posinf=1e300) for s in gradient_sums(device, arm, N, seeds, d, batch))
+        result.setdefault(arm, {})[str(N)] = dict(zip(("SGD", "Adam", "norm"), found, strict=True))
     return result
 
 
 # %%
-e1_arms = ["orthogonal linear", "plain ReLU", "residual 1", "residual N^-1/2", "residual 1/N", "ReLU-ended N^-1/2"]
+e1_arms = [a for a in STYLE if a != "ReLU-ended 1/N"]
 e1_depths = nb.at_scale(cpu=[8, 16, 32, 64], gpu=[8, 16, 32, 64, 128, 256], full=[8, 16, 32, 64, 128, 256])
-e1_seeds = nb.at_scale(cpu=list(range(6)), gpu=list(range(24)), full=list(range(24)))
+e1_seeds = nb.at_scale(cpu=list(range(16)), gpu=list(range(24)), full=list(range(24)))
 e1 = nb.run("E1", increments, arms=e1_arms, depths=e1_depths, seeds=e1_seeds, d=64, batch=32)
 e1_record = nb.recorded("E1")
 recorded_on = lambda run: f"recorded: {run.device}, {run.date}"
@@ -797,9 +859,17 @@ medians = lambda result, arm, term: [float(np.median(row[term])) for row in resu
 slope_of = lambda result, arm, term: metrics.loglog_slope([int(N) for N in result[arm]], medians(result, arm, term))
 slopes = {(arm, term): slope_of(e1_record.result, arm, term) for arm in e1_arms for term in ("SGD", "Adam")}
 live_slopes = {(arm, term): slope_of(e1, arm, term) for arm in e1_arms for term in ("SGD", "Adam")}
-print(f"E1 {recorded_on(e1_record)}, {len(e1_record.config['seeds'])} seeds")
+norms = {arm: medians(e1_record.result, arm, "norm") for arm in e1_arms}
+fitted = lambda arm, term: f"{slopes[arm, term].slope:.2f}" if max(medians(e1_record.result, arm, term)) < 1e12 else "explodes"
+at_size = lambda value: f"{value:.2g}" if value < 1e6 else "explodes"
+nb.results(
+    "E1",
+    f"Exponents of the two increments in N, N = 8 to 256, and the last state's norm; medians of {len(e1_record.config['seeds'])} seeds ({recorded_on(e1_record)})",
+    ["network", "SGD: Σ‖g‖²", "Adam: Σ‖g‖₁", "‖h_N‖ at N = 8", "at N = 256"],
+    [[arm, fitted(arm, "SGD"), fitted(arm, "Adam"), at_size(norms[arm][0]), at_size(norms[arm][-1])] for arm in e1_arms],
+)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Sum of squared gradients and sum of absolute gradients against the number of layers, log-log. Plain linear rises with slope one in both. Residual with multiplier one over root N is level in the squares and rises with slope one half in the moduli. One over N falls with slope minus one in the squares and is level in the moduli. Plain ReLU bends down. The ReLU-ended residual rises steeply. Open markers of the live run lie on the recorded lines."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Sum of squared gradients and sum of absolute gradients against the number of layers, log-log. Plain linear rises with slope one in both. Residual with multiplier one over root N and orthogonal tanh are level in the squares and rise with slope one half in the moduli. One over N falls with slope minus one in the squares and is level in the moduli. Plain ReLU and plain tanh bend down. The ReLU-ended residual rises steeply. Open markers of the live run lie on the recorded lines."}}
 figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.7))
 for axes, term, name in zip(panels, ("SGD", "Adam"), (r"$\sum\|g\|^2$", r"$\sum\|g\|_1$"), strict=True):
     for arm in e1_arms:
@@ -809,10 +879,10 @@ for axes, term, name in zip(panels, ("SGD", "Adam"), (r"$\sum\|g\|^2$", r"$\sum\
         live = np.array(medians(e1, arm, term))
         axes.plot(np.array(e1_depths)[live < 1e12], live[live < 1e12], ls="", marker="o", ms=9, mfc="none", mec=STYLE[arm][0])
     axes.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel=name + " (log axis)")
-    axes.set_ylim(3e-3 if term == "SGD" else 30, 1e6)
+    axes.set_ylim(3e-3 if term == "SGD" else 10, 1e6 if term == "SGD" else 1e9)
     axes.set_title({"SGD": "an SGD step", "Adam": "a sign step (Adam)"}[term], fontsize=10)
-panels[0].legend(fontsize=7, loc="upper left")
-heading(figure, "ε = N^(−1/2) levels the SGD increment, ε = 1/N that of Adam (lines recorded, circles live)")
+panels[1].legend(fontsize=7, loc="upper left", ncols=2)
+heading(figure, "ε = N^(−1/2) levels the SGD increment, ε = 1/N Adam's (circles: live)")
 nb.show(figure)
 
 
@@ -829,7 +899,7 @@ def real_decrease(arm, N, rate=1e-6):
             if arm.startswith("residual"):
                 h = h + (1 / N if arm.endswith("1/N") else N**-0.5) * (h @ mats[0][l]).clamp(min=0) @ mats[1][l]
             else:
-                h = h @ mats[0][l]
+                h = h @ mats[0][l] if arm.endswith("linear") else torch.tanh(h @ mats[0][l])
         return (torch.logsumexp(h @ head, 1) - (h @ head)[range(len(y)), y]).mean()
 
     start = loss(leaves)
@@ -839,10 +909,13 @@ def real_decrease(arm, N, rate=1e-6):
 
 
 task_x, task_head, task_y = random_task(nn.Init(list(range(40))), 64, 32)
-tested_arms = ("orthogonal linear", "residual N^-1/2", "residual 1/N")
-first_order = {arm: [float(s[0]) for s in gradient_sums(torch.device("cpu"), arm, 6, [5], 16, 12)] for arm in tested_arms}
+kept_norm = float(
+    gradient_sums(torch.device("cpu"), "orthogonal linear", 4, list(range(40)), 64, 32)[2].mean() / task_x.norm(dim=-1).mean()
+)
+tested_arms = ("orthogonal linear", "orthogonal tanh", "residual N^-1/2", "residual 1/N")
+first_order = {arm: [float(s[0]) for s in gradient_sums(torch.device("cpu"), arm, 6, [5], 16, 12)[:2]] for arm in tested_arms}
 first_error = max(abs(real / first - 1) for arm in tested_arms for real, first in zip(real_decrease(arm, 6), first_order[arm], strict=True))
-wide = [float(gradient_sums(torch.device("cpu"), "plain ReLU", n, list(range(6)), 256, 16)[0].median()) for n in (4, 8, 16)]
+wide = [float(gradient_sums(torch.device("cpu"), "plain ReLU", n, list(range(8)), 256, 16)[0].median()) for n in (4, 8, 16)]
 wide_slope = metrics.loglog_slope((4, 8, 16), wide).slope
 relu_medians = medians(e1_record.result, "plain ReLU", "SGD")
 relu_logs = np.array([np.median(np.log(row["SGD"])) - math.log(int(n)) for n, row in e1_record.result["plain ReLU"].items()])
@@ -856,6 +929,7 @@ predicted = {
     ("residual 1/N", "SGD"): -1,
     ("residual 1/N", "Adam"): 0,
 }
+farthest = lambda found: max(abs(found[key].slope - want) for key, want in predicted.items())
 slope_checks = lambda keys, found, width, **more: [
     ledger.less(
         f"{arm}, {term}: slope minus {predicted[arm, term]:g}, modulus",
@@ -874,7 +948,7 @@ nb.experiment(
     "verified",
     holds=[
         ledger.less(
-            "real steps over the two sums, three arms: largest relative error",
+            "real steps over the two sums, four arms: largest relative error",
             first_error,
             1e-3,
             digits=2,
@@ -884,26 +958,36 @@ nb.experiment(
         ledger.close("mean square of the inputs", float(task_x.square().mean()), 1, abs=0.02, digits=3, machine=True),
         ledger.close("64 times the mean square of the head", 64 * float(task_head.square().mean()), 1, abs=0.04, digits=3, machine=True),
         ledger.close("labels: classes in use", len(set(task_y[0].tolist())), 10, abs=0.5, digits=2),
-        *slope_checks(predicted, slopes, 0.12, scope=e1_scope),
-        *slope_checks(predicted, live_slopes, 0.25, machine=True, scope="cpu, 6 seeds, N = 8 to 64"),
+        ledger.close("orthogonal linear: norm of the last state over that of the inputs", kept_norm, 1, rel=1e-5, digits=5, machine=True),
+        ledger.less(
+            "six slopes (three nets, SGD and Adam) minus the prediction, largest modulus", farthest(slopes), 0.08, digits=2, scope=e1_scope
+        ),
+        ledger.less("the same, live", farthest(live_slopes), 0.2, digits=2, machine=True, scope="cpu, 16 seeds, N = 8 to 64"),
     ],
 )
 nb.claim(
     "C1",
     "In a plain network the decrease of the loss in one step is proportional to the number of layers.",
-    "verified",
+    "partly",
     holds=[ledger.close("slope, orthogonal linear net", slopes["orthogonal linear", "SGD"].slope, 1, abs=0.1, digits=3, scope=e1_scope)],
+    fails=[
+        ledger.less("slope, orthogonal tanh net", slopes["orthogonal tanh", "SGD"].slope, 0.15, digits=2, scope=e1_scope),
+        ledger.less("slope, Gaussian tanh net", slopes["plain tanh", "SGD"].slope, 0.15, digits=2, scope=e1_scope),
+        ledger.less(
+            "live: orthogonal tanh", live_slopes["orthogonal tanh", "SGD"].slope, 0.2, digits=2, machine=True, scope="cpu, 16 seeds"
+        ),
+    ],
 )
 nb.claim(
     "C2",
     "A plain He-initialised ReLU net follows the same law.",
     "partly",
-    holds=[ledger.close("slope at d = 256 for N ≪ d, N = 4 to 16", wide_slope, 1, abs=0.4, digits=2, machine=True, scope="live, 6 seeds")],
+    holds=[ledger.close("slope at d = 256 for N ≪ d, N = 4 to 16", wide_slope, 1, abs=0.25, digits=2, machine=True, scope="live, 8 seeds")],
     fails=[
         ledger.less(
             "d = 64: typical value at N = 256 over that at N = 8", relu_medians[-1] / relu_medians[0], 0.3, digits=2, scope=e1_scope
         ),
-        ledger.close("drift a layer of log(Σ‖g‖²/N), against −5/(2d)", relu_drift, -5 / 128, rel=0.35, digits=2, scope=e1_scope),
+        ledger.close("drift a layer of log(Σ‖g‖²/N), against D4's at d = 64", relu_drift, drift(64), rel=0.15, digits=2, scope=e1_scope),
     ],
 )
 nb.claim(
@@ -911,7 +995,7 @@ nb.claim(
     "In a residual net the gradients are proportional to ε; at ε = 1/√N their squares sum to a constant.",
     "verified",
     holds=[
-        *slope_checks([k for k in predicted if k[0].startswith("residual")], slopes, 0.12, scope=e1_scope),
+        *slope_checks([k for k in predicted if k[0].startswith("residual")], slopes, 0.08, scope=e1_scope),
         ledger.more(
             "ε = 1 explodes: median of Σ‖g‖² at N = 32", medians(e1_record.result, "residual 1", "SGD")[2], 1e9, digits=2, scope=e1_scope
         ),
@@ -919,18 +1003,59 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The exponents are those of the argument, for both optimisers. The post counts for SGD, and there $1/\sqrt N$ is the answer. It
-# does not draw the other consequence: what Adam's first step does is a *sum of moduli*, which is level at $\varepsilon=1/N$, CompleteP's exponent
+# **What we saw.** The linear net and the residual nets have the exponents of the argument, for both optimisers. The post counts for SGD, and there $1/\sqrt N$
+# is the answer. What Adam's first step does is a *sum of moduli*, which is level at $\varepsilon=1/N$, CompleteP's exponent
 # {cite}`dey2025completep`; at $1/\sqrt N$ Adam's rate should itself fall like $1/\sqrt N$, as depth-muP has it {cite}`yang2023tp6`. (`deepnet` draws both as
-# lines in one plane.)
+# lines in one plane.) Which of the two budgets training asks for, these sums at the first step do not say.
 #
-# The He-ReLU net is the surprise: its typical gradient *shrinks*, by the drift of D4. "Every gradient is $O(1)$" holds in the mean and while $N\ll d$.
+# Nonlinear plain nets do not follow. The typical gradient of a He-ReLU net *shrinks*, by the drift of D4: "every gradient is $O(1)$" holds in the mean and while
+# $N\ll d$. And the tanh nets, without any multiplier, have the level SGD sum of $\varepsilon=N^{-1/2}$, and its Adam slope.
 #
+# ### How a tanh net does it
+#
+# With variance $1/d$, or orthogonal matrices, a tanh contracts. Its input has mean square $q_l=\lVert h_l\rVert^2/d$, and to leading order
+#
+# $$q_{l+1}=\mathbb E\tanh^2=q_l-2q_l^2,\quad q_l\to\frac1{2l},\qquad\lVert\delta_l\rVert^2=(1-2q_l)\lVert\delta_{l+1}\rVert^2,\quad\lVert\delta_l\rVert^2=\frac lN\lVert\delta_N\rVert^2 .$$
+#
+# So $\lVert g_l\rVert^2=\lVert h\rVert^2\lVert\delta\rVert^2=\frac d{2N}\lVert\delta_N\rVert^2$ in *every* layer: gradients of size $1/\sqrt N$, level in $l$. The
+# price is the signal, which shrinks like $1/\sqrt{2N}$.
+
+# %% tags=["hide-input"]
+scale = sp.Symbol("s", positive=True)  # scale^2 = q
+normal_mean = lambda polynomial: sp.Integral(polynomial * normal(z, sp.Integer(1)), (z, -sp.oo, sp.oo))
+in_series = lambda f: sp.series(f, scale, 0, 5).removeO()
+tanh_norms = metrics.loglog_slope([int(n) for n in e1_record.result["orthogonal tanh"]], norms["orthogonal tanh"]).slope
+nb.claim(
+    "X6",
+    "A plain tanh net has gradients of size 1/√N in every layer and a level SGD sum, and pays with a signal that shrinks like 1/√(2N).",
+    "verified",
+    holds=[
+        sym.identity("E tanh² to order q²", normal_mean(in_series(sp.tanh(scale * z) ** 2)), scale**2 - 2 * scale**4),
+        sym.identity(
+            "E (tanh′)² to order q", normal_mean(sp.series((1 - sp.tanh(scale * z) ** 2) ** 2, scale, 0, 4).removeO()), 1 - 2 * scale**2
+        ),
+        sym.identity("q = 1/(2l) solves dq/dl = −2q²", sp.Derivative(1 / (2 * depth), depth), -2 * (1 / (2 * depth)) ** 2),
+        sym.enumeration(
+            "the factors 1 − 2q_k from the top down to layer l multiply to l/N, (l, N)",
+            [(1, 4), (3, 7), (5, 20)],
+            lambda c: sp.prod([1 - 2 * sp.Rational(1, 2 * k) for k in range(c[0] + 1, c[1] + 1)]),
+            lambda c: sp.Rational(*c),
+        ),
+        ledger.close(
+            "norm at N = 256 over √(d/(2N))", norms["orthogonal tanh"][-1] / math.sqrt(64 / 512), 1, abs=0.15, digits=3, scope=e1_scope
+        ),
+        ledger.close("exponent of the norm", tanh_norms, -0.5, abs=0.08, digits=2, scope=e1_scope),
+        ledger.less("exponent of Σ‖g‖², modulus", abs(slopes["orthogonal tanh", "SGD"].slope), 0.1, digits=2, scope=e1_scope),
+        ledger.close("exponent of Σ‖g‖₁", slopes["orthogonal tanh", "Adam"].slope, 0.5, abs=0.1, digits=2, scope=e1_scope),
+    ],
+)
+
+# %% [markdown]
 # ### Are residuals the only way?
 #
-# "A plain network cannot tie its gradients to the depth" (C4) is true at a fixed parametrisation. Two ways around it: write $W=sV$ and learn $V$; the
-# forward pass is untouched and $V$'s gradient is $s$ times that of $W$, which is no more than a learning rate of $s^2$. Or shrink the *last* layer by
-# $1/\sqrt N$: every hidden gradient shrinks with it, at initialisation.
+# "A plain network cannot tie its gradients to the depth" (C4) is true where both signals are held, the head is standard and the weights themselves are learned
+# (D3). Give up one of these and it can: the tanh net lets its *signal* shrink; a *last layer* divided by $\sqrt N$ keeps all hidden signals and gives up the size
+# of the logits; and $W=sV$ with $V$ learned leaves the function as it is and makes $V$'s gradient $s$ times that of $W$, which is no more than a learning rate of $s^2$.
 
 
 # %% tags=["hide-input"]
@@ -959,17 +1084,24 @@ head_slope = metrics.loglog_slope((8, 16, 32, 64), [scaled_head(n) for n in (8, 
 factor_of_s, moved_logits = reparametrised(0.25)
 nb.claim(
     "C4",
-    "A plain network cannot make its gradients depend on the depth without giving up the stable forward signal.",
+    "A plain network cannot tie its gradients to the depth.",
     "partly",
     holds=[
         sym.enumeration(
-            "the backward factor of D3 knows no depth: widths 6 throughout but the ends",
+            "both signals held: the backward factor of D3 knows no depth, widths 6 but at the ends",
             [(2, 6, 5), (3, 6, 6, 4), (3, 6, 6, 6, 7)],
             lambda c: backward_through(c, half),
             lambda c: sp.Rational(c[-1], c[0]),
         )
     ],
     fails=[
+        ledger.less(
+            "tanh, the signal given up: exponent of Σ‖g‖², modulus",
+            abs(slopes["orthogonal tanh", "SGD"].slope),
+            0.1,
+            digits=2,
+            scope=e1_scope,
+        ),
         ledger.close("W = sV, s = ¼: squared gradient of V over that of W", factor_of_s, 1 / 16, rel=1e-6, digits=4),
         ledger.less("the outputs move by", moved_logits, 1e-12, machine=True),
         ledger.less(
@@ -1043,24 +1175,23 @@ e2c = nb.run("E2c", angles, arms=["plain ReLU", *e2_arms], depth=nb.at_scale(cpu
 e2_record, e2b_record, e2c_record = (nb.recorded(id) for id in ("E2", "E2b", "E2c"))
 e2_mean = {arm: np.mean(e2_record.result[arm], 1) for arm in e2_arms}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, growth against the number of layers at multiplier one over root N on a log axis: in one dimension it rises without bound beyond ten to the eight at 400 layers, in 512 dimensions it stays at 1.65, the root of e. Right, logarithm of the growth against the root of N: the ReLU-ended branch lies on the straight line of slope one over root pi, the branch with a linear end is flat at one half."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, growth of the norm in 512 dimensions at multiplier one over root N, over the root of e, against the number of layers: within one or two per cent of one from 25 to 400 layers. Right, logarithm of the growth against the root of N: the ReLU-ended branch lies on the straight line of slope one over root pi, the branch with a linear end is flat at one half."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.6))
 ns = np.arange(10, 401)
-left.plot(ns, (1 + ns**-0.5) ** ns, color=ORANGE, ls="--", label="one dimension, $(1+N^{-1/2})^N$")
 left.errorbar(
     e2_depths,
-    e2_mean["residual N^-1/2"],
-    np.std(e2_record.result["residual N^-1/2"], 1, ddof=1),
+    e2_mean["residual N^-1/2"] / math.exp(0.5),
+    np.std(e2_record.result["residual N^-1/2"], 1, ddof=1) / math.exp(0.5),
     color=BLUE,
     marker="s",
     ms=5,
-    label=f"d = {e2_record.config['d']}, recorded",
+    capsize=2,
+    label=f"d = {e2_record.config['d']}, recorded (bars: SD)",
 )
-left.axhline(math.exp(0.5), color=GREY, lw=1, ls=":")
-left.annotate(r"$\sqrt{e}=1.65$", (400, math.exp(0.5)), xytext=(0, 6), textcoords="offset points", ha="right", color=GREY)
-left.set(yscale="log", xlabel="layers N", ylabel="growth of the norm (log axis)", ylim=(0.7, 1e9))
-left.set_title(r"$\varepsilon=N^{-1/2}$", fontsize=10)
-left.legend(loc="upper left", fontsize=8)
+left.axhline(1, color=GREY, lw=1, ls=":")
+left.set(xlabel="layers N", ylabel=r"growth of the norm over $\sqrt{e}$", ylim=(0.9, 1.25))
+left.set_title(r"$\varepsilon=N^{-1/2}$, linear end ($d=1$: $13{,}781$ at $N=100$)", fontsize=9)
+left.legend(loc="upper right", fontsize=8)
 roots = np.sqrt(ns)
 right.plot(roots, roots / math.sqrt(math.pi) + 0.25 - 0.75 / math.pi - math.log(2), color=BLACK, lw=1, label="D10: $\\sqrt{N/\\pi}-0.68$")
 for arm in ("ReLU-ended N^-1/2", "residual N^-1/2"):
@@ -1082,7 +1213,8 @@ for s, color, style in ((0.25, GREEN, "-."), (1.0, BLUE, "-"), (2.0, ORANGE, "--
     left.axvline(math.log(edge(s)), color=color, lw=1, ls=":")
 left.set(xlabel=r"$\log\sigma^2$", ylabel="density")
 left.set_title("singular values of the product", fontsize=10)
-left.legend(fontsize=8, loc="upper right")
+left.set_ylim(0, 0.52)
+left.legend(fontsize=6, loc="upper center", ncols=3, handlelength=1.2, columnspacing=0.8)
 for arm in ("plain ReLU", "residual N^-1/2", "residual 1/N"):
     right.plot(
         e2c_record.result[arm][1:] and range(1, len(e2c_record.result[arm])), e2c_record.result[arm][1:], **{**look(arm), "marker": ""}
@@ -1092,12 +1224,45 @@ right.plot(steps, 4.5 * math.pi**2 / steps**2, color=BLACK, lw=1, ls=":", label=
 right.set(xscale="log", yscale="log", xlabel="layer l (log axis)", ylabel=r"$1-\cos$ of two inputs (log axis)", ylim=(5e-4, 3))
 right.set_title("angles", fontsize=10)
 right.legend(fontsize=8, loc="lower left")
-heading(figure, "Even the worst direction is bounded, and the residual keeps inputs apart")
+heading(figure, "Even the worst direction is bounded; the residual keeps inputs apart")
 nb.show(figure)
 
 # %% tags=["hide-input"]
 e2_scope = f"d = {e2_record.config['d']}, {len(e2_record.config['seeds'])} seeds, {recorded_on(e2_record)}"
 e2b_scope = f"d = {e2b_record.config['d']}, N = 100, 3 seeds, {recorded_on(e2b_record)}"
+cpu = torch.device("cpu")
+finite = {
+    d: products(cpu, ts=[1.0], N=100, seeds=range(100, 100 + k), d=d, bins=2)["1.0"]["largest"]
+    for d, k in ((25, 200), (50, 128), (100, 96))
+}
+finite[e2b_record.config["d"]] = torch.tensor(e2b_record.result["1.0"]["largest"], dtype=torch.float64)
+top = {d: [float(m) for m in metrics.mean_stderr(values)] for d, values in finite.items()}
+(_, extrapolated), spread = np.polyfit(
+    [d ** (-2 / 3) for d in top], [m for m, _ in top.values()], 1, w=[1 / e for _, e in top.values()], cov="unscaled"
+)
+nb.results(
+    "E2b",
+    "The largest σ² at t = 1, N = 100, for finite width (mean ± s.e.), and a straight line in d^(−2/3) through them",
+    ["d", "draws", "largest σ²"],
+    [[d, len(finite[d]), f"≈{m:.2f} ± {e:.2f}"] for d, (m, e) in top.items()]
+    + [["∞", "line", f"≈{extrapolated:.2f} ± {math.sqrt(spread[1, 1]):.2f}"], ["∞", "D8", f"{edge(1.0):.2f}"]],
+)
+
+
+def products_by_hand(t, N, seed, d):
+    """The squared singular values of :func:`products`, largest first, as eigenvalues of P P^T from numpy's loop."""
+    init, P = nn.Init([seed]), np.eye(d)
+    for _ in range(N):
+        P = P @ (np.eye(d) + math.sqrt(t / N) * init.normal(d, d, std=1 / math.sqrt(d)).detach().double().numpy()[0])
+    return np.linalg.eigvalsh(P @ P.T)[::-1]
+
+
+tiny_products = products(cpu, ts=[0.7], N=3, seeds=[8], d=6, bins=2)["0.7"]
+tiny_wanted = products_by_hand(0.7, 3, 8, 6)
+walk_error = max(
+    float(np.abs(torch.cat(list(walk(arm, nn.Init([6]), 3, 5, 2, cpu))).double().numpy() - walk_by_hand(arm)).max())
+    for arm in ("plain ReLU", "residual N^-1/2", "ReLU-ended N^-1/2")
+)
 e2c_scope = f"d = {e2c_record.config['d']}, {len(e2c_record.config['seeds'])} seeds, {recorded_on(e2c_record)}"
 norm_slope = (math.log(e2_mean["ReLU-ended N^-1/2"][-1]) - math.log(e2_mean["ReLU-ended N^-1/2"][-2])) / (math.sqrt(400) - math.sqrt(200))
 live_norms = {arm: np.mean(e2[arm], 1) for arm in e2_arms}
@@ -1118,31 +1283,31 @@ def ks_distance(counts, s):
 # %% tags=["hide-input"]
 nb.experiment(
     "E2",
-    "Growth √e at any depth for a branch with a linear end, exp(√(N/π)) for one that ends in a ReLU.",
+    "Growth √e from 25 to 400 layers for a branch with a linear end, exp(√(N/π)) for one that ends in a ReLU.",
     "verified",
     holds=[
-        *[
-            ledger.close(
-                f"linear end, N = {n}: growth against (1 + 1/N)^(N/2)",
-                float(e2_mean["residual N^-1/2"][i]),
-                (1 + 1 / n) ** (n / 2),
-                rel=0.05,
-                digits=4,
-                scope=e2_scope,
-            )
-            for i, n in enumerate(e2_depths)
-        ],
-        *[
-            ledger.close(
-                f"ReLU end, N = {n}: log of the growth against D10's recursion",
-                math.log(e2_mean["ReLU-ended N^-1/2"][i]),
-                math.log(pushed(n, n**-0.5)),
-                abs=0.12,
-                digits=4,
-                scope=e2_scope,
-            )
-            for i, n in enumerate(e2_depths)
-        ],
+        ledger.less(
+            "states against a loop, three nets of three layers, largest difference",
+            walk_error,
+            1e-5,
+            digits=1,
+            machine=True,
+            scope="float32",
+        ),
+        ledger.less(
+            "linear end, N = 25 to 400: growth over (1 + 1/N)^(N/2) minus 1, largest modulus",
+            max(abs(g / (1 + 1 / n) ** (n / 2) - 1) for g, n in zip(e2_mean["residual N^-1/2"], e2_depths, strict=True)),
+            0.03,
+            digits=2,
+            scope=e2_scope,
+        ),
+        ledger.less(
+            "ReLU end: log of the growth minus D10's recursion, largest modulus",
+            max(abs(math.log(g / pushed(n, n**-0.5))) for g, n in zip(e2_mean["ReLU-ended N^-1/2"], e2_depths, strict=True)),
+            0.08,
+            digits=2,
+            scope=e2_scope,
+        ),
         ledger.close(
             "slope of the log over √N from 200 to 400, against 1/√π", norm_slope, 1 / math.sqrt(math.pi), abs=0.02, digits=4, scope=e2_scope
         ),
@@ -1174,37 +1339,43 @@ nb.experiment(
     "The singular values of ∏(I + εG) fill the density of D8 and end at its edges.",
     "verified",
     holds=[
+        ledger.close("by hand, d = 6: largest σ²", float(tiny_products["largest"][0]), tiny_wanted[0], rel=1e-6, digits=5, machine=True),
+        ledger.close("and the smallest", float(tiny_products["smallest"][0]), tiny_wanted[-1], rel=1e-6, digits=5, machine=True),
+        sym.monte_carlo(
+            "line in d^(−2/3) at d = ∞ against the edge, t = 1",
+            float(extrapolated),
+            math.sqrt(spread[1, 1]),
+            edge(1.0),
+            sigmas=3,
+            draws=427,
+            effect=2.5,
+        ),
         *[
             ledger.close(f"σ²_max, t = {s}", inside(e2b_record.result, s), edge(s), rel=0.07, digits=4, scope=e2b_scope)
             for s in (0.25, 1.0, 2.0)
         ],
-        *[
-            ledger.close(
-                f"σ²_max σ²_min, t = {s}",
-                inside(e2b_record.result, s) * float(np.mean(e2b_record.result[str(s)]["smallest"])),
-                1,
-                abs=0.08,
-                digits=3,
-                scope=e2b_scope,
-            )
-            for s in (0.25, 1.0, 2.0)
-        ],
-        *[
-            ledger.less(
-                f"largest distance to the distribution of D8, t = {s}",
-                ks_distance(e2b_record.result[str(s)]["counts"], s),
-                0.01,
-                digits=2,
-                scope=e2b_scope,
-            )
-            for s in (0.25, 1.0, 2.0)
-        ],
-        *[
-            ledger.less(
-                f"live: the same, t = {s}", ks_distance(e2b[str(s)]["counts"], s), 0.04, digits=2, machine=True, scope="d = 160, 3 seeds"
-            )
-            for s in (0.25, 1.0, 2.0)
-        ],
+        ledger.less(
+            "σ²_max σ²_min minus 1, largest modulus over t",
+            max(abs(inside(e2b_record.result, s) * float(np.mean(e2b_record.result[str(s)]["smallest"])) - 1) for s in (0.25, 1.0, 2.0)),
+            0.05,
+            digits=2,
+            scope=e2b_scope,
+        ),
+        ledger.less(
+            "largest distance to the distribution of D8, over t",
+            max(ks_distance(e2b_record.result[str(s)]["counts"], s) for s in (0.25, 1.0, 2.0)),
+            0.01,
+            digits=2,
+            scope=e2b_scope,
+        ),
+        ledger.less(
+            "live: the same",
+            max(ks_distance(e2b[str(s)]["counts"], s) for s in (0.25, 1.0, 2.0)),
+            0.03,
+            digits=2,
+            machine=True,
+            scope="d = 160, 3 seeds",
+        ),
         ledger.close("live: σ²_max, t = 1", inside(e2b, 1.0), edge(1.0), rel=0.2, digits=3, machine=True, scope="d = 160, 3 seeds"),
     ],
 )
@@ -1224,14 +1395,6 @@ nb.experiment(
             )
             for l in (10, 30)
         ],
-        ledger.close(
-            "l = 100: a finite width is slower, by a factor",
-            e2c_record.result["plain ReLU"][100] / plain_gap[100],
-            1.5,
-            abs=0.45,
-            digits=3,
-            scope=e2c_scope,
-        ),
         ledger.close(
             "residual, ε = N^(−1/2): 1 − ρ at the end",
             e2c_record.result["residual N^-1/2"][-1],
@@ -1270,7 +1433,7 @@ nb.claim(
             "growth of the square at N = 400, against e",
             float(e2_mean["residual N^-1/2"][-1]) ** 2,
             math.e,
-            rel=0.06,
+            rel=0.05,
             digits=4,
             scope=e2_scope,
         )
@@ -1300,18 +1463,20 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The laws of growth hold to a few per cent, the ReLU-ended one with its constant. Angles follow the wide limit to $l=30$; at $l=100$ a width of 512
-# is no longer wide, and they close more slowly, by a factor of about 1.5. The design of Transformer and ResNet branches, which end in a
-# linear map, is what makes $1/\sqrt N$ work.
+# **What we saw.** The laws of growth hold to a few per cent, the ReLU-ended one with its constant. The largest $\sigma^2$ is low by 2 to 5 %, and more for smaller $d$,
+# as the edge of a random spectrum is: the table extrapolates in $d^{-2/3}$. The branches of Transformers and of pre-activation ResNets end in a linear map, as
+# $1/\sqrt N$ needs.
 
 # %% [markdown]
 # ## E3: does it train?
 #
-# **Question.** Is the deep plain net as bad as the argument says, and does $\varepsilon$ decide? **Set-up.** Handwritten digits ($8\times8$ pixels, 1,400 to
-# train, 397 to test), width 64, input map and head trained too, Adam, 80 steps of 64, no warm-up, no normalisation, no biases. *Every* arm tries the
-# same seven rates, a factor of four apart, on three seeds, in one stacked pass; its best is the rate of least training loss. (A residual layer has two matrices, a plain one
-# has one: depth is compared, not parameters.) **Expected.** Plain ReLU worst, for it does not even see its input (D4). Orthogonal tanh better than
-# Gaussian: its signal and its angles survive. Residuals best.
+# **Question.** Are deep plain nets bad, and is it the increment that makes them so? **Set-up.** Handwritten digits ($8\times8$ pixels, 1,400 to
+# train, 397 to test), width 64, input map and head trained too, Adam, 80 steps of 64, no warm-up, no normalisation, no biases. *Every* arm of E3 tries the
+# same seven rates, a factor of four apart, on three seeds; its best is the rate of least training loss. E3c adds the orthogonal linear net and
+# $\varepsilon=1$, on three fresh seeds, with rates a factor of two apart around each optimum (four apart for $\varepsilon=1$). (A residual layer has two matrices, a plain one
+# has one: depth is compared, not parameters.) We call a net *bad* if at its best rate it stays behind logistic regression. **Expected.** Plain ReLU worst, for it
+# does not even see its input (D4). By E1 the tanh nets have no growing increment: what they lose, they lose by their signal. The post's own mechanism is
+# tested by the orthogonal *linear* net: signals and angles intact, both increments $\propto N$. It should need a rate $\propto1/N$; can it then learn?
 
 
 # %%
@@ -1399,6 +1564,38 @@ e3_scope = f"3 seeds, seven rates, {recorded_on(e3_record)}"
 live_score = {arm: at_best(nb.recorded("E3"), 50, arm)[1] if nb.scale != "cpu" else e3["50"][arm]["accuracy"][0] for arm in e3_arms}
 recorded_score = lambda N, arm: at_best(e3_record, N, arm)[1]
 
+# %%
+e3c_arms = ["orthogonal linear", "orthogonal tanh", "residual 1", "residual N^-1/2", "residual 1/N"]
+fine = {
+    "orthogonal linear": [2e-5 * 2**k for k in range(6)],
+    "orthogonal tanh": [8e-5 * 2**k for k in range(6)],
+    "residual 1": [16e-5 * 4**k for k in range(4)],
+    "residual N^-1/2": [32e-5 * 2**k for k in range(5)],
+    "residual 1/N": [64e-5 * 2**k for k in range(5)],
+}
+e3c_depths = nb.at_scale(cpu=[25], gpu=[25, 50, 100], full=[25, 50, 100])
+e3c_live = {"orthogonal linear": [16e-5], "residual 1": [256e-5]}
+e3c_rates = nb.at_scale(cpu={"25": e3c_live}, gpu={str(n): fine for n in e3c_depths}, full={str(n): fine for n in e3c_depths})
+run_arms = list(e3c_rates["25"]) if nb.scale == "cpu" else e3c_arms
+e3c_seeds = nb.at_scale(cpu=[10, 11, 12], gpu=[3, 4, 5], full=[3, 4, 5])
+e3c = nb.run("E3c", trained, arms=run_arms, depths=e3c_depths, rates=e3c_rates, seeds=e3c_seeds, warmup=0, **size)
+
+# %%
+e3c_record = nb.recorded("E3c")
+e3c_scope = f"3 seeds, rates ×2 apart, {recorded_on(e3c_record)}"
+fine_score = lambda N, arm: at_best(e3c_record, N, arm)[1]
+fine_depths = e3c_record.config["depths"]
+
+
+def best_each(N, arm):
+    """The best rate of each seed by itself in E3c: how far the choice of a rate is a matter of the seed."""
+    losses = np.array(e3c_record.result[str(N)][arm]["loss"])
+    return np.array(e3c_record.config["rates"][str(N)][arm])[losses.argmin(0)]
+
+
+rate_line = lambda arm: metrics.loglog_slope(np.repeat(fine_depths, 3), np.concatenate([best_each(n, arm) for n in fine_depths]))
+rate_slopes = {arm: rate_line(arm).slope for arm in e3c_arms if arm != "residual 1"}
+
 # %% tags=["hide-input"]
 from sklearn.linear_model import LogisticRegression
 
@@ -1421,21 +1618,43 @@ nb.results(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: test accuracy against the learning rate for seven networks of 100 layers, log axis. The residual networks reach about 0.96 over a wide range of rates, orthogonal tanh peaks near 0.9 at a small rate, plain tanh near 0.4, plain ReLU stays at chance. Right: the best rate of each network against the depth; that of the residual with one over N is the same at all depths, those of plain tanh and orthogonal tanh fall."}}
+nb.results(
+    "E3c",
+    f"E3c, 100 layers, finer grid; mean ± s.e. of 3 fresh seeds ({recorded_on(e3c_record)}). The exponent is that of each seed's own best rate over N = 25, 50, 100.",
+    ["network", "best rate", "training loss", "test accuracy", "exponent of the best rate"],
+    [
+        [
+            arm,
+            f"{at_best(e3c_record, 100, arm)[0]:.2g}",
+            ledger.with_error(at_best(e3c_record, 100, arm, "loss")[1]),
+            ledger.with_error(fine_score(100, arm)),
+            f"{rate_slopes[arm]:.2f} ± {rate_line(arm).stderr:.2f}" if arm in rate_slopes else "diverges",
+        ]
+        for arm in e3c_arms
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: test accuracy against the learning rate for eight networks of 100 layers, log axis. The residual networks reach about 0.96 over a wide range of rates; the orthogonal linear network reaches about 0.93 and orthogonal tanh about 0.9, both at small rates; plain tanh peaks near 0.5, plain ReLU stays at chance. Right: the best rate of four networks against the depth: it falls with slope minus one for the orthogonal linear network and is level for the residual network with one over N."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.8), gridspec_kw={"width_ratios": [1.5, 1]})
-for arm in e3_arms:
-    scores = np.array(e3_record.result["100"][arm]["accuracy"])
-    left.errorbar(rates, scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
-    right.plot(e3_record.config["depths"], [best_of(n, arm) for n in e3_record.config["depths"]], **look(arm))
+for arm in [*e3_arms, "orthogonal linear"]:
+    run = e3c_record if arm == "orthogonal linear" else e3_record
+    scores = np.array(run.result["100"][arm]["accuracy"])
+    left.errorbar(fine[arm] if run is e3c_record else rates, scores.mean(1), scores.std(1, ddof=1), capsize=2, **look(arm))
+for arm in rate_slopes:
+    each = np.array([best_each(n, arm) for n in fine_depths])
+    middle = np.exp(np.log(each).mean(1))
+    right.errorbar(fine_depths, middle, np.maximum([middle - each.min(1), each.max(1) - middle], 0), capsize=3, **look(arm))
 left.axhline(logistic_score, color=GREY, lw=1, ls=":")
 left.annotate("logistic regression", (1e-5, logistic_score), xytext=(0, 3), textcoords="offset points", fontsize=8, color=GREY)
 left.set(xscale="log", xlabel="learning rate of Adam (log axis)", ylabel="test accuracy", ylim=(0, 1.08))
-left.set_title("N = 100", fontsize=10)
-left.legend(fontsize=7, loc="center right")
-right.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel="best rate (log axis)", ylim=(1e-5, 5e-2))
-right.set_title("best of seven rates", fontsize=10)
-layer_ticks(right, e3_record.config["depths"])
-heading(figure, "At 100 layers orthogonality rescues a plain net in part, a residual wholly")
+left.set_title("N = 100 (bars: SD of 3 seeds)", fontsize=10)
+left.set_xlim(7e-6, 3)
+left.legend(fontsize=6, loc="center right")
+right.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel="best rate (log axis)", ylim=(1e-5, 2e-2))
+right.set_title("best rate (bars: range)", fontsize=10)
+layer_ticks(right, fine_depths)
+right.legend(fontsize=6, loc="lower left")
+heading(figure, "The plain linear net pays in rate, ∝ 1/N; at ε = 1/N the rate is level")
 nb.show(figure)
 
 
@@ -1455,7 +1674,7 @@ def reference_logits(arm, N, rate, seed, steps, warmup, d=16, batch=12):
             elif arm.startswith("ReLU-ended"):
                 h = h + (h @ hidden[0][l]).clamp(min=0) / N
             else:
-                h = torch.tanh(h @ hidden[0][l])
+                h = h @ hidden[0][l] if arm.endswith("linear") else torch.tanh(h @ hidden[0][l])
         return h @ head
 
     optimizer = torch.optim.Adam(leaves)
@@ -1475,7 +1694,10 @@ def stack_against_reference(arm, warmup):
     return max(float((stacked[run] - want).abs().max() / want.abs().max()) for run, want in wanted.items())
 
 
-stack_errors = [stack_against_reference(arm, w) for arm, w in (("residual N^-1/2", 0), ("ReLU-ended 1/N", 0), ("orthogonal tanh", 0.5))]
+stack_errors = [
+    stack_against_reference(arm, w)
+    for arm, w in (("residual N^-1/2", 0), ("ReLU-ended 1/N", 0), ("orthogonal tanh", 0.5), ("orthogonal linear", 0))
+]
 raw = data.digits8x8()[0].flatten(1).double().numpy()
 shuffle = torch.randperm(1797, generator=torch.Generator().manual_seed(0)).numpy()
 standard = (raw[shuffle] - raw[shuffle[:1400]].mean(0)) / (raw[shuffle[:1400]].std(0, ddof=1) + 1e-6)
@@ -1491,6 +1713,9 @@ by_loop = [
     for z in z_net
 ]
 scored = score(net, "plain tanh", *task)
+first_map, *_, last_map = draw_network("plain tanh", nn.Init(list(range(10))), 1, 64)
+toy_row = {"loss": [[1, 9, 9], [3, 3, 3], [4, 4, 4]], "accuracy": [[0.2] * 3, [0.5] * 3, [0.9] * 3]}
+toy_run = type("Run", (), {"result": {"7": {"net": toy_row}}, "config": {"rates": {"7": {"net": [0.1, 0.2, 0.4]}}}})
 picked = batches(torch.device("cpu"), task[0], task[1], [0, 1], [1, 2], 50, 2)(1)
 nb.claim(
     "X2",
@@ -1498,7 +1723,7 @@ nb.claim(
     "verified",
     holds=[
         *[
-            ledger.less("logits after six steps against torch.optim.Adam, relative", e, 2e-3, digits=1, machine=True, scope="float32")
+            ledger.less("logits after six steps against torch.optim.Adam, relative", e, 1e-5, digits=1, machine=True, scope="float32")
             for e in stack_errors
         ],
         ledger.less(
@@ -1515,27 +1740,42 @@ nb.claim(
         ledger.less(
             "all rates see the same batches: largest difference", float((picked[0][:2] - picked[0][2:]).abs().max()), 1e-9, digits=1
         ),
+        ledger.close("64 times the variance of the input map", 64 * float(first_map.var()), 1, abs=0.04, digits=3, machine=True),
+        ledger.close("64 times the variance of the head", 64 * float(last_map.var()), 1, abs=0.08, digits=3, machine=True),
+        ledger.close("the best rate is that of the least mean training loss", at_best(toy_run, 7, "net")[0], 0.2, abs=0.05, digits=2),
+        ledger.close("and its accuracy is what counts", at_best(toy_run, 7, "net")[1][0], 0.5, abs=0.05, digits=2),
         ledger.more("and the two seeds different ones", float((picked[0][0] - picked[0][1]).abs().max()), 1, digits=1, machine=True),
     ],
 )
 
 # %% tags=["hide-input"]
 interior = [e3_record.config["rates"].index(best_of(n, arm)) for n in (25, 50, 100, 200) for arm in e3_arms if arm != "ReLU-ended N^-1/2"]
-trained_gap = lambda N, a, b, where: ledger.better(
-    f"accuracy at N = {N}: {a} minus {b}", recorded_score(N, a), recorded_score(N, b), scope=where
+trained_gap = lambda N, a, b: ledger.better(
+    f"accuracy at N = {N}: {a} minus {b}", recorded_score(N, a), recorded_score(N, b), sigmas=2.8, scope=e3_scope
 )
+fine_gap = lambda N, a, b: ledger.better(
+    f"N = {N}, finer grid: {a} minus {b}", fine_score(N, a), fine_score(N, b), sigmas=2.8, scope=e3c_scope
+)
+fine_index = [fine[arm].index(at_best(e3c_record, n, arm)[0]) / (len(fine[arm]) - 1) for n in fine_depths for arm in rate_slopes]
 live_loss = {arm: e3["50"][arm]["loss"][0] if nb.scale == "cpu" else at_best(e3_record, 50, arm, "loss")[1] for arm in e3_arms}
 live_gap = lambda a, b: ledger.better(
     f"live, N = 50, training loss: {a} minus {b}", live_loss[a], live_loss[b], scope="3 fresh seeds, rates of the recorded run"
 )
 nb.experiment(
     "E3",
-    "Tuned and at 100 layers: plain ReLU fails, plain tanh learns a little, orthogonal tanh much, residual nets all there is to learn.",
+    "Tuned and at 100 layers: plain ReLU fails, plain tanh learns a little, orthogonal tanh much, and residual nets match logistic regression.",
     "verified",
     holds=[
-        *[trained_gap(100, a, b, e3_scope) for b, a in itertools.pairwise(e3_arms[:4])],
+        *[trained_gap(100, a, b) for b, a in itertools.pairwise(e3_arms[:4])],
         *[
-            ledger.more(f"{arm}: accuracy at N = 100", float(np.mean(recorded_score(100, arm))), 0.93, digits=3, scope=e3_scope)
+            ledger.more(
+                f"{arm}, N = 100: accuracy minus that of logistic regression",
+                float(np.mean(recorded_score(100, arm))) - logistic_score,
+                -0.02,
+                digits=2,
+                machine=True,
+                scope=e3_scope,
+            )
             for arm in e3_arms[3:5]
         ],
         *[live_gap(a, b) for a, b in itertools.pairwise(e3_arms[1:4])],
@@ -1553,110 +1793,138 @@ nb.experiment(
         ledger.less("and the highest", max(interior), 5.5, digits=1, scope=e3_scope),
     ],
 )
-nb.claim(
-    "C11",
-    "A deep plain feed-forward net necessarily trains badly.",
-    "refuted",
-    fails=[
+e3c_now = e3c["25"] if nb.scale == "cpu" else None
+live_linear = e3c_now["orthogonal linear"]["accuracy"][0] if e3c_now else fine_score(25, "orthogonal linear")
+live_one = e3c_now["residual 1"]["loss"][0] if e3c_now else at_best(e3c_record, 25, "residual 1", "loss")[1]
+behind = lambda score: logistic_score - float(np.mean(score))
+nb.experiment(
+    "E3c",
+    "An orthogonal linear net of 100 layers trains, at a rate ∝ 1/N; a residual net with ε = 1 does not, at any of four rates.",
+    "verified",
+    holds=[
+        ledger.less(
+            "orthogonal linear, N = 100: logistic regression minus its accuracy",
+            behind(fine_score(100, "orthogonal linear")),
+            0.05,
+            digits=2,
+            machine=True,
+            scope=e3c_scope,
+        ),
+        ledger.close("exponent of its best rate", rate_slopes["orthogonal linear"], -1, abs=0.2, digits=2, scope=e3c_scope),
         ledger.more(
-            "orthogonal tanh, 100 plain layers: worst of 3 seeds, test accuracy (chance 0.1)",
-            min(recorded_score(100, "orthogonal tanh")),
-            0.7,
+            "ε = 1, N = 100: least training loss of all rates and seeds",
+            float(np.min(e3c_record.result["100"]["residual 1"]["loss"])),
+            10,
             digits=3,
-            scope=e3_scope,
+            scope=e3c_scope,
+        ),
+        ledger.more("lowest best rate within its grid (0 and 1 are the edges), four arms", min(fine_index), 0.1, digits=2, scope=e3c_scope),
+        ledger.less("and the highest", max(fine_index), 0.9, digits=2, scope=e3c_scope),
+        ledger.more(
+            "live, N = 25: orthogonal linear, accuracy", float(np.mean(live_linear)), 0.85, digits=2, machine=True, scope="3 fresh seeds"
         ),
         ledger.more(
-            "live, 50 layers: worst of 3 seeds",
-            float(min(live_score["orthogonal tanh"])),
-            0.7,
-            digits=3,
-            machine=True,
-            scope="3 fresh seeds",
+            "live, N = 25: ε = 1, training loss", float(np.mean(live_one)), 1, digits=2, machine=True, scope="3 fresh seeds, one rate"
         ),
     ],
 )
-steady_rates = {arm: [best_of(n, arm) for n in e3_record.config["depths"]] for arm in e3_arms[:5]}
+nb.claim(
+    "C11",
+    "A deep plain feed-forward net trains badly: at its best rate it stays behind logistic regression.",
+    "partly",
+    holds=[
+        *[
+            ledger.more(
+                f"{arm}, N = 100: logistic regression minus its accuracy",
+                behind(recorded_score(100, arm)),
+                0.3,
+                digits=2,
+                machine=True,
+                scope=e3_scope,
+            )
+            for arm in ("plain ReLU", "plain tanh")
+        ],
+        ledger.more(
+            "orthogonal tanh, N = 100, finer grid: the same",
+            behind(fine_score(100, "orthogonal tanh")),
+            0.02,
+            digits=2,
+            machine=True,
+            scope=e3c_scope,
+        ),
+        fine_gap(100, "residual N^-1/2", "orthogonal tanh"),
+    ],
+    fails=[
+        ledger.less(
+            "orthogonal linear, N = 100: logistic regression minus its accuracy",
+            behind(fine_score(100, "orthogonal linear")),
+            0.05,
+            digits=2,
+            machine=True,
+            scope=e3c_scope,
+        ),
+        ledger.more(
+            "orthogonal tanh, 100 layers, finer grid: worst of 3 seeds (chance 0.1)",
+            min(fine_score(100, "orthogonal tanh")),
+            0.8,
+            digits=3,
+            scope=e3c_scope,
+        ),
+    ],
+)
 nb.claim(
     "X5",
-    "Under Adam the best rate at ε = 1/N does not depend on the depth; at 1/√N, and in plain nets, it falls.",
+    "Under Adam the exponent of the best rate agrees with the sum of moduli in linear and residual nets (−1; −½ at ε = 1/√N; 0 at 1/N), in the orthogonal tanh net it does not.",
     "verified",
     holds=[
         ledger.close(
-            "ε = 1/N: largest over smallest best rate, N = 25 to 200",
-            max(steady_rates["residual 1/N"]) / min(steady_rates["residual 1/N"]),
-            1,
-            abs=0.1,
-            digits=2,
-            scope=e3_scope,
+            "orthogonal linear: exponent of the best rate", rate_slopes["orthogonal linear"], -1, abs=0.2, digits=2, scope=e3c_scope
         ),
-        *[
-            ledger.more(
-                f"{arm}: best rate at N = 25 over that at N = 200 (the grid's factor is 4)",
-                steady_rates[arm][0] / steady_rates[arm][-1],
-                3,
-                digits=2,
-                scope=e3_scope,
-            )
-            for arm in ("residual N^-1/2", "orthogonal tanh", "plain tanh")
-        ],
-        ledger.more(
-            "training loss at the highest rate, N = 200 over N = 25: ε = 1/√N",
-            float(
-                np.mean(e3_record.result["200"]["residual N^-1/2"]["loss"][-1])
-                / np.mean(e3_record.result["25"]["residual N^-1/2"]["loss"][-1])
-            ),
-            5,
-            digits=2,
-            scope=e3_scope,
-        ),
+        ledger.close("ε = 1/√N", rate_slopes["residual N^-1/2"], -0.5, abs=0.25, digits=2, scope=e3c_scope),
+        ledger.less("ε = 1/N, modulus", abs(rate_slopes["residual 1/N"]), 0.25, digits=2, scope=e3c_scope),
         ledger.less(
-            "the same, ε = 1/N",
-            float(
-                np.mean(e3_record.result["200"]["residual 1/N"]["loss"][-1]) / np.mean(e3_record.result["25"]["residual 1/N"]["loss"][-1])
-            ),
-            1.5,
-            digits=2,
-            scope=e3_scope,
+            "orthogonal tanh, where the sum of moduli asks for −½", rate_slopes["orthogonal tanh"], -0.8, digits=2, scope=e3c_scope
         ),
     ],
 )
 nb.claim(
     "X3",
-    "It is true in degree: a residual net trains better, and the plain one falls behind as it gets deeper.",
+    "C11 is true in degree: at 100 layers a residual net trains better than every plain one, and orthogonal tanh falls behind as it gets deeper.",
     "verified",
     holds=[
-        trained_gap(100, "residual N^-1/2", "orthogonal tanh", e3_scope),
-        trained_gap(200, "residual 1/N", "orthogonal tanh", e3_scope),
-        ledger.more(
-            "orthogonal tanh: training loss at N = 200 over that at N = 25",
-            float(
-                np.mean(at_best(e3_record, 200, "orthogonal tanh", "loss")[1])
-                / np.mean(at_best(e3_record, 25, "orthogonal tanh", "loss")[1])
-            ),
-            3,
-            digits=2,
-            scope=e3_scope,
+        *[fine_gap(100, "residual 1/N", arm) for arm in ("orthogonal tanh", "orthogonal linear")],
+        *[trained_gap(100, "residual 1/N", arm) for arm in ("plain ReLU", "plain tanh")],
+        ledger.better(
+            "orthogonal tanh: training loss at N = 100 minus that at N = 25, finer grid",
+            at_best(e3c_record, 100, "orthogonal tanh", "loss")[1],
+            at_best(e3c_record, 25, "orthogonal tanh", "loss")[1],
+            sigmas=2.8,
+            scope=e3c_scope,
         ),
         ledger.less(
-            "residual 1/N: the same ratio",
-            float(np.mean(at_best(e3_record, 200, "residual 1/N", "loss")[1]) / np.mean(at_best(e3_record, 25, "residual 1/N", "loss")[1])),
+            "residual 1/N: the ratio of the two",
+            float(
+                np.mean(at_best(e3c_record, 100, "residual 1/N", "loss")[1]) / np.mean(at_best(e3c_record, 25, "residual 1/N", "loss")[1])
+            ),
             1.3,
             digits=2,
-            scope=e3_scope,
+            scope=e3c_scope,
         ),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** The order is the expected one. "Necessarily" is too strong: a plain tanh net of 100 layers with orthogonal matrices learns most of the
-# task in 80 steps; dynamical isometry has trained plain nets of 10,000 layers {cite}`xiao2018dynamical`, and kernel shaping does it for ReLU-like nets
-# {cite}`martens2021dks,zhang2022deep`. But it needs a small rate and loses with depth, just as an increment that grows with $N$ predicts. Depth buys nothing on this
-# task: the logistic regression does as well. The experiment is about whether depth *hurts*.
+# **What we saw.** Three different things go by "trains badly". *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its
+# best rate halves with each doubling of the depth, as a sum of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else.
+# With $\varepsilon=1$ nothing trains beyond 25 layers: there $\varepsilon$ does decide. *Signal:* the tanh
+# nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal matrices help a good deal.
+# (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step does not explain that net.)
+# *Blindness:* the plain ReLU net does not see its input. Its training loss at $N=100$ is below $\ln10=2.30$ although its accuracy is chance; we did not look into why.
+# So the order of E3 does not test the post's argument; E3c and E5 do.
 #
-# The ReLU-ended branch with $1/\sqrt N$ starts from exploding activations (D10), and Adam, whose steps do not see the size of a gradient, pulls it back some way, best at
-# the highest rate of the grid (so this one arm may be under-tuned at 100 and 200 layers). At $1/N$ it does as well as the rest.
-#
-# And the right panel shows what E1 foretold for Adam: at $\varepsilon=1/N$ the best rate is the same at all four depths.
+# Dynamical isometry has trained plain nets of 10,000 layers {cite}`xiao2018dynamical`, and tailored Leaky ReLUs do without it {cite}`zhang2022deep`. Depth buys nothing on
+# this task; the experiment is about whether depth *hurts*. The ReLU-ended branch with $1/\sqrt N$ starts from exploding activations (D10), and Adam, whose steps do
+# not see the size of a gradient, pulls it back some way, best at the highest rate of the grid (so this one arm may be under-tuned at 100 and 200 layers).
 #
 # ## E4: after training
 #
@@ -1748,21 +2016,28 @@ e4_scope = f"3 seeds, best rates of E3, {recorded_on(e4_record)}"
 every_e4 = [(n, arm, row) for n, rows in e4_record.result.items() for arm, row in rows.items()]
 live_e4 = [(n, arm, row) for n, rows in e4.items() for arm, row in rows.items()]
 grown = lambda cases, scope, machine: [
-    check
-    for n, arm, row in cases
-    for check in (
-        ledger.less(
-            f"{arm}, N = {n}: mean cosine before, modulus",
-            abs(float(np.mean(row["cosine before"]))),
-            0.02,
-            digits=2,
-            machine=machine,
-            scope=scope,
-        ),
-        ledger.better(f"{arm}, N = {n}: cosine after minus before", row["cosine after"], row["cosine before"], sigmas=3, scope=scope),
-        ledger.better(f"{arm}, N = {n}: norm ratio after minus before", row["ratio after"], row["ratio before"], scope=scope),
-    )
+    ledger.less(
+        "mean cosine before, largest modulus",
+        max(abs(float(np.mean(row["cosine before"]))) for _, _, row in cases),
+        0.02,
+        digits=2,
+        machine=machine,
+        scope=scope,
+    ),
+    *[
+        ledger.better(f"{arm}, N = {n}: cosine after minus before", row["cosine after"], row["cosine before"], sigmas=3, scope=scope)
+        for n, arm, row in cases
+    ],
+    ledger.more(
+        "norm ratio after over that before, smallest of all nets and seeds",
+        min(b / a for _, _, row in cases for a, b in zip(row["ratio before"], row["ratio after"], strict=True)),
+        1.3,
+        digits=3,
+        machine=machine,
+        scope=scope,
+    ),
 ]
+coherent = {(n, arm): epsilon(arm, int(n)) * int(n) * np.array(row["cosine after"]) for n, arm, row in every_e4}
 nb.experiment(
     "E4",
     "At initialisation the branch part is orthogonal to the signal; training aligns the two, and the backward signal grows beyond √e.",
@@ -1778,6 +2053,16 @@ nb.experiment(
             digits=3,
             scope=e4_scope,
         ),
+        *[
+            ledger.better(
+                f"N = {n}: N ε cos after training, 1/√N minus 1/N",
+                coherent[n, "residual N^-1/2"],
+                coherent[n, "residual 1/N"],
+                sigmas=2.8,
+                scope=e4_scope,
+            )
+            for n in e4_record.result
+        ],
         *grown(live_e4, "live, N = 25, 3 seeds", True),
     ],
 )
@@ -1815,16 +2100,17 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The random picture is a picture of the start. Training finds directions in which the layers agree, and the smaller $\varepsilon$ is the
-# more they do; the signal then grows by a moderate factor more. What keeps that in bounds is the budget $N\varepsilon$ of the coherent sum, the one-dimensional argument: at
-# $\varepsilon=1/N$ it is at most $e$ if branches stay of norm one, at $1/\sqrt N$ nothing but a short training forbids $e^{\sqrt N}$.
+# **What we saw.** The random picture is a picture of the start. Training finds directions in which the layers agree, and the signal then grows by a moderate
+# factor more. The cosine is larger at $1/N$, whose best rate here is four times that at $1/\sqrt N$, but what enters the growth is the coherent sum $N\varepsilon\cos$, and that
+# is larger at $1/\sqrt N$ (E4 compares them at both depths). The argument of the line bounds it by $N\varepsilon$, which is 1 at $1/N$ and
+# $\sqrt N$ at $1/\sqrt N$; the 80 steps of this run stay far below either bound.
 #
 # ## E5: warm-up treats the symptom
 #
 # **Question.** The post holds that warm-up, the usual remedy for a large first step {cite}`goyal2017accurate`, treats the symptom. What would the disease be? If the increment grows like $N$, so does
-# the curvature along the gradient, and the largest rate at which gradient descent still descends falls like $1/N$, at *every* step. **Set-up.** The
+# the curvature along the gradient, and the largest rate at which gradient descent still descends falls like $1/N$. **Set-up.** The
 # task of E1 at width 32, 16 inputs; the rate up to which the loss falls in each of 20 steps, on a grid a factor 1.7 apart; the same after 20 steps of linear warm-up (E5b).
-# Beside it the largest eigenvalue of the Hessian by power iteration. And in E3b, E3 with a warm-up over half of the steps, every rate tuned again. **Expected.** Slope $-1$ for the
+# Beside it the largest eigenvalue of the Hessian, before and after the warm-up. And in E3b, E3 with a warm-up over half of the steps, every rate tuned again. **Expected.** Slope $-1$ for the
 # plain linear net, $0$ at $1/\sqrt N$, $+1$ at $1/N$. Warm-up may shift the lines; the slope should stay.
 
 
@@ -1880,19 +2166,42 @@ e5_record, e5b_record, e3b_record = (nb.recorded(id) for id in ("E5", "E5b", "E3
 
 
 # %% tags=["hide-input"]
-def sharpness(arm, N, iterations=25):
-    """Largest eigenvalue of the Hessian over the hidden matrices at initialisation, E5's task, seed 0: power iteration, float64."""
-    init = nn.Init([0])
-    x, head, y = random_task(init, 32, 16)
-    weights = [W.double().requires_grad_() for W in draw_layers(arm, init, N, 32)]
-    z = torch.bmm(last_state(x, arm, weights), head)[0]
-    gradient = torch.autograd.grad(F.cross_entropy(z, y[0]), weights, create_graph=True)
-    direction = [torch.randn(W.shape, generator=torch.Generator().manual_seed(1), dtype=W.dtype) for W in weights]
+def sharpness(arm, N, seeds=(0, 1, 2), warm=None, d=32, batch=16, iterations=25):
+    """Largest eigenvalue in modulus of the Hessian over the hidden matrices on E5's task, (seeds,); power iteration in float64.
+
+    At initialisation or, with rates (seeds,) in ``warm``, after 20 steps of linear warm-up towards them.
+    """
+    init = nn.Init(list(seeds))
+    x, head, y = random_task(init, d, batch)
+    weights = [W.double().requires_grad_() for W in draw_layers(arm, init, N, d)]
+    per_run = lambda t: t.sum((1, 2, 3)).view(-1, 1, 1, 1)
+
+    def gradient(create_graph=False):
+        z = torch.bmm(last_state(x, arm, weights), head)
+        return torch.autograd.grad(
+            F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="sum") / batch, weights, create_graph=create_graph
+        )
+
+    for step in range(20 if warm is not None else 0):
+        rate = torch.tensor(warm, dtype=torch.float64).view(-1, 1, 1, 1) * (step + 1) / 21
+        weights = [(W - rate * g).detach().requires_grad_() for W, g in zip(weights, gradient(), strict=True)]
+    slope, noise = gradient(create_graph=True), torch.Generator().manual_seed(1)
+    direction = [torch.randn(W.shape, generator=noise, dtype=W.dtype) for W in weights]
     for _ in range(iterations):
-        size_ = math.sqrt(sum(float(u.square().sum()) for u in direction))
-        direction = [u / size_ for u in direction]
-        direction = torch.autograd.grad(sum((g * u).sum() for g, u in zip(gradient, direction, strict=True)), weights, retain_graph=True)
-    return math.sqrt(sum(float(u.square().sum()) for u in direction))
+        length = sum(per_run(u.square()) for u in direction).sqrt()
+        direction = [u / length for u in direction]
+        along = sum((g * u).sum() for g, u in zip(slope, direction, strict=True))
+        direction = torch.autograd.grad(along, weights, retain_graph=True)
+    return sum(per_run(u.square()) for u in direction).sqrt().flatten()
+
+
+def sharpness_by_hessian(seed, N=2, d=2, batch=3):
+    """The same of one plain linear net from the whole matrix of second derivatives."""
+    init = nn.Init([seed])
+    x, head, y = (t[0] for t in random_task(init, d, batch))
+    W = draw_layers("orthogonal linear", init, N, d)[0][0].double().flatten()
+    loss = lambda w: F.cross_entropy(x @ w.view(N, d, d)[0] @ w.view(N, d, d)[1] @ head, y)
+    return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, W)).abs().max())
 
 
 def falls_by_hand(N, rate, seed, steps, warmup, d=8):
@@ -1919,8 +2228,12 @@ hand_rates = {
 code_rates = {w: usable_rate(torch.device("cpu"), "orthogonal linear", 3, hand_grid, [1, 4], 8, 6, 8, w).tolist() for w in (0, 5)}
 one_step_hand = max(itertools.takewhile(lambda r: falls_by_hand(3, r, 1, 1, 0), hand_grid))
 one_step_code = float(usable_rate(torch.device("cpu"), "orthogonal linear", 3, hand_grid, [1], 8, 6, 1, 0)[0])
-curvature = {arm: [sharpness(arm, n) for n in (8, 16, 32)] for arm in e5_arms}
+curvature = {arm: [float(sharpness(arm, n).log().mean().exp()) for n in (8, 16, 32)] for arm in e5_arms}
+warm_rates = dict(zip(e5b_record.config["depths"], e5b_record.result["orthogonal linear"], strict=True))
+curvature["after warm-up"] = [float(sharpness("orthogonal linear", n, warm=warm_rates[n]).log().mean().exp()) for n in (8, 16, 32)]
 curvature_slope = {arm: metrics.loglog_slope((8, 16, 32), values).slope for arm, values in curvature.items()}
+flatter = max(b / a for a, b in zip(curvature["orthogonal linear"], curvature["after warm-up"], strict=True))
+tiny_sharpness = sharpness("orthogonal linear", 2, (3, 4), d=2, batch=3, iterations=400).tolist()
 centre = lambda values: np.exp(np.mean(np.log(np.array(values)), 1))
 rate_slope = lambda result, depths: {arm: metrics.loglog_slope(depths, centre(values)).slope for arm, values in result.items()}
 e5_slopes, e5b_slopes = rate_slope(e5_record.result, e5_record.config["depths"]), rate_slope(e5b_record.result, e5b_record.config["depths"])
@@ -1930,16 +2243,22 @@ warm_score = lambda arm: at_best(e3b_record, 50, arm)[1]
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, log-log: the largest usable learning rate of gradient descent against the number of layers. The plain linear net falls with slope minus one, and with warm-up along a parallel line several times higher; the residual with one over root N is level, that with one over N rises. Right: test accuracy of four networks of 50 layers without and with warm-up, each at its best rate: the residual network without warm-up lies above the plain networks with it."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.7))
-for arm in e5_arms:
-    left.plot(e5_record.config["depths"], centre(e5_record.result[arm]), **look(arm))
-for arm in e5_arms[:2]:
-    left.plot(
-        e5b_record.config["depths"],
-        centre(e5b_record.result[arm]),
-        **{**look(arm), "mfc": "none", "lw": 1, "label": DISPLAY[arm] + ", warm-up"},
+
+
+def band(axes, run, arm, **style):
+    """The seeds' geometric mean over the depths, and bars over their range."""
+    each, middle = np.array(run.result[arm]), centre(run.result[arm])
+    axes.errorbar(
+        run.config["depths"], middle, [np.maximum(middle - each.min(1), 0), np.maximum(each.max(1) - middle, 0)], capsize=2, **style
     )
+
+
+for arm in e5_arms:
+    band(left, e5_record, arm, **look(arm))
+for arm in e5_arms[:2]:
+    band(left, e5b_record, arm, **{**look(arm), "mfc": "none", "lw": 1, "label": DISPLAY[arm] + ", warm-up"})
 left.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel="largest usable rate (log axis)", ylim=(1e-2, 3e4))
-left.set_title("gradient descent", fontsize=10)
+left.set_title("gradient descent (bars: the seeds' range)", fontsize=10)
 layer_ticks(left, e5_record.config["depths"])
 left.legend(fontsize=7, loc="upper left")
 for i, arm in enumerate(e3_arms[:4]):
@@ -1956,8 +2275,8 @@ for i, arm in enumerate(e3_arms[:4]):
         )
 right.set_xticks(range(4), [DISPLAY[arm].replace(" ", "\n") for arm in e3_arms[:4]], fontsize=8)
 right.set(ylabel="test accuracy, N = 50", ylim=(0, 1.02))
-right.set_title("Adam; hatched: with warm-up", fontsize=10)
-heading(figure, "Warm-up raises the line, its slope stays")
+right.set_title("Adam; hatched: with warm-up (bars: SD)", fontsize=10)
+heading(figure, "Warm-up raises the usable rate but not its slope")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1971,21 +2290,35 @@ nb.experiment(
     "The largest rate at which gradient descent descends falls like 1/N in the plain linear net, is level at ε = N^(−1/2) and grows like N at 1/N.",
     "verified",
     holds=[
-        *[
-            ledger.close(f"rate found by the stack over that of a loop, seed {s}, warm-up {w}", a / b, 1, abs=1e-3, digits=3)
-            for w in (0, 5)
-            for s, a, b in zip((1, 4), code_rates[w], hand_rates[w], strict=True)
-        ],
+        ledger.less(
+            "rate found by the stack over that of a loop, with and without warm-up, two seeds: largest modulus of the logarithm",
+            max(abs(math.log(a / b)) for w in (0, 5) for a, b in zip(code_rates[w], hand_rates[w], strict=True)),
+            1e-3,
+            digits=2,
+        ),
         ledger.close("the same for a single step", one_step_code / one_step_hand, 1, abs=1e-3, digits=3),
         ledger.less("which ends inside the grid", one_step_hand, hand_grid[-1], margin=1.0, digits=3),
-        *slope5(e5_slopes, "recorded", 0.25, scope=e5_scope),
-        *slope5(live5, "live", 0.5, machine=True, scope="cpu, N = 8 to 32"),
-        *slope5(
-            {arm: -slope for arm, slope in curvature_slope.items()},
-            "largest eigenvalue of the Hessian, sign changed",
-            0.35,
+        *[
+            ledger.close(
+                f"power iteration against the whole Hessian, seed {s}", got, sharpness_by_hessian(s), rel=1e-3, digits=4, machine=True
+            )
+            for s, got in zip((3, 4), tiny_sharpness, strict=True)
+        ],
+        *slope5(e5_slopes, "recorded", 0.2, scope=e5_scope),
+        ledger.less(
+            "live: the three slopes minus the prediction, largest modulus",
+            max(abs(live5[arm] - want5[arm]) for arm in e5_arms),
+            0.3,
+            digits=2,
             machine=True,
-            scope="live, N = 8 to 32",
+            scope="cpu, N = 8 to 32",
+        ),
+        *slope5(
+            {arm: -curvature_slope[arm] for arm in e5_arms},
+            "largest eigenvalue of the Hessian, sign changed",
+            0.3,
+            machine=True,
+            scope="live, 3 seeds, N = 8 to 32",
         ),
     ],
 )
@@ -1996,13 +2329,19 @@ nb.experiment(
     holds=[
         ledger.more("gain of the plain linear net, smallest over the depths", float(min(gain)), 1.5, digits=2, scope=e5_scope),
         ledger.less("slope with warm-up", e5b_slopes["orthogonal linear"], -0.7, digits=2, scope=e5_scope),
-        ledger.less("residual, ε = N^(−1/2): modulus of the slope", abs(e5b_slopes["residual N^-1/2"]), 0.3, digits=2, scope=e5_scope),
+        ledger.less(
+            "residual, ε = N^(−1/2): modulus of the slope (0 within the grid)",
+            round(abs(e5b_slopes["residual N^-1/2"]), 3),
+            0.2,
+            digits=2,
+            scope=e5_scope,
+        ),
         ledger.less("live: slope with warm-up", live5b["orthogonal linear"], -0.5, digits=2, machine=True, scope="cpu, N = 8 to 32"),
     ],
 )
 nb.experiment(
     "E3b",
-    "Trained with a warm-up over half of the steps and tuned again, the plain nets of 50 layers gain nothing and stay behind a residual net without one.",
+    "Trained with a warm-up over half of the steps and tuned again, the plain nets of 50 layers show no gain that 3 seeds resolve, and stay behind a residual net without one.",
     "verified",
     holds=[
         *[
@@ -2010,15 +2349,17 @@ nb.experiment(
                 f"residual, no warm-up, minus {arm} with it: accuracy",
                 recorded_score(50, "residual N^-1/2"),
                 warm_score(arm),
+                sigmas=2.8,
                 scope=f"3 seeds, {recorded_on(e3b_record)}",
             )
             for arm in e3_arms[:3]
         ],
         *[
             ledger.less(
-                f"{arm}: gain of accuracy by warm-up, modulus",
-                abs(float(np.mean(warm_score(arm)) - np.mean(recorded_score(50, arm)))),
-                0.06,
+                f"{arm}: gain of accuracy by warm-up over its standard error, modulus",
+                abs(float(np.mean(warm_score(arm)) - np.mean(recorded_score(50, arm))))
+                / math.sqrt((np.var(warm_score(arm), ddof=1) + np.var(recorded_score(50, arm), ddof=1)) / 3),
+                2.8,
                 digits=2,
                 scope=f"3 seeds, {recorded_on(e3b_record)}",
             )
@@ -2036,30 +2377,53 @@ nb.experiment(
 )
 nb.claim(
     "C12",
-    "Warm-up treats the symptom: it softens the first steps and leaves the cause, a curvature that grows with the depth.",
-    "verified",
+    "Warm-up treats the symptom and leaves the cause, a curvature that grows with the depth.",
+    "partly",
     holds=[
         ledger.close(
             "largest eigenvalue of the Hessian, plain linear net: slope",
             curvature_slope["orthogonal linear"],
             1,
-            abs=0.35,
+            abs=0.3,
             digits=2,
             machine=True,
-            scope="live, N = 8 to 32",
+            scope="live, 3 seeds, N = 8 to 32",
         ),
-        ledger.close("largest usable rate, plain linear: slope", e5_slopes["orthogonal linear"], -1, abs=0.25, digits=3, scope=e5_scope),
-        ledger.less("the same behind a warm-up of 20 steps", e5b_slopes["orthogonal linear"], -0.7, digits=3, scope=e5_scope),
+        ledger.close(
+            "the same after the warm-up",
+            curvature_slope["after warm-up"],
+            1,
+            abs=0.5,
+            digits=2,
+            machine=True,
+            scope="live, 3 seeds, N = 8 to 32",
+        ),
         ledger.less(
-            "residual, ε = N^(−1/2), no warm-up: modulus of the slope", abs(e5_slopes["residual N^-1/2"]), 0.25, digits=2, scope=e5_scope
+            "largest usable rate behind a warm-up of 20 steps: slope", e5b_slopes["orthogonal linear"], -0.7, digits=3, scope=e5_scope
+        ),
+        ledger.less(
+            "residual, ε = N^(−1/2), no warm-up: modulus of the slope", abs(e5_slopes["residual N^-1/2"]), 0.2, digits=2, scope=e5_scope
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "curvature after the warm-up over that before, largest over the depths",
+            flatter,
+            0.7,
+            digits=2,
+            machine=True,
+            scope="live, 3 seeds",
+        ),
+        ledger.more(
+            "usable rate with warm-up over that without, smallest over the depths", float(min(gain)), 1.5, digits=2, scope=e5_scope
         ),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** C12 holds, in a sharper form. Warm-up is not useless: gradient descent first moves to a flatter place, and the plain linear net then bears a rate several
-# times higher, at every depth. But the factor hardly depends on the depth, so the $1/N$ is still there; the residual multiplier removes it. With Adam on the
-# digits warm-up changes next to nothing: after tuning, the three plain nets end where they ended without it, to within the spread of the seeds.
+# **What we saw.** Warm-up does treat the cause, by a factor: gradient descent first moves to a place where the largest eigenvalue of the Hessian is tens of times
+# smaller, and the plain linear net then bears a rate about five times higher. But the factor hardly depends on the depth, so the $1/N$ is still there; the residual multiplier removes it. With Adam on the
+# digits we resolve no gain of the three plain nets by warm-up.
 #
 # ## The paper's numbers beside ours
 #
@@ -2076,12 +2440,12 @@ nb.results(
             "exponent of the SGD increment, plain net",
             "1",
             plain_number(slopes["orthogonal linear", "SGD"].slope),
-            "linear orthogonal; He-ReLU only for N ≪ d",
+            "orthogonal linear; He-ReLU only for N ≪ d; tanh: 0",
         ],
         ["the same, residual, ε = 1/√N", "0", f"{slopes['residual N^-1/2', 'SGD'].slope:.2f}", "Adam's: ½, see E1"],
         ["the same, residual, ε = 1/N", "−1 (implied)", plain_number(slopes["residual 1/N", "SGD"].slope), "Adam's: 0"],
-        ["(1 + 1/N)^N", "below e", "below e, increasing", "proved"],
-        ["(1 + ε)^N on the line, ε = 1/√N, N = 100", "unbounded", "13,781", "exp(√N − ½ + …)"],
+        ["(1 + 1/N)^N", "below e", "below e", "for every N (C6)"],
+        ["(1 + ε)^N on the line, ε = 1/√N, N = 100", "unbounded", f"{1.1**100:,.0f}", "exp(√N − ½ + …)"],
         ["growth of the norm, ε = 1/√N, N = 400", "O(1)", plain_number(float(e2_mean["residual N^-1/2"][-1]), 4), "√e = 1.6487"],
         [
             "the same in the worst direction",
@@ -2096,10 +2460,10 @@ nb.results(
             "½ exp(√(N/π) + ¼ − 3/(4π))",
         ],
         [
-            "deep plain nets",
-            "necessarily train badly",
-            f"accuracy {np.mean(recorded_score(100, 'orthogonal tanh')):.2f} at 100 layers",
-            "orthogonal tanh",
+            "deep plain nets, 100 layers, accuracy",
+            "train badly",
+            f"{np.mean(fine_score(100, 'orthogonal linear')):.2f}; {np.mean(fine_score(100, 'orthogonal tanh')):.2f}",
+            "orthogonal linear; orthogonal tanh",
         ],
     ],
 )
@@ -2110,20 +2474,24 @@ nb.results(
 # - **The worst direction** at $\varepsilon=1/\sqrt N$ is bounded too, by $\sqrt{(2+\sqrt3)e^{\sqrt3}}=4.59$ (D8); for general $t$ the formula is closed.
 # - **A second reason for residuals**: they keep inputs apart (D9). A plain ReLU net is blind before it is unstable, just as plain Post-LN in `deepnet` is
 #   blind to its tokens.
-# - **Adam changes the answer.** Its budget is $N\varepsilon=1$: CompleteP's $1/N$ with a rate that does not depend on depth {cite}`dey2025completep`, or $1/\sqrt N$ with
+# - **Adam changes the answer.** Counted by its first step, its budget is $N\varepsilon=1$ where SGD's is $N\varepsilon^2=1$: CompleteP's $1/N$ with a rate that does not depend on depth {cite}`dey2025completep`, or $1/\sqrt N$ with
 #   a rate like $1/\sqrt N$ {cite}`yang2023tp6`. Stable ResNet {cite}`hayou2021stable` came to $1/\sqrt N$ from the kernel side, Fixup {cite}`zhang2019fixup` to a scaled
 #   initialisation without normalisation.
-# - **Plain nets can be repaired**: orthogonal matrices (E3), or activations shaped so that the angles survive {cite}`martens2021dks,zhang2022deep`.
+# - **Plain nets can be repaired** in part: orthogonal matrices (E3), or Leaky ReLUs shaped so that the angles survive {cite}`zhang2022deep`.
+# - **Plain tanh nets** have the post's $1/\sqrt N$ gradients by themselves (X6).
 #
 # ## What does not hold
 #
-# - **"A deep plain net necessarily trains badly"** (C11): orthogonal tanh nets of 100 layers train. Less well, and at smaller rates, than residual nets.
-# - **"All gradients of a plain net are $O(1)$"** (C2) is a statement about means. A He-ReLU net of 256 layers and width 64 has a typical gradient far below that.
+# - **"In a plain net the increment is proportional to $N$"** (C1) is so for linear nets. He-ReLU nets have a typical gradient that decays (C2), tanh nets a level
+#   sum (X6): what is bad about these is the signal, not the increment.
+# - **"Deep plain nets train badly"** (C11): an orthogonal linear net of 100 layers does not, at a rate $\propto1/N$, and an orthogonal tanh net is bad only by degrees.
 # - **"$1/\sqrt N$ is enough"** (C10) needs a branch of mean zero, so one that ends in a random linear map. And it is about the start: training aligns layers (E4).
-# - **"A plain net cannot tie its gradients to the depth"** (C4): a small last layer does, at initialisation.
-# - The post derives for SGD. For Adam its criterion gives $1/N$.
+# - **"A plain net cannot tie its gradients to the depth"** (C4) needs both signals held, a standard head and plain weights.
+# - **"Warm-up treats the symptom"** (C12): it also lowers the curvature, by a factor that does not depend on the depth.
+# - The count is for SGD. By the same count Adam asks for $1/N$; that is a matter of scope, not an error.
 #
-# What survives: the argument. Every exponent in it is found again, and C12, the remark on warm-up that it makes in passing, is right.
+# What survives: the argument for what it is about, nets whose signals are held. There its exponents are found again, at the start (E1), in the usable rate of
+# gradient descent (E5) and in the best rate of Adam (E3c).
 #
 # ## Exercises
 #
@@ -2140,7 +2508,7 @@ nb.results(
 
 
 # %% tags=["hide-cell"]
-def repaired(fix, N=100, d=200, draws=4):
+def repaired(fix, N=100, d=128, draws=32):
     """Mean growth of the norm over draws for a ReLU-ended branch of that fix, eps = N^-1/2."""
     x = gaussian(draws, 1, d)
     start = x.norm(dim=-1)
@@ -2156,7 +2524,7 @@ print({fix: f"≈{value:.2f}" for fix, value in fixed.items()})
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# $\log\sigma_{\max}^2\approx2\sqrt{2t}$ for small $t$ (twice the edge of a semicircle), and $\sigma_{\max}^2\approx2e\,t\,e^t$ for large $t$: the typical growth $e^t$ times a factor linear in $t$.
+# $\log\sigma_{\max}^2\approx2\sqrt{2t}$ for small $t$ (the edge of a semicircle of variance $2t$), and $\sigma_{\max}^2\approx2e\,t\,e^t$ for large $t$: the typical growth $e^t$ times a factor linear in $t$.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2166,7 +2534,7 @@ print(sp.limit(log_edge / sp.sqrt(t), t, 0), float((log_edge - t - sp.log(2 * sp
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# Each gradient carries $\varepsilon$: $1-2p$ for SGD, $1-p$ for Adam; $-\frac12$ and $\frac14$ at $p=\frac34$.
+# Each gradient carries $\varepsilon$: $1-2p$ for SGD, $1-p$ for Adam; $-\frac12$ and $\frac14$ at $p=\frac34$ (at these depths the growth $e^t$, $t=N^{-1/2}$, still bends the lines).
 # ```
 
 
@@ -2183,6 +2551,10 @@ def power_sums(N, p, d=48, seeds=(0, 1, 2, 3, 4, 5)):
     return [float(sum(s(W.grad).sum((1, 2, 3)) for W in (W1, W2)).median()) for s in (torch.square, torch.abs)]
 
 
+summed = lambda N, p: N * N ** (-2 * p) * (1 + N ** (-2 * p)) ** (N - 1)  # mean of the squares: each layer eps^2, N - 1 others grow
+expected_slope = metrics.loglog_slope((8, 16, 32, 64), [summed(n, 0.75) for n in (8, 16, 32, 64)]).slope
+same_sums = gradient_sums(torch.device("cpu"), "residual N^-1/2", 8, list(range(6)), 48, 16)
+same_error = max(abs(a / float(b.median()) - 1) for a, b in zip(power_sums(8, 0.5), same_sums, strict=False))
 power_rows = [power_sums(n, 0.75) for n in (8, 16, 32, 64)]
 power_slopes = [metrics.loglog_slope((8, 16, 32, 64), column).slope for column in zip(*power_rows, strict=True)]
 print([f"≈{slope:.2f}" for slope in power_slopes])
@@ -2194,15 +2566,30 @@ nb.claim(
     "verified",
     holds=[
         ledger.close(
-            "centred", fixed["centre"], math.exp((1 - 1 / math.pi) / 2), rel=0.05, digits=3, machine=True, scope="d = 200, N = 100, 4 draws"
+            "centred",
+            fixed["centre"],
+            math.exp((1 - 1 / math.pi) / 2),
+            rel=0.05,
+            digits=3,
+            machine=True,
+            scope="d = 128, N = 100, 32 draws",
         ),
-        ledger.close("signs", fixed["signs"], math.exp(0.5), rel=0.05, digits=3, machine=True, scope="d = 200, N = 100, 4 draws"),
+        ledger.close("signs", fixed["signs"], math.exp(0.5), rel=0.05, digits=3, machine=True, scope="d = 128, N = 100, 32 draws"),
         sym.limit("small t", log_edge / sp.sqrt(t), t, 0, 2 * sp.sqrt(2)),
         sym.limit("large t", sp.simplify((1 + z_edge) / z_edge) / t * sp.exp(t * (sp.sqrt(1 + 2 / t) - 1)), t, sp.oo, 2 * sp.E),
-        *[
-            ledger.close(f"{name}, p = ¾: slope", slope, want, abs=0.24, digits=2, machine=True, scope="6 seeds, N = 8 to 64")
-            for name, slope, want in zip(("SGD", "Adam"), power_slopes, (-0.5, 0.25), strict=True)
-        ],
+        ledger.less("p = ½ against E1's sums, relative", same_error, 1e-6, digits=1, machine=True),
+        ledger.close(
+            "SGD, p = ¾: slope, against −½ and the growth (1 + ε²)^(N − 1) at these N",
+            power_slopes[0],
+            expected_slope,
+            abs=0.15,
+            digits=2,
+            machine=True,
+            scope="6 seeds, N = 8 to 64",
+        ),
+        ledger.close(
+            "Adam, p = ¾: slope", power_slopes[1], (1 + expected_slope) / 2, abs=0.1, digits=2, machine=True, scope="6 seeds, N = 8 to 64"
+        ),
     ],
 )
 
@@ -2216,6 +2603,6 @@ nb.ledger()
 # ## References
 #
 # The post: {cite}`su2022residual`; its prerequisite: {cite}`su2022deepnet`, after {cite}`wang2022deepnet`. Residual networks: {cite}`he2016deep`. Initialisation:
-# {cite}`glorot2010understanding`, {cite}`he2015delving`. Products of random matrices: {cite}`hanin2020products`, {cite}`biane1997free`, {cite}`gudowska2003infinite`. The ReLU kernel:
-# {cite}`cho2009kernel`. Plain nets that train: {cite}`xiao2018dynamical`, {cite}`martens2021dks`, {cite}`zhang2022deep`. Scaled residuals: {cite}`zhang2019fixup`,
+# {cite}`glorot2010understanding`, {cite}`he2015delving`. Products of random matrices: {cite}`hanin2020products`, {cite}`biane1997free`. The ReLU kernel:
+# {cite}`cho2009kernel`. Plain nets that train: {cite}`xiao2018dynamical`, {cite}`zhang2022deep`. Scaled residuals: {cite}`zhang2019fixup`,
 # {cite}`hayou2021stable`, {cite}`yang2023tp6`, {cite}`dey2025completep`. Warm-up: {cite}`goyal2017accurate`.
