@@ -26,6 +26,7 @@ if "google.colab" in sys.modules:
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
+import functools
 import itertools
 import math
 
@@ -47,7 +48,7 @@ nb = kexue_nb.notebook("prenorm-postnorm")
 corpus, alphabet = data.encode_characters(data.shakespeare())
 cut = len(corpus) * 95 // 100
 train_text, test_text = corpus[:cut], corpus[cut:]
-unigram, bigram = data.unigram_entropy(corpus), data.bigram_entropy(corpus)
+choice_text, report_text = test_text.chunk(2)  # learning rates are chosen on one half of the held-out text, results come from the other
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: distribution of the number of branches that a signal has passed in 96 sublayers at initialisation: Pre-Norm is a narrow peak at 4, Post-Norm a bell around 48. Right: held-out loss of trained eight-layer networks, recorded, above the full loss when only paths through at most k branches count, log axis: Pre-Norm is within 0.02 nats with three branches, Post-Norm and DeepNorm need six."}}
 figure, (axes, right) = plt.subplots(1, 2, figsize=(7.8, 3.5))
@@ -905,6 +906,7 @@ def surgery(N):
     return {
         "parallel": [joined([*one[:l], layer(l, l + 1), *one[l + 2 :]]) for l in range(N - 1)],
         "all pairs": [joined([layer(l, l + 1) for l in range(0, N, 2)])],
+        "later pairs": [joined([*one[:2], *[layer(l, l + 1) for l in range(2, N, 2)]])],
         "drop": [joined([*one[:l], *one[l + 1 :]]) for l in range(N)],
         "swap": [joined([*one[:l], one[l + 1], one[l], *one[l + 2 :]]) for l in range(N - 1)],
     }
@@ -1012,28 +1014,27 @@ def train_arms(device, arms, seeds, *, N, shape, batch, steps, examine, stack):
 
 
 # %%
-def tuned(device, *, arms, rates, tuning_seed, seeds, every, windows, operate, **common):
-    """Each arm [name, warm-up] at every learning rate on one seed; then the best rate of each arm on fresh seeds, which are examined.
+def tuned(device, *, arms, also, rates, tuning_seed, seeds, every, windows, operate, **common):
+    """Each arm [name, warm-up] at every learning rate on one seed; then, on fresh seeds, each at its best rate and ``also`` [name, rate, warm-up].
 
-    ``operate`` says whether the examination includes the surgery; otherwise it is the held-out loss and the training curve.
+    The rate is chosen on ``choice_text``, the rest measured on ``report_text``: with ``operate`` the surgery and the inside as well.
     """
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
 
-    def brief(model, losses, plan):
-        x, y = held_out(test_text, device, losses[0].numel(), windows, model.context)
-        return {"loss": loss_of(model, x, y, plan), "curve": losses.unflatten(0, (-1, every)).mean(1).flatten(1).T}
-
-    def full(model, losses, plan):
-        x, y = held_out(test_text, device, losses[0].numel(), windows, model.context)
-        return brief(model, losses, plan) | operated(model, x, y) | described(model, x[:, : windows // 4], y[:, : windows // 4])
+    def measured(text, model, losses, plan):
+        x, y = held_out(text, device, losses[0].numel(), windows, model.context)
+        found = {"loss": loss_of(model, x, y, plan), "curve": losses.unflatten(0, (-1, every)).mean(1).flatten(1).T}
+        return found | operated(model, x, y) | described(model, x, y) if operate and text is report_text else found
 
     grid = [[name, rate, warmup] for name, warmup in arms for rate in rates]
     tuning = torch.zeros(len(arms), 1)
     if len(rates) > 1:
-        tuning = train_arms(device, grid, [tuning_seed], examine=brief, **common)["loss"].view(len(arms), len(rates))
+        chosen_on = functools.partial(measured, choice_text)
+        tuning = train_arms(device, grid, [tuning_seed], examine=chosen_on, **common)["loss"].view(len(arms), len(rates))
     best = [rates[i] for i in tuning.argmin(1).tolist()]
-    final = [[name, rate, warmup] for (name, warmup), rate in zip(arms, best, strict=True)]
-    return {"tuning": tuning, "best rate": best} | train_arms(device, final, seeds, examine=full if operate else brief, **common)
+    final = [[name, rate, warmup] for (name, warmup), rate in zip(arms, best, strict=True)] + also
+    reported = functools.partial(measured, report_text)
+    return {"tuning": tuning, "best rate": best} | train_arms(device, final, seeds, examine=reported, **common)
 
 
 # %% [markdown]
@@ -1050,20 +1051,24 @@ def operated(model, x, y):
     return found
 
 
+# %%
 @torch.no_grad()
 def described(model, x, y):
-    """RMS of the states x_t, cosine of neighbours as the branches see them, relative change of a branch that reads a stale state, and
-    the loss left when only paths through at most k branches count; all (R, ...)."""
+    """RMS of the states x_t and of the branch outputs, cosine of neighbouring states as the branches see them, mean cosine of the
+    outputs of two branches, relative change of a branch that reads a stale state, and what the paths do; all (R, ...)."""
     through, F_ = list(states(model, x)), branches(model)
     seen = [norm(h) if model.placement == "pre" else h for h in through]
-    change = [
-        (F_[s](seen[s - 1]) - F_[s](seen[s])).square().flatten(1).sum(1).sqrt() / F_[s](seen[s]).square().flatten(1).sum(1).sqrt()
-        for s in range(1, len(F_))
-    ]
+    fresh = [f(h) for f, h in zip(F_, seen, strict=False)]
+    size = lambda h: h.square().flatten(1).mean(1).sqrt()
+    units = torch.stack([F.normalize(f, dim=-1) for f in fresh], 1)  # (R, S, B, T, d)
+    S = len(F_)
+    cosines = torch.stack([(units * units[:, s : s + 1]).sum(-1).flatten(2).mean(2) for s in range(S)], 1)  # (R, S, S)
     return {
-        "rms": torch.stack([h.square().flatten(1).mean(1).sqrt() for h in through], 1),
+        "rms": torch.stack([size(h) for h in through], 1),
+        "branch": torch.stack([size(f) for f in fresh], 1),
         "cosine": torch.stack([F.cosine_similarity(a, b, dim=-1).flatten(1).mean(1) for a, b in itertools.pairwise(seen)], 1),
-        "change": torch.stack(change, 1),
+        "alignment": (cosines.sum((1, 2)) - S) / (S * (S - 1)),
+        "change": torch.stack([size(F_[s](seen[s - 1]) - fresh[s]) / size(fresh[s]) for s in range(1, S)], 1),
         **path_losses(model, x, y),
     }
 
@@ -1123,11 +1128,19 @@ def by_length(model, ids):
 
 
 def path_losses(model, x, y):
-    """Loss with the paths through at most k branches, k = 0..S, and the share of energy at each length; both (R, S + 1)."""
+    """What paths of length k = 0..S do, (R, S + 1): "short", the loss of the state made of lengths up to k, normalised; "energy", shares
+    of the sum of squares of the parts; "share", the component of part k along the whole state, which sums to 1. And "overlap" (R): the
+    square of the whole over the sum of the squares, 1 for orthogonal parts."""
     parts = by_length(model, x)
-    energy = parts.square().flatten(2).sum(2)
-    short = [nn.cross_entropy_per_run(model.head(sums), y) for sums in parts.cumsum(1).unbind(1)]
-    return {"short": torch.stack(short, 1), "energy": energy / energy.sum(1, keepdim=True)}
+    whole, squares = parts.sum(1, keepdim=True), parts.square().flatten(2).sum(2)
+    short = [nn.cross_entropy_per_run(model.head(norm(sums)), y) for sums in parts.cumsum(1).unbind(1)]
+    total = whole.square().flatten(1).sum(1)
+    return {
+        "short": torch.stack(short, 1),
+        "energy": squares / squares.sum(1, keepdim=True),
+        "share": (parts * whole).flatten(2).sum(2) / total[:, None],
+        "overlap": total / squares.sum(1),
+    }
 
 
 # %%
@@ -1174,320 +1187,6 @@ def transfer(device, *, arms, seeds, checkpoints, fine_rates, fine_steps, window
 
 
 # %% [markdown]
-# The stacked surgery is checked against plain definitions before anything is read off it: the network against the package's own, the parallel plan
-# against a network of half the depth whose matrices are *glued* as in D4, the parts against their sum.
-
-# %% tags=["hide-input"]
-cpu = torch.device("cpu")
-probe = {"d": 32, "heads": 2, "width": 64, "context": 16}
-stacks = {"Pre-Norm": decoder(["Pre-Norm"], [3, 4], 4, probe), "Post-Norm": decoder(["Post-Norm", "DeepNorm"], [3, 4], 4, probe)}
-probe_x = {name: held_out(test_text, cpu, 2 * (1 + (name == "Post-Norm")), 3, 16) for name in stacks}
-
-
-def glued(model, run, ids, pairs):
-    """Logits (B, T, V) of one run in float64, one sequence and one head at a time; ``pairs`` lists the layers that make up each wide layer."""
-    w = {role: getattr(model, role)[run].detach().double() for role in ("wq", "wk", "wv", "wo", "w1", "w2")}
-    unit = lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    rows = []
-    for sequence in ids:
-        x = unit(model.tokens.weight[run].detach().double()[sequence] + model.positions.weight[run].detach().double()[: len(sequence)])
-        for which in pairs:
-            side = lambda role, axis, which=which: torch.cat([w[role][l] for l in which], dim=axis)
-            qkvo = side("wq", 1), side("wk", 1), side("wv", 1), side("wo", 0)
-            hidden = side("w1", 1), side("w2", 0)
-            branch_1 = lambda h, m=qkvo, layers=which: heads_in_a_row(h, *m, 2 * len(layers))
-            branch_2 = lambda h, m=hidden: torch.relu(h @ m[0]) @ m[1]
-            for branch in (branch_1, branch_2):
-                skip = float(model.skip[run])
-                x = skip * x + branch(unit(x)) if model.placement == "pre" else unit(skip * x + branch(x))
-        rows.append((unit(x) if model.placement == "pre" else x) @ model.head.weight[run].detach().double())
-    return torch.stack(rows)
-
-
-plans = surgery(4)
-glue = {  # name -> (plan, the layers of each wide layer)
-    "plain": (None, [[0], [1], [2], [3]]),
-    "all pairs": (plans["all pairs"][0], [[0, 1], [2, 3]]),
-    "parallel 2, 3": (plans["parallel"][1], [[0], [1, 2], [3]]),
-    "drop 3": (plans["drop"][2], [[0], [1], [3]]),
-    "swap 1, 2": (plans["swap"][0], [[1], [0], [2], [3]]),
-}
-gaps = {}
-with torch.no_grad():
-    for name, model in stacks.items():
-        x, y = probe_x[name]
-        for operation, (plan, pairs) in glue.items():
-            seen = logits(model, x, plan)
-            error = max(float((seen[run] - glued(model, run, x[run], pairs)).abs().max()) for run in range(len(x)))
-            gaps[operation] = max(gaps.get(operation, 0.0), error)
-        gaps["package"] = max(gaps.get("package", 0.0), float((logits(model, x) - model(x)).abs().max()))
-        *_, last = states(model, x)
-        last = norm(last) if name == "Pre-Norm" else last
-        gaps["parts"] = max(gaps.get("parts", 0.0), float((by_length(model, x).sum(1) - last).abs().max()))
-
-# %% tags=["hide-input"]
-inside = {name: described(model, *probe_x[name]) | operated(model, *probe_x[name]) for name, model in stacks.items()}
-whole = {name: loss_of(model, *probe_x[name]) for name, model in stacks.items()}
-
-
-@torch.no_grad()
-def stale_by_hand(model, x, y, s):
-    """Loss increase and relative change of branch s when it reads the state from before sublayer s - 1, written out."""
-    pre, skip = model.placement == "pre", model.skip
-    F_, x_t = branches(model), embed(model, x)
-    for k in range(s - 1):
-        x_t = skip * x_t + F_[k](norm(x_t)) if pre else norm(skip * x_t + F_[k](x_t))
-    old, x_t = x_t, skip * x_t + F_[s - 1](norm(x_t)) if pre else norm(skip * x_t + F_[s - 1](x_t))
-    late, true = (F_[s](norm(h) if pre else h) for h in (old, x_t))
-    x_t = skip * x_t + late if pre else norm(skip * x_t + late)
-    for k in range(s + 1, len(F_)):
-        x_t = skip * x_t + F_[k](norm(x_t)) if pre else norm(skip * x_t + F_[k](x_t))
-    loss = nn.cross_entropy_per_run(model.head(norm(x_t) if pre else x_t), y)
-    return loss, (late - true).flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)
-
-
-stale_gap = change_gap = 0.0
-for name, model in stacks.items():
-    for s in (1, 4, 7):
-        loss, change = stale_by_hand(model, *probe_x[name], s)
-        stale_gap = max(stale_gap, float((inside[name]["stale"][:, s - 1] - (loss - whole[name])).abs().max()))
-        change_gap = max(change_gap, float((inside[name]["change"][:, s - 1] - change).abs().max()))
-
-
-def paths_by_hand(model, x, longest):
-    """Loss with paths through at most ``longest`` branches, by differentiating in a factor z on all branches of the frozen network."""
-    through, pre = [h.detach() for h in states(model, x)], model.placement == "pre"
-    seen = [norm(h) for h in through] if pre else through
-
-    def frozen(z):
-        u = through[0][:, None]
-        for s, branch in enumerate(frozen_branches(model, [h.detach() for h in seen])):
-            total = through[s] if pre else model.skip * through[s] + branches(model)[s](through[s]).detach()
-            u = model.skip[:, None] * u + z * branch(frozen_norm(u, divisor(through[s])[:, None]) if pre else u)
-            u = u if pre else frozen_norm(u, divisor(total)[:, None])
-        return frozen_norm(u, divisor(through[-1])[:, None])[:, 0] if pre else u[:, 0]
-
-    # the state is a polynomial in z; its coefficients from values at S + 1 points
-    nodes = torch.linspace(-1, 1, len(through), dtype=torch.float64)
-    with torch.no_grad():
-        values = torch.stack([frozen(float(z)) for z in nodes]).double()
-    vandermonde = torch.linalg.inv(torch.stack([nodes**k for k in range(len(nodes))], 1))
-    return torch.einsum("kz,z...->k...", vandermonde, values)[: longest + 1].sum(0)
-
-
-with torch.no_grad():
-    path_gap = max(
-        float((paths_by_hand(model, probe_x[name][0], k) - by_length(model, probe_x[name][0])[:, : k + 1].sum(1)).abs().max())
-        for name, model in stacks.items()
-        for k in (0, 2, 4)
-    )
-    short_gap = max(float((inside[name]["short"][:, -1] - whole[name]).abs().max()) for name in stacks)
-    first_gap = max(
-        float((nn.cross_entropy_per_run(model.head(by_length(model, x)[:, :3].sum(1)), y) - inside[name]["short"][:, 2]).abs().max())
-        for name, model in stacks.items()
-        for x, y in [probe_x[name]]
-    )
-    energy_gap = max(
-        float(
-            (
-                by_length(model, x)[:, k].square().sum((1, 2, 3)) / by_length(model, x).square().sum((1, 2, 3, 4))
-                - inside[name]["energy"][:, k]
-            )
-            .abs()
-            .max()
-        )
-        for name, model in stacks.items()
-        for x, _ in [probe_x[name]]
-        for k in (0, 3)
-    )
-
-# %% tags=["hide-input"]
-pre_x, pre_y = probe_x["Pre-Norm"]
-table_gap = max(
-    float((loss_of(model, x, y, plan) - whole[name] - inside[name][operation][:, i]).abs().max())
-    for name, model in stacks.items()
-    for x, y in [probe_x[name]]
-    for operation, i, plan in (
-        ("parallel", 1, [[0], [1], [2, 4], [3, 5], [6], [7]]),
-        ("all pairs", 0, [[0, 2], [1, 3], [4, 6], [5, 7]]),
-        ("drop", 2, [[0], [1], [2], [3], [6], [7]]),
-        ("swap", 0, [[2], [3], [0], [1], [4], [5], [6], [7]]),
-    )
-)
-counts = {name: len(found) for name, found in surgery(8).items()}
-with torch.no_grad():
-    rms_gap = max(
-        float(
-            (torch.stack([h.square().mean((1, 2, 3)).sqrt() for h in states(model, probe_x[name][0])], 1) - inside[name]["rms"]).abs().max()
-        )
-        for name, model in stacks.items()
-    )
-    pair = [norm(h) for h in states(stacks["Pre-Norm"], pre_x)][4:6]
-    cosine_gap = float(
-        ((pair[0] * pair[1]).sum(-1) / (pair[0].norm(dim=-1) * pair[1].norm(dim=-1)))
-        .mean((1, 2))
-        .sub(inside["Pre-Norm"]["cosine"][:, 4])
-        .abs()
-        .max()
-    )
-sizes = {
-    name: [float(getattr(model, role)[0].detach().std()) for role in ("wq", "wv", "wo", "w1", "w2")]
-    for name, model in (("Pre-Norm", stacks["Pre-Norm"]), ("Post-Norm", stacks["Post-Norm"]))
-}
-deep_sizes = [float(getattr(stacks["Post-Norm"], role)[2].detach().std()) for role in ("wq", "wv", "wo", "w1", "w2")]
-xavier_std = np.array([32**-0.5, 32**-0.5, 32**-0.5, 48**-0.5, 48**-0.5])
-nb.claim(
-    "X3",
-    "The surgery is what it says: plans agree with glued matrices, dropped and swapped layers, a late reader and the sum over paths, written out.",
-    "verified",
-    holds=[
-        ledger.less("plain network against the package's, largest difference of logits", gaps["package"], 1e-5, machine=True),
-        *[ledger.less(f"{name}: against glued matrices in float64", gaps[name], 2e-4, machine=True, scope="float32") for name in glue],
-        ledger.less("each operation of the table against its plan, written out", table_gap, 1e-6, machine=True),
-        ledger.close("operations on 8 layers: 7 + 1 + 8 + 7", sum(counts.values()), 23, abs=1e-9),
-        ledger.less("a late reader: loss against the loop written out", stale_gap, 1e-5, machine=True),
-        ledger.less("a late reader: change of its branch", change_gap, 1e-5, machine=True),
-        ledger.less("the parts by path length sum to the state", gaps["parts"], 1e-4, machine=True),
-        ledger.less("and are the coefficients of a polynomial in a factor on all branches", path_gap, 1e-3, machine=True),
-        ledger.less("loss of all paths against the loss", short_gap, 1e-5, machine=True),
-        ledger.less("loss of paths up to length 2, and shares of energy", max(first_gap, energy_gap), 1e-5, machine=True),
-        ledger.less("RMS and cosine of the states", max(rms_gap, cosine_gap), 1e-5, machine=True),
-        *[
-            ledger.less(
-                f"{name}: sizes of v, o, W₁, W₂ over Xavier's, largest distance to {g:.3f}",
-                float(np.abs(np.array(std)[1:] / xavier_std[1:] - g).max()),
-                0.03 * g,
-                digits=2,
-                machine=True,
-            )
-            for name, std, g in (
-                ("Pre-Norm", sizes["Pre-Norm"], 3**-0.5),
-                ("Post-Norm", sizes["Post-Norm"], 3**-0.5),
-                ("DeepNorm", deep_sizes, 32**-0.25),
-            )
-        ],
-        ledger.close("DeepNorm, N = 4: weight of the skip", float(stacks["Post-Norm"].skip[2]), 8**0.25, rel=1e-6),
-    ],
-)
-# %% [markdown]
-# And the training loop: three steps against `torch.optim.Adam`, the tuner's choice, the order of its rows, the text that it reads.
-
-
-# %% tags=["hide-input"]
-def reference_losses(name, seed, rates, batch, plan=None):
-    """Losses of one run under torch.optim.Adam with the given rate at each step, on the text of that seed."""
-    model, losses = decoder([name], [seed], 2, probe), []
-    generator = torch.Generator().manual_seed(1000 + seed)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
-    for rate in rates:
-        start = torch.randint(len(train_text) - 16, (batch, 1), generator=generator)
-        drawn = start + torch.arange(16)
-        loss = F.cross_entropy(logits(model, train_text[drawn][None], plan)[0].flatten(0, 1), train_text[drawn + 1].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses, model
-
-
-brief_config = {"N": 2, "shape": probe, "batch": 2, "steps": 4}
-as_scheduled = [0.02 * min(1, (k + 1) / 2) * 0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
-wide_plan = [[0, 2], [1, 3]]
-reference = {name: reference_losses(name, 6, as_scheduled, 2, plan) for name, plan in (("Post-Norm", None), ("Pre-Norm, wide", wide_plan))}
-keep_all = lambda model, losses, plan: {
-    "losses": losses.flatten(1).T,
-    "test": loss_of(model, *held_out(test_text, cpu, losses[0].numel(), 4, 16), plan),
-}
-mixed = [["Pre-Norm", 0.01, 1], ["Post-Norm", 0.02, 2], ["Pre-Norm, wide", 0.02, 2], ["DeepNorm", 0.01, 3], ["Post-Norm", 0.001, 1]]
-rows = train_arms(cpu, mixed, [5, 6], examine=keep_all, stack=4, **brief_config)
-test_pair = held_out(test_text, cpu, 1, 4, 16)
-loop_gap = max(
-    float((rows["losses"][i, 1] - torch.tensor(reference[name][0])).abs().max()) for i, name in ((1, "Post-Norm"), (2, "Pre-Norm, wide"))
-)
-test_gap = max(
-    abs(float(rows["test"][i, 1]) - float(loss_of(reference[name][1], *test_pair, plan)))
-    for i, name, plan in ((1, "Post-Norm", None), (2, "Pre-Norm, wide", wide_plan))
-)
-alone = [train_arms(cpu, [arm], [5, 6], examine=keep_all, stack=4, **brief_config)["losses"][0] for arm in mixed]
-order_gap = float((rows["losses"] - torch.stack(alone)).abs().max())
-common = {"tuning_seed": 0, "every": 2, "windows": 4, "stack": 8, **brief_config}
-chosen = tuned(cpu, arms=[["Post-Norm", 2], ["Pre-Norm", 1]], rates=[1e-6, 2e-2, 1e-5], seeds=[6], operate=True, **common)
-direct = tuned(cpu, arms=[["Post-Norm", 2]], rates=[2e-2], seeds=[6], operate=False, **common)
-choice_gap = max(
-    abs(float(chosen["loss"][0, 0]) - float(loss_of(reference["Post-Norm"][1], *test_pair))),
-    float((chosen["curve"][0] - direct["curve"][0]).abs().max()),
-)
-curve_gap = float((direct["curve"][0, 0] - torch.tensor(reference["Post-Norm"][0]).view(2, 2).mean(1)).abs().max())
-grid_gap = float(
-    (
-        chosen["tuning"][0]
-        - torch.tensor(
-            [float(tuned(cpu, arms=[["Post-Norm", 2]], rates=[q], seeds=[0], operate=False, **common)["loss"]) for q in (1e-6, 2e-2, 1e-5)]
-        )
-    )
-    .abs()
-    .max()
-)
-surgery_gap = float(
-    (
-        chosen["all pairs"][0, 0]
-        - (loss_of(reference["Post-Norm"][1], *test_pair, wide_plan) - loss_of(reference["Post-Norm"][1], *test_pair))
-    )
-    .abs()
-    .max()
-)
-
-# %% tags=["hide-input"]
-moved = transfer(
-    cpu, arms=[["Post-Norm", 0.02, 2]], seeds=[5, 6], checkpoints=[2, 4], fine_rates=[1e-3, 1e-2], fine_steps=3, windows=4, **brief_config
-)
-pretrained = reference["Post-Norm"][1]
-moved_gap = max(
-    abs(float(moved["before"][0, 1, 1]) - float(loss_of(pretrained, *test_pair))),
-    abs(float(moved["zero-shot"][0, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16)))),
-)
-half_model = decoder(["Post-Norm"], [6], 2, probe)
-early = {}
-look = lambda step: early.update({step: float(loss_of(half_model, *test_pair))})
-fit_stack(half_model, train_text, cpu, [0.02], [2], [6], batch=2, steps=4, watch=look)
-moved_gap = max(moved_gap, abs(float(moved["before"][0, 1, 0]) - early[1]))
-again = torch.Generator().manual_seed(1006)
-tune = torch.optim.Adam(pretrained.parameters(), betas=(0.9, 0.98))
-for step in range(3):
-    drawn = torch.randint(len(train_milton) - 16, (2, 1), generator=again) + torch.arange(16)
-    tune.zero_grad()
-    F.cross_entropy(logits(pretrained, train_milton[drawn][None])[0].flatten(0, 1), train_milton[drawn + 1].flatten()).backward()
-    tune.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / 0.3) * 0.5 * (1 + math.cos(math.pi * step / 3))
-    tune.step()
-fine_gap = abs(float(moved["after"][0, 1, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16))))
-x_a, y_a = batches(train_text, cpu, [3, 4], 2, 3, 16)()
-nb.claim(
-    "X4",
-    "The training loop, its schedule, the tuner, the surgery on what was trained and the fine-tuning are those of the text.",
-    "verified",
-    holds=[
-        ledger.less("four losses against torch.optim.Adam, plain and wide", loop_gap, 1e-4, machine=True),
-        ledger.less("held-out loss after them", test_gap, 1e-4, machine=True),
-        ledger.less("five arms together against each alone", order_gap, 1e-4, machine=True),
-        ledger.close("the tuner's choice of 1e-6, 0.02 and 1e-5, both arms", float(np.mean(chosen["best rate"])), 0.02, rel=1e-9),
-        ledger.less("its final run and curve", max(choice_gap, curve_gap), 1e-4, machine=True),
-        ledger.less("its grid, on the tuning seed", grid_gap, 1e-4, machine=True),
-        ledger.less("damage of the surgery on a trained network", surgery_gap, 1e-4, machine=True),
-        ledger.less("transfer: losses before fine-tuning at both checkpoints", moved_gap, 1e-4, machine=True),
-        ledger.less("transfer: loss after three steps on the other text", fine_gap, 1e-4, machine=True),
-        ledger.close("targets that are the next character", float((y_a[:, :, :-1] == x_a[:, :, 1:]).float().mean()), 1, abs=1e-9),
-        ledger.close("arms read the same text", float((x_a[:2] == x_a[2:]).float().mean()), 1, abs=1e-9),
-        ledger.less("seeds do not", float((x_a[0] == x_a[1]).float().mean()), 0.3, digits=2, machine=True),
-        ledger.close("training and held-out text make up the corpus", len(train_text) + len(test_text), len(corpus), rel=1e-12),
-        ledger.close("share of the corpus held out", len(test_text) / len(corpus), 0.05, rel=1e-4),
-        ledger.close(
-            "characters of Milton between training and held-out text", len(milton) - len(train_milton) - len(test_milton), 325071, abs=1
-        ),
-    ],
-)
-
-# %% [markdown]
 # ## E2: surgery on trained networks
 #
 # **Question.** The laws above hold before training. Are the layers of a *trained* Pre-Norm network more dispensable than those of a trained Post-Norm network?
@@ -1508,27 +1207,35 @@ small = {"d": 32, "heads": 2, "width": 64, "context": 32}
 at_full = {
     "rates": grid,
     "tuning_seed": 0,
-    "seeds": [1, 2, 3],
+    "seeds": [1, 2, 3, 4, 5],
     "N": 8,
     "shape": small,
     "batch": 16,
     "steps": 600,
     "every": 20,
-    "windows": 128,
+    "windows": 256,
     "stack": 15,
 }
 tiny = at_full | {"rates": [8e-3], "seeds": [1], "N": 2, "batch": 4, "steps": 8, "every": 4, "windows": 8}
 live = tiny | {"seeds": [1, 2, 3], "N": 6, "batch": 16, "steps": 150, "every": 10, "windows": 64}
 
 # %%
+e2_runs = {"arms": arms, "also": [["Pre-Norm", 8e-3, 60]], **at_full}
 e2 = nb.run(
     "E2",
     tuned,
-    arms=nb.at_scale(cpu=[["Pre-Norm", 30], ["Post-Norm", 30]], gpu=arms, full=arms),
     operate=True,
-    **nb.at_scale(cpu=live, gpu=at_full, full=at_full),
+    **nb.at_scale(cpu={"arms": [["Pre-Norm", 30], ["Post-Norm", 30]], "also": [], **live}, gpu=e2_runs, full=e2_runs),
 )
-e2b = nb.run("E2b", tuned, arms=wide_arms, operate=False, **nb.at_scale(cpu=tiny, gpu=at_full, full=at_full))
+e2b = nb.run("E2b", tuned, arms=wide_arms, also=[], operate=False, **nb.at_scale(cpu=tiny, gpu=at_full, full=at_full))
+e2c = nb.run(
+    "E2c",
+    tuned,
+    arms=cold_arms,
+    also=[["Post-Norm", 1.6e-2, 1], ["Post-Norm", 1.6e-2, 60]],
+    operate=False,
+    **nb.at_scale(cpu=tiny, gpu=at_full, full=at_full),
+)
 
 # %%
 rates_found = dict(zip(("Pre-Norm", "Post-Norm"), e2["best rate"], strict=False))
@@ -1542,7 +1249,6 @@ e4 = nb.run(
     shape=small,
     **nb.at_scale(cpu=e4_tiny, gpu=e4_full, full=e4_full),
 )
-e2c = nb.run("E2c", tuned, arms=cold_arms, operate=False, **nb.at_scale(cpu=tiny, gpu=at_full, full=at_full))
 
 # %% tags=["hide-input"]
 record = {id: nb.recorded(id) for id in ("E2", "E2b", "E2c", "E4")}
@@ -2490,6 +2196,327 @@ nb.claim(
             left,
             abs=1e-3,
             digits=4,
+        ),
+    ],
+)
+
+# %% [markdown]
+# The stacked surgery is checked against plain definitions before anything is read off it: the network against the package's own, the parallel plan
+# against a network of half the depth whose matrices are *glued* as in D4, the parts against their sum.
+
+# %% tags=["hide-input"]
+cpu = torch.device("cpu")
+probe = {"d": 32, "heads": 2, "width": 64, "context": 16}
+stacks = {"Pre-Norm": decoder(["Pre-Norm"], [3, 4], 4, probe), "Post-Norm": decoder(["Post-Norm", "DeepNorm"], [3, 4], 4, probe)}
+probe_x = {name: held_out(test_text, cpu, 2 * (1 + (name == "Post-Norm")), 3, 16) for name in stacks}
+
+
+def glued(model, run, ids, pairs):
+    """Logits (B, T, V) of one run in float64, one sequence and one head at a time; ``pairs`` lists the layers that make up each wide layer."""
+    w = {role: getattr(model, role)[run].detach().double() for role in ("wq", "wk", "wv", "wo", "w1", "w2")}
+    unit = lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    rows = []
+    for sequence in ids:
+        x = unit(model.tokens.weight[run].detach().double()[sequence] + model.positions.weight[run].detach().double()[: len(sequence)])
+        for which in pairs:
+            side = lambda role, axis, which=which: torch.cat([w[role][l] for l in which], dim=axis)
+            qkvo = side("wq", 1), side("wk", 1), side("wv", 1), side("wo", 0)
+            hidden = side("w1", 1), side("w2", 0)
+            branch_1 = lambda h, m=qkvo, layers=which: heads_in_a_row(h, *m, 2 * len(layers))
+            branch_2 = lambda h, m=hidden: torch.relu(h @ m[0]) @ m[1]
+            for branch in (branch_1, branch_2):
+                skip = float(model.skip[run])
+                x = skip * x + branch(unit(x)) if model.placement == "pre" else unit(skip * x + branch(x))
+        rows.append((unit(x) if model.placement == "pre" else x) @ model.head.weight[run].detach().double())
+    return torch.stack(rows)
+
+
+plans = surgery(4)
+glue = {  # name -> (plan, the layers of each wide layer)
+    "plain": (None, [[0], [1], [2], [3]]),
+    "all pairs": (plans["all pairs"][0], [[0, 1], [2, 3]]),
+    "parallel 2, 3": (plans["parallel"][1], [[0], [1, 2], [3]]),
+    "drop 3": (plans["drop"][2], [[0], [1], [3]]),
+    "swap 1, 2": (plans["swap"][0], [[1], [0], [2], [3]]),
+}
+gaps = {}
+with torch.no_grad():
+    for name, model in stacks.items():
+        x, y = probe_x[name]
+        for operation, (plan, pairs) in glue.items():
+            seen = logits(model, x, plan)
+            error = max(float((seen[run] - glued(model, run, x[run], pairs)).abs().max()) for run in range(len(x)))
+            gaps[operation] = max(gaps.get(operation, 0.0), error)
+        gaps["package"] = max(gaps.get("package", 0.0), float((logits(model, x) - model(x)).abs().max()))
+        *_, last = states(model, x)
+        last = norm(last) if name == "Pre-Norm" else last
+        gaps["parts"] = max(gaps.get("parts", 0.0), float((by_length(model, x).sum(1) - last).abs().max()))
+
+# %% tags=["hide-input"]
+inside = {name: described(model, *probe_x[name]) | operated(model, *probe_x[name]) for name, model in stacks.items()}
+whole = {name: loss_of(model, *probe_x[name]) for name, model in stacks.items()}
+
+
+@torch.no_grad()
+def stale_by_hand(model, x, y, s):
+    """Loss increase and relative change of branch s when it reads the state from before sublayer s - 1, written out."""
+    pre, skip = model.placement == "pre", model.skip
+    F_, x_t = branches(model), embed(model, x)
+    for k in range(s - 1):
+        x_t = skip * x_t + F_[k](norm(x_t)) if pre else norm(skip * x_t + F_[k](x_t))
+    old, x_t = x_t, skip * x_t + F_[s - 1](norm(x_t)) if pre else norm(skip * x_t + F_[s - 1](x_t))
+    late, true = (F_[s](norm(h) if pre else h) for h in (old, x_t))
+    x_t = skip * x_t + late if pre else norm(skip * x_t + late)
+    for k in range(s + 1, len(F_)):
+        x_t = skip * x_t + F_[k](norm(x_t)) if pre else norm(skip * x_t + F_[k](x_t))
+    loss = nn.cross_entropy_per_run(model.head(norm(x_t) if pre else x_t), y)
+    return loss, (late - true).flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)
+
+
+stale_gap = change_gap = 0.0
+for name, model in stacks.items():
+    for s in (1, 4, 7):
+        loss, change = stale_by_hand(model, *probe_x[name], s)
+        stale_gap = max(stale_gap, float((inside[name]["stale"][:, s - 1] - (loss - whole[name])).abs().max()))
+        change_gap = max(change_gap, float((inside[name]["change"][:, s - 1] - change).abs().max()))
+
+
+def paths_by_hand(model, x, longest):
+    """Loss with paths through at most ``longest`` branches, by differentiating in a factor z on all branches of the frozen network."""
+    through, pre = [h.detach() for h in states(model, x)], model.placement == "pre"
+    seen = [norm(h) for h in through] if pre else through
+
+    def frozen(z):
+        u = through[0][:, None]
+        for s, branch in enumerate(frozen_branches(model, [h.detach() for h in seen])):
+            total = through[s] if pre else model.skip * through[s] + branches(model)[s](through[s]).detach()
+            u = model.skip[:, None] * u + z * branch(frozen_norm(u, divisor(through[s])[:, None]) if pre else u)
+            u = u if pre else frozen_norm(u, divisor(total)[:, None])
+        return frozen_norm(u, divisor(through[-1])[:, None])[:, 0] if pre else u[:, 0]
+
+    # the state is a polynomial in z; its coefficients from values at S + 1 points
+    nodes = torch.linspace(-1, 1, len(through), dtype=torch.float64)
+    with torch.no_grad():
+        values = torch.stack([frozen(float(z)) for z in nodes]).double()
+    vandermonde = torch.linalg.inv(torch.stack([nodes**k for k in range(len(nodes))], 1))
+    return torch.einsum("kz,z...->k...", vandermonde, values)[: longest + 1].sum(0)
+
+
+with torch.no_grad():
+    path_gap = max(
+        float((paths_by_hand(model, probe_x[name][0], k) - by_length(model, probe_x[name][0])[:, : k + 1].sum(1)).abs().max())
+        for name, model in stacks.items()
+        for k in (0, 2, 4)
+    )
+    short_gap = max(float((inside[name]["short"][:, -1] - whole[name]).abs().max()) for name in stacks)
+    first_gap = energy_gap = share_gap = 0.0
+    for name, model in stacks.items():
+        x, y = probe_x[name]
+        found, parts = inside[name], by_length(model, x).double()
+        state = sum(parts[:, k] for k in range(9))
+        dots = torch.stack([torch.stack([(parts[:, j] * parts[:, k]).sum((1, 2, 3)) for k in range(9)], 1) for j in range(9)], 1)
+        beginning = parts[:, 0] + parts[:, 1] + parts[:, 2]
+        unit = (beginning - beginning.mean(-1, keepdim=True)) / beginning.std(-1, unbiased=False, keepdim=True)
+        first_gap = max(first_gap, float((nn.cross_entropy_per_run(model.head(unit.float()), y) - found["short"][:, 2]).abs().max()))
+        squares = torch.stack([dots[:, k, k] for k in range(9)], 1)
+        energy_gap = max(energy_gap, float((squares / squares.sum(1, keepdim=True) - found["energy"]).abs().max()))
+        along = dots.sum(2) / dots.sum((1, 2))[:, None]  # a part times the sum of all parts
+        together = state.square().sum((1, 2, 3)) / squares.sum(1)
+        share_gap = max(share_gap, float((along - found["share"]).abs().max()), float((together - found["overlap"]).abs().max()))
+
+# %% tags=["hide-input"]
+pre_x, pre_y = probe_x["Pre-Norm"]
+table_gap = max(
+    float((loss_of(model, x, y, plan) - whole[name] - inside[name][operation][:, i]).abs().max())
+    for name, model in stacks.items()
+    for x, y in [probe_x[name]]
+    for operation, i, plan in (
+        ("parallel", 1, [[0], [1], [2, 4], [3, 5], [6], [7]]),
+        ("all pairs", 0, [[0, 2], [1, 3], [4, 6], [5, 7]]),
+        ("later pairs", 0, [[0], [1], [2], [3], [4, 6], [5, 7]]),
+        ("drop", 2, [[0], [1], [2], [3], [6], [7]]),
+        ("swap", 0, [[2], [3], [0], [1], [4], [5], [6], [7]]),
+    )
+)
+counts = {name: len(found) for name, found in surgery(8).items()}
+with torch.no_grad():
+    branch_gap = 0.0
+    for name, model in stacks.items():
+        x = probe_x[name][0]
+        through = list(states(model, x))
+        if name == "Pre-Norm":
+            outputs = [after - before for before, after in itertools.pairwise(through)]
+        else:
+            outputs = [f(h) for f, h in zip(branches(model), through, strict=False)]
+        pairs = [((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean((1, 2)) for a, b in itertools.combinations(outputs, 2)]
+        branch_gap = max(branch_gap, float((torch.stack(pairs).mean(0) - inside[name]["alignment"]).abs().max()))
+        branch_gap = max(branch_gap, float((outputs[5].square().mean((1, 2, 3)).sqrt() - inside[name]["branch"][:, 5]).abs().max()))
+    rms_gap = max(
+        float(
+            (torch.stack([h.square().mean((1, 2, 3)).sqrt() for h in states(model, probe_x[name][0])], 1) - inside[name]["rms"]).abs().max()
+        )
+        for name, model in stacks.items()
+    )
+    pair = [norm(h) for h in states(stacks["Pre-Norm"], pre_x)][4:6]
+    cosine_gap = float(
+        ((pair[0] * pair[1]).sum(-1) / (pair[0].norm(dim=-1) * pair[1].norm(dim=-1)))
+        .mean((1, 2))
+        .sub(inside["Pre-Norm"]["cosine"][:, 4])
+        .abs()
+        .max()
+    )
+sizes = {
+    name: [float(getattr(model, role)[0].detach().std()) for role in ("wq", "wv", "wo", "w1", "w2")]
+    for name, model in (("Pre-Norm", stacks["Pre-Norm"]), ("Post-Norm", stacks["Post-Norm"]))
+}
+deep_sizes = [float(getattr(stacks["Post-Norm"], role)[2].detach().std()) for role in ("wq", "wv", "wo", "w1", "w2")]
+xavier_std = np.array([32**-0.5, 32**-0.5, 32**-0.5, 48**-0.5, 48**-0.5])
+nb.claim(
+    "X3",
+    "The surgery is what it says: plans agree with glued matrices, dropped and swapped layers, a late reader and the sum over paths, written out.",
+    "verified",
+    holds=[
+        ledger.less("plain network against the package's, largest difference of logits", gaps["package"], 1e-5, machine=True),
+        *[ledger.less(f"{name}: against glued matrices in float64", gaps[name], 2e-4, machine=True, scope="float32") for name in glue],
+        ledger.less("each operation of the table against its plan, written out", table_gap, 1e-6, machine=True),
+        ledger.close("operations on 8 layers: 7 + 1 + 1 + 8 + 7", sum(counts.values()), 24, abs=1e-9),
+        ledger.less("a late reader: loss against the loop written out", stale_gap, 1e-5, machine=True),
+        ledger.less("a late reader: change of its branch", change_gap, 1e-5, machine=True),
+        ledger.less("the parts by path length sum to the state", gaps["parts"], 1e-4, machine=True),
+        ledger.less("and are the coefficients of a polynomial in a factor on all branches", path_gap, 1e-3, machine=True),
+        ledger.less("loss of all paths against the loss", short_gap, 1e-5, machine=True),
+        ledger.less("loss of paths up to length 2, normalised afresh", first_gap, 1e-4, machine=True),
+        ledger.less("energies, shares and overlap of the parts from all their products", max(energy_gap, share_gap), 1e-5, machine=True),
+        ledger.less("RMS and cosine of the states", max(rms_gap, cosine_gap), 1e-5, machine=True),
+        ledger.less("RMS and mean cosine of the branch outputs", branch_gap, 1e-5, machine=True),
+        *[
+            ledger.less(
+                f"{name}: sizes of v, o, W₁, W₂ over Xavier's, largest distance to {g:.3f}",
+                float(np.abs(np.array(std)[1:] / xavier_std[1:] - g).max()),
+                0.03 * g,
+                digits=2,
+                machine=True,
+            )
+            for name, std, g in (
+                ("Pre-Norm", sizes["Pre-Norm"], 3**-0.5),
+                ("Post-Norm", sizes["Post-Norm"], 3**-0.5),
+                ("DeepNorm", deep_sizes, 32**-0.25),
+            )
+        ],
+        ledger.close("DeepNorm, N = 4: weight of the skip", float(stacks["Post-Norm"].skip[2]), 8**0.25, rel=1e-6),
+    ],
+)
+# %% [markdown]
+# And the training loop: three steps against `torch.optim.Adam`, the tuner's choice, the order of its rows, the text that it reads.
+
+
+# %% tags=["hide-input"]
+def reference_losses(name, seed, rates, batch, plan=None):
+    """Losses of one run under torch.optim.Adam with the given rate at each step, on the text of that seed."""
+    model, losses = decoder([name], [seed], 2, probe), []
+    generator = torch.Generator().manual_seed(1000 + seed)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
+    for rate in rates:
+        start = torch.randint(len(train_text) - 16, (batch, 1), generator=generator)
+        drawn = start + torch.arange(16)
+        loss = F.cross_entropy(logits(model, train_text[drawn][None], plan)[0].flatten(0, 1), train_text[drawn + 1].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, model
+
+
+brief_config = {"N": 2, "shape": probe, "batch": 2, "steps": 4}
+as_scheduled = [0.02 * min(1, (k + 1) / 2) * 0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
+wide_plan = [[0, 2], [1, 3]]
+reference = {name: reference_losses(name, 6, as_scheduled, 2, plan) for name, plan in (("Post-Norm", None), ("Pre-Norm, wide", wide_plan))}
+keep_all = lambda model, losses, plan: {
+    "losses": losses.flatten(1).T,
+    "test": loss_of(model, *held_out(test_text, cpu, losses[0].numel(), 4, 16), plan),
+}
+mixed = [["Pre-Norm", 0.01, 1], ["Post-Norm", 0.02, 2], ["Pre-Norm, wide", 0.02, 2], ["DeepNorm", 0.01, 3], ["Post-Norm", 0.001, 1]]
+rows = train_arms(cpu, mixed, [5, 6], examine=keep_all, stack=4, **brief_config)
+test_pair = held_out(test_text, cpu, 1, 4, 16)
+loop_gap = max(
+    float((rows["losses"][i, 1] - torch.tensor(reference[name][0])).abs().max()) for i, name in ((1, "Post-Norm"), (2, "Pre-Norm, wide"))
+)
+test_gap = max(
+    abs(float(rows["test"][i, 1]) - float(loss_of(reference[name][1], *test_pair, plan)))
+    for i, name, plan in ((1, "Post-Norm", None), (2, "Pre-Norm, wide", wide_plan))
+)
+alone = [train_arms(cpu, [arm], [5, 6], examine=keep_all, stack=4, **brief_config)["losses"][0] for arm in mixed]
+order_gap = float((rows["losses"] - torch.stack(alone)).abs().max())
+report_pair, choice_pair = (
+    held_out(half, cpu, 1, 4, 16) for half in (test_text[: (len(test_text) + 1) // 2], test_text[-(len(test_text) // 2) :])[::-1]
+)
+common = {"tuning_seed": 0, "also": [["Post-Norm", 0.01, 2]], "every": 2, "windows": 4, "stack": 8, **brief_config}
+chosen = tuned(cpu, arms=[["Post-Norm", 2], ["Pre-Norm", 1]], rates=[1e-6, 2e-2, 1e-5], seeds=[6], operate=True, **common)
+direct = tuned(cpu, arms=[["Post-Norm", 2]], rates=[2e-2], seeds=[6], operate=False, **common)
+choice_gap = max(
+    abs(float(chosen["loss"][0, 0]) - float(loss_of(reference["Post-Norm"][1], *report_pair))),
+    float((chosen["curve"][0] - direct["curve"][0]).abs().max()),
+)
+curve_gap = float((direct["curve"][0, 0] - torch.tensor(reference["Post-Norm"][0]).view(2, 2).mean(1)).abs().max())
+at_rate = lambda q, seed: reference_losses("Post-Norm", seed, [q / 0.02 * r for r in as_scheduled], 2)[1]
+grid_gap = max(abs(float(chosen["tuning"][0, i]) - float(loss_of(at_rate(q, 0), *choice_pair))) for i, q in enumerate((1e-6, 2e-2, 1e-5)))
+also_gap = abs(float(chosen["loss"][2, 0]) - float(loss_of(at_rate(0.01, 6), *report_pair)))
+surgery_gap = float(
+    (
+        chosen["all pairs"][0, 0]
+        - (loss_of(reference["Post-Norm"][1], *report_pair, wide_plan) - loss_of(reference["Post-Norm"][1], *report_pair))
+    )
+    .abs()
+    .max()
+)
+
+# %% tags=["hide-input"]
+moved = transfer(
+    cpu, arms=[["Post-Norm", 0.02, 2]], seeds=[5, 6], checkpoints=[2, 4], fine_rates=[1e-3, 1e-2], fine_steps=3, windows=4, **brief_config
+)
+pretrained = reference["Post-Norm"][1]
+moved_gap = max(
+    abs(float(moved["before"][0, 1, 1]) - float(loss_of(pretrained, *test_pair))),
+    abs(float(moved["zero-shot"][0, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16)))),
+)
+half_model = decoder(["Post-Norm"], [6], 2, probe)
+early = {}
+look = lambda step: early.update({step: float(loss_of(half_model, *test_pair))})
+fit_stack(half_model, train_text, cpu, [0.02], [2], [6], batch=2, steps=4, watch=look)
+moved_gap = max(moved_gap, abs(float(moved["before"][0, 1, 0]) - early[1]))
+again = torch.Generator().manual_seed(1006)
+tune = torch.optim.Adam(pretrained.parameters(), betas=(0.9, 0.98))
+for step in range(3):
+    drawn = torch.randint(len(train_milton) - 16, (2, 1), generator=again) + torch.arange(16)
+    tune.zero_grad()
+    F.cross_entropy(logits(pretrained, train_milton[drawn][None])[0].flatten(0, 1), train_milton[drawn + 1].flatten()).backward()
+    tune.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / 0.3) * 0.5 * (1 + math.cos(math.pi * step / 3))
+    tune.step()
+fine_gap = abs(float(moved["after"][0, 1, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16))))
+x_a, y_a = batches(train_text, cpu, [3, 4], 2, 3, 16)()
+nb.claim(
+    "X4",
+    "The training loop, its schedule, the tuner, the surgery on what was trained and the fine-tuning are those of the text.",
+    "verified",
+    holds=[
+        ledger.less("four losses against torch.optim.Adam, plain and wide", loop_gap, 1e-4, machine=True),
+        ledger.less("held-out loss after them", test_gap, 1e-4, machine=True),
+        ledger.less("five arms together against each alone", order_gap, 1e-4, machine=True),
+        ledger.close("the tuner's choice of 1e-6, 0.02 and 1e-5, both arms", float(np.mean(chosen["best rate"])), 0.02, rel=1e-9),
+        ledger.less("its final run and curve", max(choice_gap, curve_gap), 1e-4, machine=True),
+        ledger.less("its grid: the tuning seed on the other half of the text", grid_gap, 1e-4, machine=True),
+        ledger.less("an arm beside the tuned ones, at its own rate", also_gap, 1e-4, machine=True),
+        ledger.less("damage of the surgery on a trained network", surgery_gap, 1e-4, machine=True),
+        ledger.less("transfer: losses before fine-tuning at both checkpoints", moved_gap, 1e-4, machine=True),
+        ledger.less("transfer: loss after three steps on the other text", fine_gap, 1e-4, machine=True),
+        ledger.close("targets that are the next character", float((y_a[:, :, :-1] == x_a[:, :, 1:]).float().mean()), 1, abs=1e-9),
+        ledger.close("arms read the same text", float((x_a[:2] == x_a[2:]).float().mean()), 1, abs=1e-9),
+        ledger.less("seeds do not", float((x_a[0] == x_a[1]).float().mean()), 0.3, digits=2, machine=True),
+        ledger.close("training and held-out text make up the corpus", len(train_text) + len(test_text), len(corpus), rel=1e-12),
+        ledger.close("share of the corpus held out", len(test_text) / len(corpus), 0.05, rel=1e-4),
+        ledger.close(
+            "characters of Milton between training and held-out text", len(milton) - len(train_milton) - len(test_milton), 325071, abs=1
         ),
     ],
 )
