@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/prenorm-postnorm.ipynb)
 #
-# **The point.** A Pre-Norm state is a running sum, so each further layer changes it less, and consecutive layers act side by side, as width rather than depth.
-# We find the exact law: at initialisation $S$ Pre-Norm sublayers are about $\ln S$ branches deep, Post-Norm ones $S/2$. Trained networks keep the order:
-# three branches in a row against six. The post's *consequence*, a better end for Post-Norm, does not show in small models, and Pre-Norm's first layer is the
-# one exception to its dispensable layers.
+# **The point.** A Pre-Norm state is a running sum, so each further layer changes it less, and neighbouring layers act side by side, as width rather than depth.
+# We find the exact law: at initialisation, with branches as strong as their input, $S$ Pre-Norm sublayers are about $\ln S$ branches deep, Post-Norm ones $S/2$. Trained
+# networks of sixteen sublayers keep the order by the same measure: POINTNUMBERS. The post's *consequence*, a better
+# end for Post-Norm, is not detected in small models, and Pre-Norm's first layer is the one layer it cannot spare.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -2125,15 +2125,15 @@ nb.claim(
 # %% [markdown]
 # ## What does not hold
 #
-# - **"$x_t=O(t)$ because the terms have the same size"** (C2). At initialisation the state grows like $\sqrt t$; trained, above its first layer, still with an exponent near
-#   one half. Aligned terms would grow like $t$, and then the next state would turn by $t^{-2}$, not by the post's $t^{-1}$ (D3).
-# - **"Two layers are one of twice the width"** (C4, C8) is an approximation with an error of 0.48 at the bottom, that falls below a quarter only from $t=12$ on. In
-#   trained networks it is right for the upper layers and badly wrong for the first: the price of merging *all* pairs is no lower in Pre-Norm.
-# - **"Post-Norm needs warm-up"** (C10): at eight layers and its own best rate it does not; warm-up doubles the largest rate that trains.
-# - **"Post-Norm ends better"** (C9), **"and fine-tunes better"** (C11): not at 65,000 weights. Equal in all arms.
-# - **Post-Norm is deep** (X5) is true of trained networks, at $\alpha=1$ and for DeepNorm. At initialisation DeepNorm has the depth of a single branch or less.
+# - **"$x_t=O(t)$ because the terms have the same size"** (C2) needs terms that are partly aligned. At initialisation they are orthogonal and the state grows like $\sqrt t$. For
+#   any mean cosine $0<\gamma<1$ the post is right, and so is its change of $1/t$ (D3). GAMMATEXT
+# - **"Two layers are one of twice the width"** (C4, C8) is an approximation with an error of 0.48 at the bottom of a random network, below a quarter only from $t=12$ on. In
+#   trained networks merging costs little in the upper layers and much at the first pair.
+# - **"Post-Norm needs warm-up"** (C10): at eight layers, $\lambda=1/\sqrt3$ and its own best rate no benefit is detected; at twice that rate it does not train without.
+# - **"Post-Norm ends better"** (C9), **"and fine-tunes better"** (C11): not detected at 65,000 weights; differences above 0.1 and 0.04 nats are excluded.
+# - **Post-Norm is deep** (X5): when trained. At initialisation with small $c$ it is as shallow as Pre-Norm, and DeepNorm shallower (X1).
 #
-# What survives is the mechanism: a trained Pre-Norm network speaks with paths of half the length.
+# What survives is the mechanism: a trained Pre-Norm network speaks through shorter paths.
 #
 # ## Exercises
 #
