@@ -230,7 +230,7 @@ theta = sp.Symbol("theta", positive=True)
 cosine = lambda a, b: a.dot(b) / sp.sqrt(a.dot(a) * b.dot(b))
 before, added = sp.Matrix([sp.sqrt(1 + c * t), 0]), sp.Matrix([0, sp.sqrt(c)])  # |x_t|^2 = 1 + ct, a branch at a right angle
 pre_cosine = sp.sqrt((1 + c * t) / (1 + c * (t + 1)))
-unit, across = sp.Matrix([sp.cos(theta), sp.sin(theta)]), sp.Matrix([-sp.sin(theta), sp.cos(theta)])
+unit, across = sp.Matrix([3, 4]) / 5, sp.Matrix([-4, 3]) / 5  # a state of length 1 and a direction at a right angle
 kappa_at = lambda phi: (sp.sin(phi) + (sp.pi - phi) * sp.cos(phi)) / sp.pi
 phi = sp.Symbol("phi", positive=True)  # angle between the inputs of a ReLU; theta is that of a weight
 both = sp.integrate((sp.cos(theta) - sp.cos(theta - phi)) ** 2, (theta, phi - sp.pi / 2, sp.pi / 2))
