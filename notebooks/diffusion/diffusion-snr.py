@@ -36,6 +36,7 @@ import scipy.fft
 import sympy as sp
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import FixedLocator, NullLocator
 from sklearn.datasets import load_sample_images
 from torch import nn
 
@@ -546,7 +547,7 @@ for curve, style, color, label in (
 ):
     axes.plot(grid, curve, style, color=color, label=label)
 axes.set(xlabel="t (0: data, 1: noise)", ylabel="log SNR")
-axes.set_title("Interpolation: the old schedule near the data, the shifted one near noise")
+axes.set_title("Interpolated: unshifted near the data, shifted near noise")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1357,6 +1358,9 @@ panels[0].plot(
     live_gains, [np.mean(column(e3, f"{live_length} {k}", SHARED)) for k in live_gains], "x", color=GREY, label=f"live, {live_length} it."
 )
 panels[0].set(xscale="log", yscale="log", xlabel="gain s", ylabel="FD")
+panels[0].yaxis.set_major_locator(FixedLocator([0.7, 1, 2, 3, 5]))
+panels[0].yaxis.set_major_formatter("{x:g}")
+panels[0].yaxis.set_minor_locator(NullLocator())
 panels[1].plot(GAINS, e3_means[1200, LOSS], "o-", color=RED, label="ε, digits, trained")
 panels[1].plot(GAINS, gaussian_noise, "^:", color=ORANGE, label="ε, Gaussian coarse modes, exact")
 panels[1].plot(GAINS, gaussian_x0, "s--", color=GREEN, label="x₀, Gaussian coarse modes, exact")
