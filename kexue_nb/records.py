@@ -195,11 +195,11 @@ def _reached(item) -> list:
             for name in sorted({i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}):
                 target = f.__globals__.get(name)
                 if isinstance(target, types.ModuleType):
-                    found += [getattr(target, other) for other in code.co_names if hasattr(target, other)]
+                    found += [vars(target)[other] for other in code.co_names if other in vars(target)]
                 elif target is not None:
                     found.append(target)
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return found
+    return [getattr(x, "py_func", x) for x in found]  # of a compiled function (numba) the Python that it was made from
 
 
 def _is_ours(item, root) -> bool:

@@ -29,6 +29,8 @@ PACKAGES = [
     "setuptools>=77.0.3",
     'numpy==2.0.2; python_version < "3.13"',
     'numpy==2.1.0; python_version >= "3.13"',
+    'numba==0.60.0; python_version < "3.13"',
+    'numba==0.61.0; python_version >= "3.13"',
     "sympy==1.13.3",
     "mpmath==1.3.0",
     "scipy==1.16.3",

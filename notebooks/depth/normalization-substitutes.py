@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/normalization-substitutes.ipynb)
 #
-# **The point.** What may stand in for normalization, channel by channel? Keep the diagonal of its Jacobian and solve: a constant $\rho$ gives $\tanh$ (DyT), $\rho=x/y$ gives $x/\sqrt{x^2+C}$ (DyISRU). The second is
-# no approximation along a channel: RMSNorm *is* that function, $C$ being the energy of the other channels; the first freezes $\rho$ in one place and not in the other. "The best", though, is $\mathbb E[y|x]$:
-# exactly an ISRU for Student-t tokens (its amplitude then tells the tail, not $\sqrt d$), no monotone function for tokens of two sizes. In a real network and in a small
-# race the curve hardly matters. What matters is where it saturates, and there the post's $\sqrt d$ helps.
+# **The point.** Normalization divides a token $x\in\mathbb R^d$ by its root mean square $\rho$: $y=x/\rho$. What could stand in for it, one channel at a time? Keep the diagonal $\frac1\rho(1-y^2/d)$ of its Jacobian and solve for
+# $y$: with $\rho$ held constant comes $\sqrt d\tanh\frac x{\rho\sqrt d}$, the "dynamic tanh" (DyT); with $\rho=x/y$ comes $\sqrt d\,x/\sqrt{x^2+C}$ ("DyISRU"). The second is exact along a channel, $C$ being the energy of the
+# others; the first freezes $\rho$ in one place and not in the other. "The best" map, though, is $\mathbb E[y|x]$: for Student-t tokens, in the limit of infinite width, just such a function (its amplitude tells the tail, not
+# $\sqrt d$); for tokens of two sizes no monotone function at all. In a real network and in a small race the curve hardly matters. The post's other advice, to keep $\sqrt d$, helps at the
+# best learning rate, but no more than the identity with slope 1 does; and it hurts at a high one.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -36,6 +37,7 @@ import numpy as np
 import scipy.integrate
 import scipy.optimize
 import scipy.special
+import scipy.stats
 import sympy as sp
 import torch
 from torch.nn import functional as F
@@ -67,19 +69,21 @@ middles, line = (edges[1:] + edges[:-1]) / 2, np.linspace(-8, 8, 400)
 others = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 along = torch.linspace(-8, 8, 33, dtype=torch.float64)
 rows = torch.cat([along[:, None], others.expand(33, 3)], 1)
+C_others, A_student = float(others.square().sum()), math.sqrt(2) * math.gamma(2.5) / math.gamma(2)  # of (5) and, at ν = 3, of (8)
+from_norm, from_isru = (rows / metrics.rms(rows)[:, None])[:, 0], 2 * along / (along**2 + C_others).sqrt()
 figure, (axes, right) = plt.subplots(1, 2, figsize=(8.2, 3.6))
-axes.plot(along, (rows / metrics.rms(rows)[:, None])[:, 0], "o", ms=4, color=BLACK, label="RMSNorm, d = 4")
-axes.plot(line, 2 * line / np.sqrt(line**2 + 5.25), color=BLUE, label="√d x / √(x² + C): exact")
-axes.plot(line, 2 * np.tanh(line / math.sqrt(5.25)), color=ORANGE, ls="--", label="√d tanh(x / ρ√d), ρ frozen")
+axes.plot(along, from_norm, "o", ms=4, color=BLACK, label="RMSNorm, d = 4")
+axes.plot(line, 2 * line / np.sqrt(line**2 + C_others), color=BLUE, label="√d x / √(x² + C): exact")
+axes.plot(line, 2 * np.tanh(line / math.sqrt(C_others)), color=ORANGE, ls="--", label="√d tanh(x / ρ√d), ρ frozen")
 axes.set(xlabel="x₁, the other coordinates fixed", ylabel="y₁")
-axes.set_title("Along a coordinate RMSNorm is DyISRU,", fontsize=9)
+axes.set_title("Along a coordinate RMSNorm is an ISRU", fontsize=9)
 axes.legend(fontsize=8)
 for scale, name, color, mark in ((shape_t, "Student-t tokens, ν = 3", BLUE, "o"), (two_scales, "tokens of scale 1 or 4", ORANGE, "s")):
     x = scale * pure
     right.plot(middles, given_input(x, x / metrics.rms(x)[:, None], edges), mark, ms=3.5, color=color, label=name)
-right.plot(line, 1.87997 * line / np.sqrt(line**2 + 3), color=BLUE, lw=1, label="1.880 x / √(x² + 3)")
+right.plot(line, A_student * line / np.sqrt(line**2 + 3), color=BLUE, lw=1, label=f"{A_student:.3f} x / √(x² + 3)")
 right.set(xlabel="x", ylabel="mean of y given x", ylim=(-2.1, 2.1))
-right.set_title("but the best map depends on the tokens", fontsize=9)
+right.set_title("The best map depends on the tokens", fontsize=9)
 right.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
@@ -88,7 +92,7 @@ nb.show(figure)
 #
 # A normalization layer ties the channels of a token together: every output depends on every input. It costs a reduction over the width, it complicates quantization and fusion, and
 # it seems to be needed. {cite}`zhu2025dyt` report that it is not: replace it by the element-wise *dynamic tanh*, $y=\gamma\tanh(\alpha x)+\beta$ with one learned scalar $\alpha$ a
-# layer, and vision and language models end where they did. Why $\tanh$? They had looked at input-output plots of trained layers and seen an S.
+# layer, and vision and language models reach the same quality. Why $\tanh$? They had looked at input-output plots of trained layers and seen an S.
 #
 # The post, after {cite}`stollenwerk2025dynamic`, looks for a reason: write down the gradient of normalization, keep what an element-wise function can keep, and solve for
 # the function. One way of closing the equation gives $\tanh$, another gives $x/\sqrt{x^2+C}$, which it calls the best there is. It ends in doubt whether anything element-wise can replace normalization for good.
@@ -348,11 +352,14 @@ nb.claim(
 #
 # $$y_i=\frac{\sqrt d\,x_i}{\sqrt{x_i^2+C_i}},\qquad C_i=\sum_{j\ne i}x_j^2 .\tag{5}$$
 #
-# That is RMSNorm, written differently. The second closure is exact along every coordinate line, the first along none. So the derivation of DyISRU contains **one** approximation: $C_i$, the energy of
+# That is RMSNorm, written differently, as {cite}`stollenwerk2025dynamic` observes: DyISRU is its element-wise counterpart. The second closure is exact along every coordinate line, the first along none. So the derivation of DyISRU contains **one** approximation: $C_i$, the energy of
 # the other channels, is replaced by one number for all tokens and all channels. Everything that follows is about the price of that.
 #
 # LayerNorm has the same form. With $u$ the distance of $x_i$ from the mean of the *other* channels and $s^2$ their variance, $y_i=\sqrt{d-1}\;u/\sqrt{u^2+d\,s^2}$. The bound
 # is therefore $\sqrt{d-1}$.
+#
+# How far apart are the two? Set $\alpha$ of tanh so that both have the same slope at 0, $\rho^2=C/d$. Then tanh lies above ISRU everywhere, by at most 7.4% of $\sqrt d$, at $x=1.62\sqrt C$: that is how far DyT overshoots an outlier. With
+# $\alpha$ free the largest distance is 4.4%, with the amplitude free too 2.9%.
 
 # %%
 other = lambda x: [x[j] - sum(x[1:]) / sp.Integer(len(x) - 1) for j in range(1, len(x))]
@@ -388,6 +395,12 @@ nb.derivation(
     sym.series("centre of ISRU", dyisru, sp.sqrt(d / C) * (x - x**3 / (2 * C)), x, order=5),
     sym.limit("tail of ISRU: (√d − y) x²", (sp.sqrt(d) - dyisru) * x**2, x, sp.oo, sp.sqrt(d) * C / 2),
     sym.limit("tail of tanh: (√d − y) exp(2x/√C)", (sp.sqrt(d) - frozen) * sp.exp(2 * x / sp.sqrt(C)), x, sp.oo, 2 * sp.sqrt(d)),
+    ledger.less("the dots of the first figure: RMSNorm against (5)", float((from_norm - from_isru).abs().max()), 1e-12, machine=True),
+    ledger.more(
+        "tanh does not solve (3): |residual| at x = √C, in units of the slope at 0",
+        abs(float((sp.diff(frozen, x) - equation_3(x, frozen, d)).subs({x: 3, C: 9, d: 16}))) / math.sqrt(16 / 9),
+        0.05,
+    ),
     ledger.close("tanh above ISRU at most, in units of √d", -float(tanh_over_isru.fun), 0.07369, rel=1e-3),
     ledger.close("there u = x/√C is", float(tanh_over_isru.x), float(stationary), rel=1e-5),
     ledger.close("largest distance with the best α", best_rate.fun, 0.0444, rel=0.01, digits=3),
@@ -405,7 +418,7 @@ nb.claim(
 # %% [markdown]
 # ## The best element-wise map
 #
-# The post calls DyISRU "the best". The best in which sense? If the element-wise map shall be as close as possible to the norm in the mean square, there is nothing to derive. The best function of
+# The post calls DyISRU "the best". The best in which sense? If the element-wise map is to be as close as possible to the norm in the mean square, the best function of
 # $x_i$ alone is the conditional mean,
 #
 # $$f^*(x)=\mathbb E\,[\,y_i\mid x_i=x\,],$$
@@ -420,9 +433,9 @@ nb.claim(
 # No ISRU. But almost: $(x^2+s^2c)^{-1/2}$ is convex in $c$, and concave as a function of $1/c$, so Jensen's inequality bounds the mean from both sides by the ISRUs at $\mathbb E\chi^2=d-1$ and at
 # $1/\mathbb E[1/\chi^2]=d-3$:
 #
-# $$\frac{\sqrt d\,x}{\sqrt{x^2+(d-1)s^2}}\;\le\;f^*(x)\;\le\;\frac{\sqrt d\,x}{\sqrt{x^2+(d-3)s^2}}\qquad(d>3).\tag{7}$$
+# $$\frac{\sqrt d\,x}{\sqrt{x^2+(d-1)s^2}}\;\le\;f^*(x)\;\le\;\frac{\sqrt d\,x}{\sqrt{x^2+(d-3)s^2}}\qquad(d>3,\ x>0).\tag{7}$$
 #
-# At $d=384$ the two differ by at most 0.26%. For Gaussian tokens the post is right up to $1/d$.
+# At $d=384$ the two differ by at most 0.26%. But this case decides nothing: such tokens all have nearly the same size, and a straight line is just as good.
 
 
 # %%
@@ -458,19 +471,20 @@ places = [(dim, at) for dim in (4, 6, 16, 64, 384) for at in (0.1, 0.5, 1, 2, 5,
 #
 # $$f^*(x)=A\,\frac x{\sqrt{x^2+2b}},\qquad A=\frac{\sqrt2\,\Gamma(a+1)}{\Gamma(a+\frac12)}.\tag{8}$$
 #
-# **Exactly an ISRU**: here the post's function is the best there is. But look at the amplitude. It is not $\sqrt d$. In units where the typical scale is 1 ($b=\nu/2$) the constant is $C=\nu$ and
-# $A^2=\nu+\frac12+O(1/\nu)$: both read off the *tail index* of the activations. The amplitude is $\sqrt d$ where $\nu\approx d-\frac12$, as good as Gaussian. Even the error that remains is
-# a formula, since $x^2/(x^2+\nu)$ has a beta distribution with mean $1/(1+\nu)$:
+# **In the limit of infinite width an ISRU, exactly**: here the post's function is the best there is. But look at the amplitude. It is not $\sqrt d$. In units where the typical scale is 1 ($b=\nu/2$) the constant is $C=\nu$ and
+# $A^2=\nu+\frac12+O(1/\nu)$: both read off the *tail index* of the activations. At a finite width the best map saturates at an $A_d$ (exercise 1) with $1/A_d^2\approx1/\nu+1/d$: always below $\sqrt d$, and only $\sqrt{d/2}$
+# at $\nu=d$. Even the error that remains is a formula, since $x^2/(x^2+\nu)$ has a beta distribution with mean $1/(1+\nu)$:
 #
 # $$\mathbb E(y-f^*)^2=1-\frac{A^2}{\nu+1},\tag{9}$$
 #
-# 12% of the variance at $\nu=3$, about $\frac1{2\nu}$ for large $\nu$. That is the price of going element-wise, before any shape is chosen.
+# 12% of the mean square at $\nu=3$, about $\frac1{2\nu}$ for large $\nu$. That is the price of going element-wise, before any shape is chosen. (All this is for Student-t scales times Gaussian channels; real tokens are
+# neither, X14.)
 #
 # **Tokens of two sizes.** With two scales, 1 and 4, small inputs mostly come from small tokens (slope 1) and large ones from large tokens (slope $\frac14$). In between $f^*$ *falls* (the figure at the
 # top): no tanh, no ISRU, no monotone function is the best.
 #
-# **Tokens of one size.** If $\lVert x\rVert$ is the same for all, $y=x/\rho$ is linear, at any width. The S in the input-output plots of a norm is not made by normalizing a token. It is made by mixing tokens and
-# channels of different size.
+# **Tokens of one size.** If $\lVert x\rVert$ is the same for all, $y=x/\rho$ is linear, at any width. The S in the input-output plots of a norm is not made by normalizing a token. It is made by mixing tokens
+# of different size; channels of different size, in tokens of one size, leave the line straight.
 
 # %%
 tau, a, b, nu = sp.symbols("tau a b nu", positive=True)
@@ -483,6 +497,9 @@ floor = lambda nu: 1 - A_of(nu) ** 2 / (nu + 1)
 t_density = lambda v, nu: (
     mpmath.gamma((nu + 1) / 2) / mpmath.gamma(nu / 2) / mpmath.sqrt(nu * mpmath.pi) * (1 + v**2 / nu) ** (-(nu + 1) / 2)
 )
+explained_3 = (
+    3 * float(mpmath.quad(lambda v: 2.25 * v**1.5 * mpmath.exp(-1.5 * v), [0, 1, 10, 60])) ** 2
+)  # slope at 0: √τ over Gamma(2, 3/2)
 explained = lambda nu: mpmath.quad(lambda v: (A_of(nu) * v) ** 2 / (v**2 + nu) * t_density(v, nu), [-mpmath.inf, 0, mpmath.inf])
 
 
@@ -495,10 +512,11 @@ def mixture(x, scales=(1.0, 4.0)):
 # %%
 nb.derivation(
     "D6",
-    "The best element-wise map E[yᵢ|xᵢ]: Tricomi's U for Gaussian tokens, between two ISRUs; exactly an ISRU with amplitude √2 Γ(a+1)/Γ(a+½) for Student-t tokens; linear for tokens of one norm.",
+    "The best element-wise map E[yᵢ|xᵢ]: Tricomi's U for Gaussian tokens, between two ISRUs; for Student-t tokens, in the limit of infinite width, exactly an ISRU with amplitude √2 Γ(a+1)/Γ(a+½); linear for tokens of one norm.",
     sym.numeric("(6) against quadrature", tricomi, by_quadrature, at=[(4, 1), (4, 3), (16, 2), (7, 1.5, 2), (64, 3)], digits=8),
     sym.monte_carlo("(6) against tokens of width 16 with x₁ = 2", seen16, error16, float(tricomi(16, 2)), draws=200_000, effect=0.02),
     sym.identity("(8): posterior mean of √τ, times x", x * posterior_mean, student),
+    ledger.close("the amplitude of the first figure against quadrature of (8)", A_student, math.sqrt(explained_3), rel=1e-8),
     ledger.close("A at ν = 3", float(amplitude.subs(a, sp.Rational(3, 2))), A_of(3), rel=1e-12),
     *[ledger.close(f"1 − E f*², ν = {k}", 1 - float(explained(k)), floor(k), rel=1e-8) for k in (3, 6, 20)],
     ledger.close("A² − ν at ν = 10⁵", A_of(1e5) ** 2 - 1e5, 0.5, abs=1e-4, digits=4),
@@ -509,7 +527,7 @@ nb.derivation(
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "For Gaussian tokens the best element-wise map lies between the ISRUs with C = (d−1)s² and C = (d−3)s²: the post's function is the best up to 1/d.",
+    "For Gaussian tokens the best element-wise map lies between the ISRUs with C = (d−1)s² and C = (d−3)s², which differ by 1/d.",
     "verified",
     holds=[
         sym.identity(
@@ -606,10 +624,7 @@ class DyISRU(DyT):
 
 
 # %% [markdown]
-# In training we use {doc}`kexue_nb.norms`-style stacked layers, which hold one layer for each run of a grid. They must agree with the five lines.
-
-# %% [markdown]
-# In training we use `kexue_nb.norms.Norm`, stacked layers that hold one layer for each run of a grid. They must agree with the five lines, also in what they learn.
+# In training we use `kexue_nb.norms.Norm`, stacked layers that hold one layer for each run of a grid. They must agree with the five lines, in outputs and gradients.
 
 # %%
 batch = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(5))
@@ -642,15 +657,35 @@ ode = DyT(1).double()
 ode.alpha.data.fill_(1 / (1.3 * math.sqrt(16)))
 ode.gamma.data.fill_(math.sqrt(16))
 at = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None].requires_grad_()
+
+# %%
+known = {
+    "dyt": np.tanh,
+    "dyisru": lambda u: u / np.sqrt(1 + u * u),
+    "derf": scipy.special.erf,
+    "clip": lambda u: np.clip(u, -1, 1),
+    "identity": lambda u: u,
+}
+
+
+def kind_gap(kind):
+    """Largest difference of a fresh layer with alpha = 0.7 and amplitude 2 from 2 f(0.7 x / 2), f by numpy and scipy."""
+    layer = norms.Norm(nn.Init([0]), 1, kind, alpha=0.7, amplitude=2.0)
+    return float(np.abs(layer(at.detach()[None].float()).detach().numpy()[0] - 2 * known[kind](0.35 * at.detach().numpy())).max())
+
+
 (slopes,) = torch.autograd.grad(ode(at).sum(), at)
 ode_gap = float((slopes - (1 - ode(at) ** 2 / 16) / 1.3).detach().abs().max())
 
 # %%
 nb.claim(
     "X4",
-    "The plug-in layers agree with kexue_nb.norms, in their outputs and in the gradients of their parameters.",
+    "The plug-in layers agree with kexue_nb.norms, in their outputs and in the gradients of their parameters, and all kinds with their formulas.",
     "verified",
-    holds=[ledger.less(f"{name}: largest difference", gap, 1e-5, machine=True, method="float32") for name, gap in layer_gap.items()],
+    holds=[
+        *[ledger.less(f"{name}: largest difference", gap, 1e-5, machine=True, method="float32") for name, gap in layer_gap.items()],
+        *[ledger.less(f"{kind} against numpy and scipy", kind_gap(kind), 1e-5, machine=True, method="float32") for kind in known],
+    ],
 )
 nb.claim(
     "C4",
@@ -670,7 +705,7 @@ nb.claim(
 # %% [markdown]
 # ## Experiment: how close can an element-wise map come?
 #
-# We draw 4,000 tokens of width 512 with six laws of the token scale, normalize them, and fit $A\,g(\alpha x)$ with four shapes $g$. The measure is the normalized mean squared error
+# We draw 4,000 tokens of width 512 with six laws of the token scale, normalize them, and fit $A\,g(\alpha x)$ with a line and four curves $g$. The measure is the normalized mean squared error
 # $\mathbb E(y-f)^2/\mathbb Ey^2$, whose floor is that of $f^*$.
 #
 # One device makes this cheap for millions of entries. An odd map is $f(x)=g(|x|)\,x$; if $g$ hardly changes within a narrow bin of $\log|x|$, all that a fit needs to know of the data are the sums
@@ -679,9 +714,10 @@ nb.claim(
 
 # %%
 class Binned(NamedTuple):
-    """Sums over entries (x, y) in bins of log|x|: the bins' middles, sum x^2 and sum x y (each (bins,)), and sum y^2."""
+    """Entries (x, y) in bins of log|x|: the bins' middles, and in each the count and the sums of x^2, x y and y^2; all (bins,)."""
 
     middle: torch.Tensor
+    count: torch.Tensor
     xx: torch.Tensor
     xy: torch.Tensor
     yy: torch.Tensor
@@ -692,9 +728,8 @@ def binned(x, y, bins=500):
     size = x.abs().clamp_min(1e-5 * float(x.abs().max())).log()
     low, high = size.min(), size.max()
     index = ((size - low) / (high - low) * bins).long().clamp_max(bins - 1)
-    xx, xy = (torch.zeros(bins, dtype=x.dtype).index_add_(0, index, v) for v in (x * x, x * y))
     middle = (low + (torch.arange(bins) + 0.5) / bins * (high - low)).exp()
-    return Binned(middle, xx, xy, y.square().sum())
+    return Binned(middle, *(torch.bincount(index, v, minlength=bins) for v in (torch.ones_like(x), x * x, x * y, y * y)))
 
 
 # %%
@@ -717,17 +752,24 @@ class Fit(NamedTuple):
 
 def fit_map(shape, s):
     """The best A g(alpha x) for the binned sums ``s``: alpha scanned, A by least squares."""
-    alphas = ALPHAS / (s.xx.sum() / s.yy).sqrt()  # in units of the input's RMS over the output's
+    alphas = ALPHAS / (s.xx.sum() / s.yy.sum()).sqrt()  # in units of the input's RMS over the output's
     g = SHAPES[shape](alphas[:, None] * s.middle) / s.middle  # (alphas, bins)
     xy, xx = g @ s.xy, g.square() @ s.xx
     best = int((xy**2 / xx).argmax())
-    return Fit(float(1 - xy[best] ** 2 / xx[best] / s.yy), float(alphas[best]), float(xy[best] / xx[best]))
+    return Fit(float(1 - xy[best] ** 2 / xx[best] / s.yy.sum()), float(alphas[best]), float(xy[best] / xx[best]))
 
 
 # %%
 def best_map(s):
     """The error of the best odd map, free in every bin."""
-    return float(1 - (s.xy**2 / s.xx.clamp_min(1e-300)).sum() / s.yy)
+    return float(1 - (s.xy**2 / s.xx.clamp_min(1e-300)).sum() / s.yy.sum())
+
+
+def outlier_error(shape, fit, s, share=0.001):
+    """The normalized error of a fit on the largest |x| alone, a ``share`` of all entries (to the bin)."""
+    top = s.count.flip(0).cumsum(0).flip(0) <= share * s.count.sum()
+    g = fit.amplitude * SHAPES[shape](fit.alpha * s.middle) / s.middle
+    return float((g**2 * s.xx - 2 * g * s.xy + s.yy)[top].sum() / s.yy[top].sum())
 
 
 # %%
@@ -752,6 +794,9 @@ def study(law, seed, width=512, count=4000):
     x = token_scales(law, count, generator) * torch.randn(count, width, generator=generator, dtype=torch.float64)
     return binned(x, x / metrics.rms(x)[:, None])
 
+
+# %% [markdown]
+# What to expect: for Student-t tokens the fitted ISRU should have $A$ and $C$ of (8) and the error (9), at $d=512$ to about a percent; no shape should beat the best map; for one token size all should be lines.
 
 # %%
 LAWS = ["Student 3", "Student 6", "lognormal 0.5", "lognormal 1", "two", "uniform", "constant"]
@@ -783,7 +828,15 @@ def plain_error(shape, fit):
 
 sample_fits = {shape: fit_map(shape, binned(sample, target)) for shape in ("tanh", "ISRU", "erf", "clip")}
 plain = {shape: plain_error(shape, fit) for shape, fit in sample_fits.items()}
-drawn = {law: token_scales(law, 100_000, torch.Generator().manual_seed(13)) for law in ("lognormal 0.5", "lognormal 1", "uniform")}
+
+
+# %%
+drawn = {
+    law: token_scales(law, 100_000, torch.Generator().manual_seed(13)) for law in ("Student 3", "lognormal 0.5", "lognormal 1", "uniform")
+}
+top = sample.abs() >= sample.abs().flatten().topk(1280).values.min()
+top_fit = sample_fits["tanh"].amplitude * torch.tanh(sample_fits["tanh"].alpha * sample[top])
+top_error = float((top_fit - target[top]).square().sum() / target[top].square().sum())
 grid_x = np.linspace(-40, 40, 200_001)
 density = sum(np.exp(-((grid_x / s) ** 2) / 2) / s for s in (1, 4)) / 2 / math.sqrt(2 * math.pi)
 two_floor = 1 - float(np.sum(mixture(grid_x) ** 2 * density) * (grid_x[1] - grid_x[0]))
@@ -815,9 +868,19 @@ nb.claim(
         ledger.less(
             "mixture(x) against the mean of y in bins of x: largest difference",
             float(np.abs(two_means - mixture(two_middles)).max()),
-            0.06,
+            0.02,
             machine=True,
         ),
+        ledger.close(
+            "error on the largest tenth of the entries, tanh",
+            outlier_error("tanh", sample_fits["tanh"], binned(sample, target), share=0.1),
+            top_error,
+            rel=0.05,
+            machine=True,
+            scope="12,800 entries",
+        ),
+        ledger.close("Student, ν = 3: mean of τ", float((drawn["Student 3"] ** -2).mean()), 1, abs=0.02, digits=3, machine=True),
+        ledger.close("variance of τ", float((drawn["Student 3"] ** -2).var()), 2 / 3, rel=0.035, digits=3, machine=True),
         *[
             ledger.close(
                 f"standard deviation of the log scale, lognormal {k}",
@@ -870,7 +933,7 @@ varying = LAWS[:-1]
 excess = {law: mean_error(law, "tanh") / mean_error(law, "ISRU") - 1 for law in varying}
 nb.experiment(
     "E2",
-    "For Student-t tokens the fitted ISRU has the amplitude and constant of (8) and the smallest possible error, (9); the shape matters little for any law.",
+    "For Student-t tokens the fitted ISRU has the amplitude and constant of (8) and the smallest possible error, (9); tanh leaves at most 6% more for any law.",
     "verified",
     holds=[
         *[
@@ -885,12 +948,12 @@ nb.experiment(
         ],
         *[
             ledger.close(
-                f"C = 1/α², ν = {k}", float(np.mean([f.alpha**-2 for f in e2_fits[f"Student {k}"]["ISRU"]])), k, rel=0.06, machine=True
+                f"C = 1/α², ν = {k}", float(np.mean([f.alpha**-2 for f in e2_fits[f"Student {k}"]["ISRU"]])), k, rel=0.03, machine=True
             )
             for k in (3, 6)
         ],
         *[
-            ledger.close(f"error, ν = {k}, against (9)", mean_error(f"Student {k}", "ISRU"), floor(k), rel=0.05, machine=True)
+            ledger.close(f"error, ν = {k}, against (9)", mean_error(f"Student {k}", "ISRU"), floor(k), rel=0.02, machine=True)
             for k in (3, 6)
         ],
         *[
@@ -919,13 +982,12 @@ nb.claim(
     "partly",
     holds=[
         ledger.close(
-            "Student-t tokens, ν = 3: error of ISRU over that of the best map",
+            "Student-t tokens, ν = 3: error of ISRU over that of the best map (exact for d → ∞, D6)",
             mean_error("Student 3", "ISRU") / mean_best("Student 3"),
             1,
             abs=0.005,
             machine=True,
         ),
-        ledger.less("Gaussian tokens, d = 384: the bounds (7) differ at most by", math.sqrt(383 / 381) - 1, 0.003),
     ],
     fails=[
         ledger.more(
@@ -944,31 +1006,42 @@ nb.claim(
         ),
     ],
 )
+BAR = 0.01  # a lead counts from 1% of the error on, here and in C8
+leads = {law: [q / p - 1 for p, q in zip(each(law, "ISRU"), each(law, "tanh"), strict=True)] for law in varying}
+at_outliers = {
+    law: [
+        outlier_error("tanh", t, s) / outlier_error("ISRU", i, s) - 1
+        for i, t, s in zip(e2_fits[law]["ISRU"], e2_fits[law]["tanh"], e2[law], strict=True)
+    ]
+    for law in varying
+}
+clear = [law for law in varying if not law.startswith("Student")]
 nb.claim(
     "C7",
-    "On synthetic tokens the ISRU comes closer to normalization than tanh, and tanh closer than erf.",
-    "verified",
+    "On synthetic tokens the ISRU comes closer to normalization than tanh, above all at outliers.",
+    "partly",
     holds=[
-        ledger.more(
-            f"{law}: smallest lead of {a} over {b}, relative, over the draws",
-            min(q / p - 1 for p, q in zip(each(law, a), each(law, b), strict=True)),
-            0,
-            digits=2,
-            machine=True,
-        )
+        *[ledger.more(f"{law}: smallest lead over the draws", min(leads[law]), BAR, digits=2, machine=True) for law in clear],
+        *[
+            ledger.more(f"{law}: on the largest 0.1% of the entries", min(at_outliers[law]), 3 * BAR, digits=2, machine=True)
+            for law in clear
+        ],
+    ],
+    fails=[
+        ledger.less(f"{law}: largest lead over the draws", max(leads[law]), BAR, digits=2, machine=True)
         for law in varying
-        for a, b in (("ISRU", "tanh"), ("tanh", "erf"))
+        if law not in clear
     ],
 )
 
 # %% [markdown]
-# ISRU beats tanh and tanh beats erf for every law: the paper's ranking by its tolerance of outliers. By very little: 0.1% to 4% of an error that no shape removes. Going element-wise costs
-# 7% to 23% of the output; the choice of the curve moves that in the second digit.
+# ISRU leads at four laws of six, by 1% to 4% of an error that no shape removes, and by more on the largest thousandth of the entries, as the paper says; for Student-t tokens, where it is the best map, its lead is
+# too small to count. Going element-wise costs 7% to 23% of the mean square; the choice of the curve moves that in the second digit.
 #
 # ## Experiment: the norms of a real network
 #
 # `all-MiniLM-L6-v2` {cite}`wang2020minilm` is a BERT of six layers and width 384, Post-Norm, with 13 LayerNorms. We read it the opening of Hamlet, catch what goes into each LayerNorm, centre it (an element-wise map
-# has no mean to subtract; we give it that for free) and fit as before.
+# has no mean to subtract; we give it that for free) and fit as before. If (9) were the whole story, the error would be small wherever the amplitude is large.
 
 
 # %%
@@ -996,28 +1069,45 @@ sums = {name: binned(x, y) for name, x, y in zip(NAMES, inputs, outputs, strict=
 real = {name: {shape: fit_map(shape, s) for shape in SHAPES} for name, s in sums.items()}
 spread = {name: float(metrics.rms(x).std() / metrics.rms(x).mean()) for name, x in zip(NAMES, inputs, strict=True)}
 largest = max(float(y.abs().max()) for y in outputs)
+kappa = {name: y.pow(4).mean(1) / 384 for name, y in zip(NAMES, outputs, strict=True)}  # κ/d of each token
+one_channel = {name: k > 0.98 for name, k in kappa.items()}  # tokens with 98% of Σy⁴ ≤ d² in one channel
+held = {name: float(x.square().sum(1)[one_channel[name]].sum() / x.square().sum()) for name, x in zip(NAMES, inputs, strict=True)}
+MASSIVE = [name for name in BENT if held[name] > 0.2]
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter panels of output against input of a real LayerNorm. Left, feed-forward norm 5: the cloud has several slopes and is bounded by plus and minus the root of 384; the tanh and ISRU fits are S-shaped and nearly equal. Right, attention norm 3: the cloud is a thin straight line."}}
+
+def fed_forward(i):
+    """What feed-forward norm i should get: the output of attention norm i plus the i-th feed-forward sublayer of it, centred."""
+    encoder, k = minilm.Encoder(), 2 * i - 1
+    a = outputs[k].float() * encoder.norms[k].weight + encoder.norms[k].bias
+    inner = F.gelu(encoder.linears[f"{i - 1}_intermediate_dense"](a))
+    x = a + encoder.linears[f"{i - 1}_output_dense"](inner)
+    return (x - x.mean(-1, keepdim=True)).double()
+
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter panels of output against input of a real LayerNorm. Left, feed-forward norm 2: a steep line of small inputs, and a few large inputs whose outputs lie at plus and minus the root of 383; the tanh and ISRU fits are S-shaped, nearly equal and saturate there. Right, attention norm 3: the cloud is a thin straight line."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.7))
-for axes, name in zip(panels, ("feed-forward 5", "attention 3"), strict=True):
+for axes, name in zip(panels, ("feed-forward 2", "attention 3"), strict=True):
     k = NAMES.index(name)
     xs, ys = inputs[k].flatten(), outputs[k].flatten()
     big = xs.abs().argsort(descending=True)[:1500]
     chosen = torch.cat([big, torch.arange(0, len(xs), max(1, len(xs) // 3000))])
-    axes.plot(xs[chosen], ys[chosen], ".", ms=2, color=GREY, alpha=0.6, label="entries of 1,536 tokens (a part)")
-    wide_x = torch.linspace(-float(xs.abs().max()), float(xs.abs().max()), 400, dtype=torch.float64)
+    axes.plot(xs[chosen], ys[chosen], ".", ms=3, color=GREY, alpha=0.6, zorder=3, label="entries of 1,536 tokens (a part)")
+    wide_x = torch.linspace(-float(xs.abs().max()), float(xs.abs().max()), 4000, dtype=torch.float64)
     for shape, color, style in (("ISRU", BLUE, "-"), ("tanh", ORANGE, "--"), ("linear", GREEN, ":")):
         fit = real[name][shape]
         axes.plot(wide_x, fit.amplitude * SHAPES[shape](fit.alpha * wide_x), color=color, ls=style, label=f"best {shape}")
     for bound in (-1, 1):
         axes.axhline(bound * math.sqrt(383), color=BLACK, lw=0.8, ls="-.")
-    reach = float(xs.abs().quantile(0.99995))
+    reach = 1.05 * float(xs.abs().max())
     axes.set(xlabel="centred input", ylim=(-25, 25), xlim=(-reach, reach))
-panels[0].set_title("Feed-forward norm 5: an S", fontsize=10)
-panels[1].set_title("Attention norm 3: a straight line", fontsize=10)
+panels[0].set_title("Feed-forward 2: an S that ends at ±√383", fontsize=9)
+panels[1].set_title("Attention 3: a straight line", fontsize=9)
 panels[0].set_ylabel("output, before gain and bias")
-panels[0].annotate("√383", (panels[0].get_xlim()[0] * 0.97, 20.4), fontsize=8)
-panels[0].legend(fontsize=8, loc="lower right")
+for bound, name in ((20.4, "√383"), (-22.6, "−√383")):
+    panels[0].annotate(name, (panels[0].get_xlim()[0] * 0.97, bound), fontsize=8)
+panels[0].set_xscale("symlog", linthresh=10)
+panels[0].set_xlabel("centred input (log axis beyond ±10)")
+panels[0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.12))
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1026,18 +1116,62 @@ lead = {name: real[name]["tanh"].error / real[name]["ISRU"].error - 1 for name i
 nb.results(
     "E5",
     f"Error left by the best element-wise map at the LayerNorms of MiniLM, in ‰ ({len(passages)} passages of 128 tokens)",
-    ["LayerNorm", "spread of the RMS", "linear", "tanh", "ISRU", "erf", "clip", "best odd map", "amplitude of the ISRU"],
+    [
+        "LayerNorm",
+        "spread of the RMS",
+        "linear",
+        "tanh",
+        "ISRU",
+        "erf",
+        "clip",
+        "best odd map",
+        "A of the ISRU",
+        "A of tanh",
+        "energy in one-channel tokens",
+    ],
     [
         [
             name,
             f"{100 * spread[name]:.0f}%",
             *[thousand(real[name][s].error) for s in ("linear", "tanh", "ISRU", "erf", "clip")],
             thousand(best_map(sums[name])),
-            f"{real[name]['ISRU'].amplitude:.1f}" if name in ["embedding", *BENT] else "linear",
+            *[f"{real[name][s].amplitude:.1f}" if name in ["embedding", *BENT] else "linear" for s in ("ISRU", "tanh")],
+            f"{100 * held[name]:.0f}%",
         ]
         for name in NAMES
     ],
 )
+
+
+# %% [markdown]
+# What the real plots add to the theory:
+#
+# - **Six of thirteen norms need an S**, those after feed-forward layers; the embedding's bends a little. After attention the RMS varies by 5% to 13% (26% in the last layer), and a line is as good as any S.
+# - **No winner.** ISRU leads tanh by at most about 1%, and loses by 4% at the embedding and in the last layer. On the largest thousandth of the entries it leads at three of seven.
+# - **The amplitude is $\sqrt d$ where one channel is the token.** In norms 1 to 3 one token a passage has a *massive* channel {cite}`sun2024massive`, $\kappa/d>0.98$, and these tokens hold a third to two thirds of
+#   all energy. That is the case of D2 in which the diagonal Jacobian is the whole Jacobian. Elsewhere the fitted amplitude is another: 14 to 15 in norms 4 to 6, and 27 at the embedding, more than a LayerNorm can give. Nor
+#   does it measure a tail: by (9) an amplitude of 14.5 would leave 2‰, not 142‰ (X14).
+
+
+# %%
+def others_energy(x):
+    """C_i, the energy of the channels other than i, for tokens x (..., d)."""
+    return x.square().sum(-1, keepdim=True) - x.square()
+
+
+def with_constant(x, y, theta, constant):
+    """Normalized error of sqrt(d) x / sqrt(x^2 + (1 - theta) constant(C) + theta C) as a stand-in for y, with C the energy of the others."""
+    C = others_energy(x)
+    f = math.sqrt(x.shape[-1]) * x / (x.square() + (1 - theta) * constant(C) + theta * C).sqrt()
+    return float((f - y).square().sum() / y.square().sum())
+
+
+CONSTANTS = {"mean": torch.mean, "mean of the channel": lambda C: C.mean(0), "harmonic mean": lambda C: 1 / (1 / C).mean()}
+thetas = [0, 0.25, 0.5, 0.75, 0.9, 1.0]
+layers = dict(zip(NAMES, zip(inputs, outputs, strict=True), strict=True))
+by_constant = {name: {how: with_constant(x, y, 0, c) for how, c in CONSTANTS.items()} for name, (x, y) in layers.items()}
+along_theta = [with_constant(*layers["feed-forward 1"], theta, torch.mean) for theta in thetas]
+relative_spread = {name: float(others_energy(x).std() / others_energy(x).mean()) for name, x in zip(NAMES, inputs, strict=True)}
 
 # %% tags=["hide-input"]
 scope5 = f"MiniLM, {len(passages)} × 128 tokens"
@@ -1055,13 +1189,26 @@ nb.claim(
             lambda n: layer_norm([sp.Integer(5), *[0] * (n - 1)])[0] ** 2,
             lambda n: sp.Integer(n - 1),
         ),
+        *[
+            sym.identity(
+                f"what is missing to d, any token, d = {n}",
+                n - rms_norm(x4[:n])[0] ** 2,
+                n * sum(v**2 for v in x4[1:n]) / length(x4[:n]) ** 2,
+            )
+            for n in (2, 3, 4)
+        ],
+        sym.identity(
+            "LayerNorm, d = 4, as a sum of squares by X2",
+            3 - layer_norm(x4)[0] ** 2,
+            12 * rms(other(x4)) ** 2 / (distance(x4) ** 2 + 4 * rms(other(x4)) ** 2),
+        ),
         ledger.less("MiniLM, 13 LayerNorms: largest |y|", largest, math.sqrt(383), digits=6, machine=True, scope=scope5),
         ledger.more("and it comes close", largest, 0.999 * math.sqrt(383), digits=6, machine=True, scope=scope5),
     ],
 )
 nb.experiment(
     "E5",
-    "At the real LayerNorms after attention a straight line is as good as any of the shapes; after feed-forward layers the S is needed, and its shape hardly matters.",
+    "At the real LayerNorms after attention a straight line is as good as any of the shapes; after feed-forward layers an S leaves less than half of the error of a line.",
     "verified",
     holds=[
         *[
@@ -1095,6 +1242,18 @@ nb.experiment(
             scope=scope5,
         ),
         ledger.more("spread of the RMS after feed-forward, at least", min(spread[name] for name in BENT), 0.3, machine=True, scope=scope5),
+        *[
+            ledger.close(
+                f"what feed-forward norm {i} got, recomputed from attention norm {i}: relative difference",
+                float((fed_forward(i) - inputs[NAMES.index(f"feed-forward {i}")]).norm() / fed_forward(i).norm()),
+                0,
+                abs=1e-4,
+                digits=1,
+                machine=True,
+                scope=scope5,
+            )
+            for i in (1, 2, 3, 4, 5, 6)
+        ],
     ],
 )
 nb.claim(
@@ -1103,8 +1262,17 @@ nb.claim(
     "not reproduced",
     fails=[
         ledger.less(
+            "LayerNorms with a bent plot, of seven, at which it leads by 1% or more on the largest 0.1% of the entries",
+            sum(
+                outlier_error("tanh", real[name]["tanh"], sums[name]) / outlier_error("ISRU", real[name]["ISRU"], sums[name]) > 1 + BAR
+                for name in lead
+            ),
+            5,
+            scope=scope5,
+        ),
+        ledger.less(
             "LayerNorms with a bent plot, of seven, at which the ISRU leads by 1% or more",
-            sum(v > 0.01 for v in lead.values()),
+            sum(v > BAR for v in lead.values()),
             3,
             scope=scope5,
         ),
@@ -1120,91 +1288,133 @@ nb.claim(
 )
 nb.claim(
     "C9",
-    "An explicit √d is meaningful: where activations are massive, the fitted amplitude is √d.",
-    "verified",
+    "An explicit √d is meaningful: the fitted amplitude is √d.",
+    "partly",
     holds=[
         ledger.close(
-            f"ISRU amplitude over √384, feed-forward {i}",
-            real[f"feed-forward {i}"]["ISRU"].amplitude / math.sqrt(384),
-            1,
-            rel=0.15,
+            "feed-forward norms with massive activations: 1, 2, 3; their number",
+            sum(name in MASSIVE for name in BENT[:3]),
+            3,
+            abs=0.5,
+            scope=scope5,
+        ),
+        *[
+            ledger.close(
+                f"amplitude of {shape} over √384, {name}",
+                real[name][shape].amplitude / math.sqrt(384),
+                1,
+                rel=0.1,
+                digits=3,
+                machine=True,
+                scope=scope5,
+            )
+            for name in MASSIVE
+            for shape in ("ISRU", "tanh")
+        ],
+        *[
+            ledger.close(
+                f"√384 x/√(x² + C) with the best C, {name}: error over the free fit's",
+                by_constant[name]["harmonic mean"] / real[name]["ISRU"].error,
+                1,
+                abs=0.03,
+                digits=4,
+                machine=True,
+                scope=scope5,
+            )
+            for name in MASSIVE
+        ],
+    ],
+    fails=[
+        *[
+            ledger.less(
+                f"ISRU over √384, {name}", real[name]["ISRU"].amplitude / math.sqrt(384), 0.85, digits=3, machine=True, scope=scope5
+            )
+            for name in BENT
+            if name not in MASSIVE
+        ],
+        ledger.more(
+            "embedding: above √383, the most a LayerNorm gives",
+            real["embedding"]["ISRU"].amplitude / math.sqrt(383),
+            1.15,
             digits=3,
             machine=True,
             scope=scope5,
+        ),
+    ],
+)
+nb.claim(
+    "X14",
+    "Nor does the amplitude tell the tail there: the error that (9) gives for the fitted amplitude is far from the real one, for real tokens are no Student-t scale times Gaussian channels.",
+    "verified",
+    holds=[
+        ledger.more(
+            f"{name}: error over (9) at ν = A² − 1/2",
+            real[name]["ISRU"].error / floor(real[name]["ISRU"].amplitude ** 2 - 0.5),
+            10,
+            digits=2,
+            machine=True,
+            scope=scope5,
         )
-        for i in (1, 2, 3)
+        for name in ("feed-forward 5", "feed-forward 6")
     ],
 )
 
 # %% [markdown]
-# What the real plots add to the theory:
-#
-# - **Seven of thirteen norms bend**, the embedding's and the six after feed-forward layers. After attention the RMS varies by 5% to 13% (26% in the last layer): a linear map with a constant is
-#   already as good as any S. Formula (9) says so: little spread is a large $\nu$.
-# - **No winner.** On synthetic tokens ISRU led everywhere; here it leads by at most about 1%, and loses by 4% at two norms. At five of the seven
-#   all smooth curves are within 10% of the best map of any shape.
-# - **Why the amplitude is $\sqrt d$ here**, though (8) says that it measures the tail: the tokens that decide the fit have *one* massive channel {cite}`sun2024massive`, with $y^2/383$ above 0.99. That is the case
-#   $\kappa\approx d$ of D2, in which the diagonal Jacobian is the whole Jacobian, and every formula of the post is exact.
-#
 # ### One constant for all tokens
 #
 # DyISRU's only approximation is the common $C$. So let us interpolate between it and RMSNorm: $C_i\to(1-\theta)\,\bar C+\theta\,C_i$, with the amplitude $\sqrt d$. And which constant is best? The obvious
-# one, a running mean of $C_i$ as in BatchNorm, alike for all channels or one for each, is ten times worse than need be where tokens are massive. The harmonic mean, which such tokens
-# cannot dominate, comes within 2% of the fit.
+# one, a running mean of $C_i$ as in BatchNorm, alike for all channels or one for each, leaves 8 to 13 times the error of the best where tokens are massive. The harmonic mean, which such tokens
+# cannot dominate, comes within 2% of the free fit there. In the other norms the mean is worse by up to 85%, the harmonic mean by up to 65%.
 
-
-# %%
-def with_constant(k, theta, constant):
-    """Normalized error of sqrt(d) x / sqrt(x^2 + (1 - theta) constant + theta C) at LayerNorm k, C the energy of the other channels."""
-    x, y = inputs[k], outputs[k]
-    C = x.square().sum(1, keepdim=True) - x.square()
-    f = math.sqrt(384) * x / (x.square() + (1 - theta) * constant(C) + theta * C).sqrt()
-    return float((f - y).square().sum() / y.square().sum())
-
-
-CONSTANTS = {"mean": torch.mean, "mean of the channel": lambda C: C.mean(0), "harmonic mean": lambda C: 1 / (1 / C).mean()}
-thetas = [0, 0.25, 0.5, 0.75, 0.9, 1.0]
-first_ff = NAMES.index("feed-forward 1")
-along_theta = [with_constant(first_ff, theta, CONSTANTS["mean"]) for theta in thetas]
-by_constant = {name: with_constant(first_ff, 0, constant) for name, constant in CONSTANTS.items()}
-energies = {name: inputs[NAMES.index(name)].square().sum(1) for name in ("attention 3", "feed-forward 1")}
-relative_spread = {name: float(C.std() / C.mean()) for name, C in energies.items()}
 
 # %% tags=["hide-input"]
+over_fit = lambda name, how: by_constant[name][how] / real[name]["ISRU"].error
+nb.results(
+    "X6",
+    "How far C varies, and the error of √d x/√(x² + C) with one constant over that of the freely fitted ISRU",
+    ["LayerNorm", "spread of C", *CONSTANTS],
+    [[name, f"{100 * relative_spread[name]:.0f}%", *[f"{over_fit(name, how):.2f}" for how in CONSTANTS]] for name in NAMES],
+)
+pair_x, pair_y = inputs[2][:40], outputs[2][:40]
+squares_of = pair_x.numpy() ** 2
+C_loops = np.array([[sum(row[:i]) + sum(row[i + 1 :]) for i in range(384)] for row in squares_of])
+half_way = math.sqrt(384) * pair_x.numpy() / np.sqrt(squares_of + C_loops.mean() / 2 + C_loops / 2)
+half_error = float(np.sum((half_way - pair_y.numpy()) ** 2) / np.sum(pair_y.numpy() ** 2))
 nb.claim(
     "X6",
-    "The price of one C: at feed-forward norm 1 the mean C leaves 10 times the error of the harmonic mean, which is within 2% of the best fit; a share θ of the token's own C removes the error steadily.",
+    "The price of one C: at the norms with massive activations the mean of C leaves more than 7 times the error of the best fit, the harmonic mean at most 2% more; a share θ of the token's own C removes the error steadily.",
     "verified",
     holds=[
         ledger.increasing("accuracy 1 − error as θ goes from 0 to 1", [1 - e for e in along_theta], machine=True, scope=scope5),
         ledger.less("error at θ = 1, where it is RMSNorm", along_theta[-1], 1e-12, machine=True, scope=scope5),
-        ledger.more("mean over harmonic mean", by_constant["mean"] / by_constant["harmonic mean"], 5, digits=3, machine=True, scope=scope5),
-        ledger.more(
-            "one mean for each channel, over the harmonic mean",
-            by_constant["mean of the channel"] / by_constant["harmonic mean"],
-            5,
-            digits=3,
-            machine=True,
-            scope=scope5,
-        ),
         ledger.close(
-            "harmonic mean over the best ISRU",
-            by_constant["harmonic mean"] / real["feed-forward 1"]["ISRU"].error,
-            1,
-            abs=0.03,
-            digits=4,
-            machine=True,
-            scope=scope5,
+            "error at θ = 1/2 of 40 tokens, by loops", with_constant(pair_x, pair_y, 0.5, torch.mean), half_error, rel=1e-9, machine=True
         ),
+        *[
+            ledger.more(f"{how}, {name}: error over the fit's", over_fit(name, how), 7, digits=3, machine=True, scope=scope5)
+            for name in MASSIVE
+            for how in ("mean", "mean of the channel")
+        ],
+        *[
+            ledger.close(f"harmonic mean, {name}", over_fit(name, "harmonic mean"), 1, abs=0.02, digits=4, machine=True, scope=scope5)
+            for name in MASSIVE
+        ],
         ledger.less(
-            "coefficient of variation of C over tokens, attention 3",
-            relative_spread["attention 3"],
+            "spread of C after attention 2 to 5, at most",
+            max(relative_spread[f"attention {i}"] for i in (2, 3, 4, 5)),
             0.2,
             digits=2,
             machine=True,
             scope=scope5,
         ),
-        ledger.more("and feed-forward 1", relative_spread["feed-forward 1"], 1, digits=2, machine=True, scope=scope5),
+        ledger.more("after feed-forward, at least", min(relative_spread[name] for name in BENT), 1, digits=2, machine=True, scope=scope5),
+        ledger.close(
+            "spread of C at feed-forward norm 1, by loops over 40 tokens",
+            float(others_energy(pair_x).std() / others_energy(pair_x).mean()),
+            float(C_loops.std(ddof=1) / C_loops.mean()),
+            rel=1e-9,
+            machine=True,
+        ),
     ],
 )
 
@@ -1251,12 +1461,16 @@ nb.claim(
 #
 # ### A race of the substitutes
 #
-# Now train. A Pre-Norm language model on the characters of Shakespeare, three layers of width 32, every norm (two a layer and one before the head) replaced by a substitute; a learned scalar on the
+# A Pre-Norm language model on the characters of Shakespeare, three layers of width 32, every norm (two a layer and one before the head) replaced by a substitute; a learned scalar on the
 # embedding, which the DyT paper needs for its language models, in every arm. Every arm has the same grid of learning rates and the same seeds, Adam with a warm-up and a cosine; the gradients of each run are clipped to norm 1 of
-# their own. $\sqrt d$ explicit means $\gamma\sqrt d\,f(\alpha x/\sqrt d)$ with $\alpha$ starting at 1; the others start at $\alpha=\frac12$ with amplitude 1. Recorded on two CPU cores: the sizes are what they are.
+# their own. $\sqrt d$ explicit means
+# $\gamma\sqrt d\,f(\alpha x/\sqrt d)$ with $\alpha$ starting at 1; the others start at $\alpha=\frac12$ with amplitude 1. That changes two things, slope and amplitude, so four controls change one at a time.
+#
+# Expected, if the post is right: the explicit $\sqrt d$ helps, and neither another amplitude nor the identity does as much; tanh and ISRU do not differ; nothing quite reaches the norm. Recorded on two CPU cores, which sets the sizes: 38,400 characters a run, one width, three seeds, or five.
 
 
 # %%
+# recorded before optim.Clipped took parameters of shape (R,), as it does now; that the two agree is part of X8
 class ClippedRuns(optim.Clipped):
     """optim.Clipped for models that also have one number a run, such as the learned alpha: all gradients of a run scaled to norm ``bound``."""
 
@@ -1329,7 +1543,13 @@ ALL_ARMS = [
     ["DyISRU, √d", "dyisru", 1.0, math.sqrt(32)],
 ]
 named = lambda *names: [arm for arm in ALL_ARMS if arm[0] in names]
-few = named("RMSNorm", "DyT", "identity", "DyT, √d")
+CONTROLS = [  # slope, amplitude or both?
+    ["DyT, α = 1, A = 2", "dyt", 1.0, 2.0],
+    ["DyT, α = 1, A = d", "dyt", 1.0, 32.0],
+    ["DyT, α = 1/2, A = √d", "dyt", 0.5, math.sqrt(32)],
+    ["identity, α = 1", "identity", 1.0, 1.0],
+]
+few, MORE_SEEDS = named("RMSNorm", "DyT", "identity", "DyT, √d"), named("RMSNorm", "DyT", "DyISRU", "DyT, √d")
 GRID = [0.003, 0.01, 0.03, 0.1]
 race_seeds, race_steps = nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2, 3], full=[0, 1, 2]), nb.at_scale(cpu=100, gpu=300, full=150)
 race_config = {"seeds": race_seeds, "steps": race_steps, "batch": 8, "shape": race_shape}
@@ -1347,15 +1567,17 @@ e3 = nb.run(
 )
 
 # %% tags=["nbval-ignore-output"]
-if nb.scale != "cpu":  # only where there is time: without clipping, and with few characters many times
+if nb.scale != "cpu":  # only where there is time: without clipping, with few characters many times, controls, more seeds
     nb.run("E3b", race, arms=few, rates=GRID, clip=None, budget=None, **race_config)
     nb.run("E3c", race, arms=few, rates=[0.001, *GRID, 0.3], clip=1.0, budget=2000, **race_config)
+    nb.run("E3d", race, arms=CONTROLS, rates=GRID, clip=1.0, budget=None, **race_config)
+    nb.run("E3e", race, arms=MORE_SEEDS, rates=GRID, clip=1.0, budget=None, **(race_config | {"seeds": [3, 4]}))
 
 # %% [markdown]
 # ### Three treatments of the attention logits
 #
-# The post ends on the attention logits. Gemma 2 capped them softly at 50; Gemma 3 dropped the cap and normalizes queries and keys instead {cite}`gemma3`. The author's reading: a cap only moves the explosion
-# elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains. We watch the largest logit
+# The post ends on the attention logits. Gemma 2 capped them softly (at 50, from memory); Gemma 3 dropped the cap and normalizes queries and keys instead {cite}`gemma3`. The author's reading: a cap only moves the explosion
+# elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains (positions are learned vectors; {cite}`henry2020qknorm` had L2 norms and one scale, the RMS norm with gains is a later variant). Expected: QK-norm holds the logits near 4, the cap does not. We watch the largest logit
 # $|q\cdot k|/\sqrt{d_h}$ *before* the cap.
 
 
@@ -1466,12 +1688,49 @@ def reference_run(model, text, held_out, *, rate, seed, clip, factor, windows, b
         return float(F.cross_entropy(model(held_out[start][None])[0].flatten(0, 1), held_out[start + 1].flatten()))
 
 
+def logits_by_hand(model, ids, arm):
+    """The model of a race, run 0, on ids (T,) from its parameters alone: every norm, residual and head written out."""
+    _, kind, _, amplitude = arm
+    weight = lambda key: getattr(model, key)[0]
+
+    def norm(k, x):
+        layer = model.norms[k]
+        if kind == "rms":
+            return layer.gamma[0] * x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt()
+        return layer.gamma[0] * amplitude * torch.tanh(layer.alpha[0] * x / amplitude) + layer.beta[0]
+
+    x = model.embedding_scale[0] * (model.tokens.weight[0, ids] + model.positions.weight[0, : len(ids)])
+    future = torch.ones(len(ids), len(ids)).triu(1).bool()
+    for layer in range(model.depth):
+        q, k, v = (norm(2 * layer, x) @ weight(key)[layer] for key in ("wq", "wk", "wv"))
+        heads = []
+        for q_h, k_h, v_h in zip(*(t.split(x.shape[1] // model.heads, 1) for t in (q, k, v)), strict=True):
+            heads.append((q_h @ k_h.T / q_h.shape[1] ** 0.5).masked_fill(future, -torch.inf).softmax(1) @ v_h)
+        x = x + torch.cat(heads, 1) @ weight("wo")[layer]
+        u = norm(2 * layer + 1, x) @ weight("w1")[layer]
+        x = x + (u * (1 + torch.erf(u / 2**0.5)) / 2) @ weight("w2")[layer]
+    return norm(-1, x) @ model.head.weight[0]
+
+
 tiny_shape = {"context": 8, "d": 16, "depth": 2, "heads": 2}
 characters = data.encode_characters(data.shakespeare())[0]
 cut = int(0.9 * len(characters))
 tiny_arms, cpu = [["A", "dyt", 0.7, 2.0], ["B", "rms", None, None]], torch.device("cpu")
 cosine = lambda step: optim.warmup_cosine(step, 5)
-race_gap = {}
+race_gap, hand_gap, stepped = {}, {}, []
+for kind in (ClippedRuns, optim.Clipped):
+    p = [torch.nn.Parameter(torch.linspace(-1, 1, 2 * n).view(2, *shape)) for n, shape in ((1, ()), (3, (3,)), (4, (2, 2)))]
+    stepper = kind(0.5, optim.StackedSGD(p, torch.tensor([0.1, 0.2])))
+    sum((q**2).sum() for q in p).backward()
+    stepper.step()
+    stepped.append(torch.cat([q.detach().flatten() for q in p]))
+for arm in tiny_arms:
+    model = reference_model(arm, 3, 84)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6))
+        ours = model(characters[None, None, :8])[0, 0]
+        hand_gap[arm[1]] = float((ours - logits_by_hand(model, characters[:8], arm)).abs().max())
 for clip, budget in ((0.5, None), (None, 60)):
     ran = race(cpu, arms=tiny_arms, rates=[0.01, 0.05], seeds=[3, 4], clip=clip, steps=5, batch=3, shape=tiny_shape, budget=budget)
     text = characters[: cut if budget is None else budget]
@@ -1566,6 +1825,26 @@ nb.claim(
             )
             for (clip, budget), gap in race_gap.items()
         ],
+        ledger.less(
+            "a step clipped by ClippedRuns and by optim.Clipped", float((stepped[0] - stepped[1]).abs().max()), 1e-6, digits=1, machine=True
+        ),
+        *[
+            ledger.less(
+                f"logits of a race's model by hand, {kind}: largest difference", gap, 1e-4, digits=1, machine=True, method="float32"
+            )
+            for kind, gap in hand_gap.items()
+        ],
+        *[
+            ledger.close(f"{arm[0]}: amplitude² over the width", arm[3] ** 2 / run.config["shape"]["d"], 1, rel=1e-4)
+            for run in (nb.recorded("E3"), nb.recorded("E3b"), nb.recorded("E3c"))
+            for arm in run.config["arms"]
+            if arm[0].endswith(", √d")
+        ],
+        *[
+            ledger.close(f"{arm[0]}: the same in this notebook", arm[3] ** 2 / race_shape["d"], 1, rel=1e-9)
+            for arm in ALL_ARMS
+            if arm[0].endswith(", √d")
+        ],
         *[
             ledger.less(f"attention by loops, {guard}: largest difference", gap, 1e-4, digits=1, machine=True, method="float32")
             for guard, gap in loop_gap.items()
@@ -1592,46 +1871,55 @@ nb.claim(
 
 
 # %%
-def tuned(run, arm):
+def tuned(rows):
     """The losses (one a seed) of an arm at its best learning rate, and that rate's place in the grid."""
-    rows = run.result[arm]
-    best = metrics.best_rows([arm] * len(rows), rows)[arm]
+    best = metrics.best_rows(["arm"] * len(rows), rows)["arm"]
     return rows[best], best
 
 
-main, unclipped, repeated = (nb.recorded(id) for id in ("E3", "E3b", "E3c"))
-arms_of = lambda run: [arm[0] for arm in run.config["arms"]]
-best = {id: {arm: tuned(run, arm)[0] for arm in arms_of(run)} for id, run in (("E3", main), ("E3b", unclipped), ("E3c", repeated))}
-inner = {
-    (id, arm): 0 < tuned(run, arm)[1] < len(run.config["rates"]) - 1
-    for id, run in (("E3", main), ("E3b", unclipped), ("E3c", repeated))
-    for arm in arms_of(run)
+main, unclipped, repeated, controls, more = (nb.recorded(id) for id in ("E3", "E3b", "E3c", "E3d", "E3e"))
+clipped = {  # the controls, and two more seeds for four arms, belong to the same race
+    arm: [[*a, *b] for a, b in zip(rows, more.result.get(arm, [[]] * len(rows)), strict=True)]
+    for arm, rows in (main.result | controls.result).items()
 }
-e3_scope = f"recorded on a CPU, {len(main.config['seeds'])} seeds, {main.config['steps']} steps, rate tuned"
-at_rate = lambda run, rate, arm: run[arm][live_rates.index(rate)]
+races = {"E3": clipped, "E3b": unclipped.result, "E3c": repeated.result}
+best = {id: {arm: tuned(rows)[0] for arm, rows in race.items()} for id, race in races.items()}
+inner = [0 < tuned(rows)[1] < len(rows) - 1 for race in races.values() for rows in race.values()]
+mean = lambda id, arm: float(np.mean(best[id][arm]))
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: held-out loss of nine arms at their best learning rate with error bars; RMSNorm is lowest, the two arms with the root of d explicit are level with it, plain DyT, its relatives and the identity are higher. Right: loss against the learning rate; all minima lie inside the grid, and at the highest rate RMSNorm loses least, DyT with root of d most."}}
+
+def behind(a, b):
+    """95% interval (Student's t) of the mean of a - b over equal seeds, which share start and data."""
+    common = min(len(a), len(b))
+    return scipy.stats.ttest_rel(a[:common], b[:common]).confidence_interval(0.95)
+
+
+lag = lambda id, worse, better: behind(best[id][worse], best[id][better])
+half_width = lambda rows: float(np.diff(scipy.stats.ttest_1samp(rows, 0).confidence_interval(0.95))[0]) / 2
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: held-out loss of thirteen arms at their best learning rate with wide error bars; RMSNorm is lowest, all arms of slope 1 with an amplitude of 2 or more, the identity among them, come next, plain DyT and its relatives are higher. Right: loss against the learning rate; all minima lie inside the grid, and at the highest rate RMSNorm is lowest, DyT with root of d highest."}}
 figure, (axes, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
 ordered = sorted(best["E3"], key=lambda arm: np.mean(best["E3"][arm]))
 for i, arm in enumerate(ordered):
-    color = BLUE if "√d" in arm else BLACK if arm == "RMSNorm" else ORANGE
+    wide_one = arm.endswith(", √d") or arm in ("DyT, α = 1, A = 2", "DyT, α = 1, A = d", "identity, α = 1")
+    color = BLACK if arm == "RMSNorm" else BLUE if wide_one else ORANGE
     axes.errorbar(
         np.mean(best["E3"][arm]),
         i,
-        xerr=2 * np.std(best["E3"][arm], ddof=1) / math.sqrt(len(best["E3"][arm])),
+        xerr=half_width(best["E3"][arm]),
         fmt="o",
         color=color,
         capsize=3,
     )
 axes.set_yticks(range(len(ordered)), ordered)
-axes.set_xlabel("held-out loss, nats a character (± 2 s.e.)")
-axes.set_title("With √d explicit, level with RMSNorm", fontsize=10)
+axes.set_xlabel("held-out loss, nats (95%, 3 or 5 seeds)")
+axes.set_title("Slope 1 and no early bend is what helps", fontsize=10)
 for arm, color, style in (("RMSNorm", BLACK, "-"), ("DyT", ORANGE, "--"), ("identity", GREY, ":"), ("DyT, √d", BLUE, "-.")):
-    rows = np.array(main.result[arm])
+    rows = np.array(clipped[arm])
     right.errorbar(
         main.config["rates"],
         rows.mean(1),
-        2 * rows.std(1, ddof=1) / math.sqrt(rows.shape[1]),
+        rows.std(1, ddof=1) / math.sqrt(rows.shape[1]),
         color=color,
         ls=style,
         label=f"{arm}, recorded",
@@ -1639,223 +1927,213 @@ for arm, color, style in (("RMSNorm", BLACK, "-"), ("DyT", ORANGE, "--"), ("iden
     )
 for arm, color in (("RMSNorm", BLACK), ("DyT", ORANGE), ("DyT, √d", BLUE)):
     right.plot(live_rates, np.mean(e3[arm], 1) if nb.scale == "cpu" else [math.nan] * 2, "s", mfc="none", color=color, label=f"{arm}, live")
-right.set(xscale="log", xlabel="learning rate (log axis)", ylim=(2.58, 3.4), ylabel="held-out loss, nats a character")
-right.set_title("RMSNorm forgives a high rate", fontsize=10)
-right.legend(fontsize=7)
+right.set(xscale="log", xlabel="learning rate (log axis)", ylim=(2.58, 3.5), ylabel="held-out loss, nats (± 1 s.e.)")
+right.set_title("At a high rate √d mostly fails", fontsize=10)
+right.legend(fontsize=6, loc="upper left")
 nb.show(figure)
 
+# %% [markdown]
+# - **The advice holds, but not because of $\sqrt d$.** DyT with $\sqrt d$ closes most of plain DyT's gap to RMSNorm with clipping, about half of it without (a gap of 0.018 nats stays, and is resolved). The controls say why: amplitude 2 does as well, amplitude $d=32$ too, and so does the *identity* with slope 1, which has
+#   no amplitude. Slope $\frac12$ costs 0.03 nats, amplitude 1 (a bend inside the bulk of the channels) 0.04. What helps is to start as a norm does on a token of unit RMS: slope 1, nothing bent. One width cannot tell more.
+# - **And it has a price**: at a rate of 0.1 most runs with $\sqrt d$ fail and plain DyT does not.
+# - **tanh or ISRU?** No difference, as little as in the fits.
+# - **The identity does not fail**, with clipping or without, where the paper's vision transformers do. Three layers are too few to need a norm for stability.
+# - **What the norm buys.** At 0.1 RMSNorm has the lowest loss of all. One step of the grid above its own best rate it loses a third of what plain DyT loses; $\sqrt d$, whose best rate is lower, loses less still.
+# - **Does the sign depend on the data?** On 2,000 characters read 19 times plain DyT is in front of RMSNorm in the mean, but three seeds do not resolve it (X13). {cite}`verma2026dyt` reports a change of sign for GPT-2 models.
+
 # %%
-mean = lambda id, arm: float(np.mean(best[id][arm]))
-seedwise = lambda id, worse, better: [
-    a - b for a, b in zip(best[id][worse], best[id][better], strict=True)
-]  # equal seeds: same start, same data
-paired = lambda *key: float(np.mean(seedwise(*key)) / np.std(seedwise(*key), ddof=1) * math.sqrt(len(seedwise(*key))))
 slow = live_rates.index(0.01) if nb.scale == "cpu" else GRID.index(0.01)
 live_slow = {arm: e3[arm][slow] for arm in ("RMSNorm", "DyT", "DyT, √d")}
-live_scope, b_scope = "cpu, 3 seeds, 100 steps", f"recorded on a CPU, 3 seeds, {unclipped.config['steps']} steps, no clipping, rate tuned"
-c_scope = f"recorded on a CPU, 3 seeds, {repeated.config['budget']} characters {repeated.config['steps'] * 256 // repeated.config['budget']} times, rate tuned"
-at_small = {arm: main.result[arm][0] for arm in arms_of(main)}  # at the smallest rate of the grid
+seeds_rates = "rate tuned, 95% interval over equal seeds"
+e3_scope = (
+    f"recorded on a CPU, {main.config['steps']} steps, clipped, 3 seeds, 5 for {', '.join(arm[0] for arm in MORE_SEEDS)}, {seeds_rates}"
+)
+b_scope = f"recorded on a CPU, {unclipped.config['steps']} steps, no clipping, 3 seeds, {seeds_rates}"
+passes = repeated.config["steps"] * 256 // repeated.config["budget"]
+c_scope = f"recorded on a CPU, {repeated.config['budget']} characters {passes} times, 3 seeds, {seeds_rates}"
+live_scope, top_rate = "cpu, 3 seeds, 100 steps", GRID.index(0.1)
+closed = lambda id: (mean(id, "DyT") - mean(id, "DyT, √d")) / (mean(id, "DyT") - mean(id, "RMSNorm"))
+
+
+def above_best(arm, steps=1):
+    """Losses, one a seed, ``steps`` grid places above the arm's best rate, less those at its best; race E3."""
+    rows, (_, k) = clipped[arm], tuned(clipped[arm])
+    return [high - low for high, low in zip(rows[k + steps], rows[k], strict=True)]
+
 
 # %% tags=["hide-input"]
 nb.claim(
     "C10",
     "Keep √d explicit and learn 1/ρ: γ√d f(αx/√d) trains better than the plain γ f(αx).",
-    "verified",
+    "partly",
     holds=[
         *[
-            ledger.more(
-                f"{arm}: mean lead of √d at equal seeds over its standard error",
-                paired("E3", arm, f"{arm}, √d"),
-                4.3,
-                digits=2,
-                scope=e3_scope,
-            )
-            for arm in ("DyT", "DyISRU")
-        ],
-        *[
-            ledger.more(
-                f"{arm}: smallest lead of √d over the seeds", min(seedwise("E3", arm, f"{arm}, √d")), 0.02, digits=2, scope=e3_scope
-            )
+            ledger.more(f"{arm} less {arm} with √d, lower end", lag("E3", arm, f"{arm}, √d").low, 0, digits=2, scope=e3_scope)
             for arm in ("DyT", "DyISRU")
         ],
         ledger.better("DyT over DyT with √d at rate 0.01, live", live_slow["DyT"], live_slow["DyT, √d"], scope=live_scope),
         ledger.more(
-            "it is the saturation, not the slope: smallest lead of √d over DyT with α = 1",
-            min(seedwise("E3", "DyT, α = 1", "DyT, √d")),
-            0.02,
+            "the same slope, amplitude 1: DyT with α = 1 less DyT with √d, lower end",
+            lag("E3", "DyT, α = 1", "DyT, √d").low,
+            0,
             digits=2,
             scope=e3_scope,
-        ),
-        ledger.close(
-            "DyT with α = 1 over DyT with α = 1/2",
-            np.mean(best["E3"]["DyT, α = 1"]) / np.mean(best["E3"]["DyT"]),
-            1,
-            abs=0.005,
-            scope=e3_scope,
-        ),
-    ],
-)
-nb.experiment(
-    "E3",
-    "With every arm's rate tuned, plain DyT and DyISRU end behind RMSNorm and the explicit √d closes most of the gap; ISRU and tanh do not differ; without any bend (identity) training works too.",
-    "verified",
-    holds=[
-        ledger.better("DyT over RMSNorm, recorded", best["E3"]["DyT"], best["E3"]["RMSNorm"], scope=e3_scope),
-        ledger.better("DyISRU over RMSNorm, recorded", best["E3"]["DyISRU"], best["E3"]["RMSNorm"], scope=e3_scope),
-        ledger.close(
-            "DyT with √d over RMSNorm, mean loss",
-            np.mean(best["E3"]["DyT, √d"]) / np.mean(best["E3"]["RMSNorm"]),
-            1,
-            abs=0.01,
-            scope=e3_scope,
-        ),
-        ledger.close(
-            "DyISRU with √d over DyT with √d, mean loss",
-            np.mean(best["E3"]["DyISRU, √d"]) / np.mean(best["E3"]["DyT, √d"]),
-            1,
-            abs=0.003,
-            scope=e3_scope,
-        ),
-        ledger.better("RMSNorm over DyT with √d at the smallest rate, 0.003", at_small["RMSNorm"], at_small["DyT, √d"], scope=e3_scope),
-        ledger.close(
-            "share of the nine arms whose best rate lies inside the grid",
-            float(np.mean([inner["E3", arm] for arm in arms_of(main)])),
-            1,
-            abs=1e-9,
-            scope=e3_scope,
-        ),
-        ledger.better("DyT over RMSNorm at rate 0.01, live", live_slow["DyT"], live_slow["RMSNorm"], sigmas=1, scope=live_scope),
-    ],
-)
-
-# %% tags=["hide-input"]
-top_rate = GRID.index(0.1)
-hurt = lambda run, arm: float(np.mean(run.result[arm][top_rate])) - float(np.mean(tuned(run, arm)[0]))
-nb.claim(
-    "C11",
-    "DyT matches normalization, with the same or fewer worries; only the bend of tanh makes it work, an identity in its place fails.",
-    "partly",
-    holds=[
-        ledger.close(
-            "with √d explicit: loss over RMSNorm's, rate tuned, recorded",
-            np.mean(best["E3"]["DyT, √d"]) / np.mean(best["E3"]["RMSNorm"]),
-            1,
-            abs=0.01,
-            scope=e3_scope,
-        ),
-        ledger.close(
-            "the same without clipping", np.mean(best["E3b"]["DyT, √d"]) / np.mean(best["E3b"]["RMSNorm"]), 1, abs=0.01, scope=b_scope
         ),
     ],
     fails=[
         ledger.more(
-            "plain DyT: smallest excess over RMSNorm over the seeds, recorded",
-            min(seedwise("E3", "DyT", "RMSNorm")),
+            "at rate 0.1 it is the other way round: mean loss of DyT with √d less that of plain DyT",
+            np.mean(clipped["DyT, √d"][top_rate]) - np.mean(clipped["DyT"][top_rate]),
+            0.1,
+            digits=3,
+            scope=e3_scope,
+        ),
+        *[
+            ledger.close(
+                f"and √d is nothing special: mean loss of {arm} over that of DyT with √d",
+                mean("E3", arm) / mean("E3", "DyT, √d"),
+                1,
+                abs=0.004,
+                digits=5,
+                scope=e3_scope,
+            )
+            for arm in ("DyT, α = 1, A = 2", "DyT, α = 1, A = d", "identity, α = 1")
+        ],
+    ],
+)
+nb.experiment(
+    "E3",
+    "With every arm's rate tuned, plain DyT and DyISRU end behind RMSNorm; the explicit √d closes more than half of the gap, as do slope 1 with amplitude 2 and slope 1 with no bend at all; ISRU and tanh do not differ.",
+    "verified",
+    holds=[
+        *[
+            ledger.more(f"{arm} less RMSNorm, lower end", lag("E3", arm, "RMSNorm").low, 0, digits=2, scope=e3_scope)
+            for arm in ("DyT", "DyISRU")
+        ],
+        ledger.more("DyT less RMSNorm, no clipping, lower end", lag("E3b", "DyT", "RMSNorm").low, 0, digits=2, scope=b_scope),
+        *[
+            ledger.more(f"slope 1/2 less slope 1, {what}: mean loss", mean("E3", half) - mean("E3", one), 0.015, digits=2, scope=e3_scope)
+            for what, half, one in (("amplitude √d", "DyT, α = 1/2, A = √d", "DyT, √d"), ("identity", "identity", "identity, α = 1"))
+        ],
+        ledger.more("share of DyT's gap that √d closes", closed("E3"), 0.5, digits=2, scope=e3_scope),
+        ledger.more("no clipping", closed("E3b"), 0.5, digits=2, scope=b_scope),
+        ledger.less(
+            "half-width of the interval of DyISRU with √d less DyT with √d",
+            np.diff(lag("E3", "DyISRU, √d", "DyT, √d"))[0] / 2,
             0.02,
             digits=2,
             scope=e3_scope,
         ),
-        ledger.more("the same without clipping", min(seedwise("E3b", "DyT", "RMSNorm")), 0.02, digits=2, scope=b_scope),
+        ledger.less("its lower end", lag("E3", "DyISRU, √d", "DyT, √d").low, 0, digits=2, scope=e3_scope),
+        ledger.less("identity less plain DyT, mean", mean("E3", "identity") - mean("E3", "DyT"), 0.01, digits=2, scope=e3_scope),
+        ledger.less(
+            "seeds 0, 1, 2 stand first in the joined rows: largest difference from E3",
+            float(np.max([np.abs(np.array(clipped[arm])[:, :3] - np.array(rows)) for arm, rows in main.result.items()])),
+            1e-9,
+        ),
         *[
             ledger.less(
-                f"identity: mean loss less that of plain DyT, {how}", mean(id, "identity") - mean(id, "DyT"), 0.01, digits=2, scope=scope
+                f"{id} was run with the same rates, steps and clipping: fields that differ",
+                sum(run.config[key] != main.config[key] for key in ("rates", "steps", "clip", "batch", "shape", "budget")),
+                1,
             )
+            for id, run in (("E3d", controls), ("E3e", more))
+        ],
+        ledger.close("share of all arms and races whose best rate lies inside the grid", float(np.mean(inner)), 1, abs=1e-9),
+        ledger.better("DyT over RMSNorm at rate 0.01, live", live_slow["DyT"], live_slow["RMSNorm"], scope=live_scope),
+    ],
+)
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C11",
+    "DyT matches normalization; an identity in place of tanh fails.",
+    "partly",
+    holds=[
+        ledger.less(
+            "with √d and clipping no difference is resolved: DyT with √d less RMSNorm, lower end",
+            lag("E3", "DyT, √d", "RMSNorm").low,
+            0,
+            digits=2,
+            scope=e3_scope,
+        )
+    ],
+    fails=[
+        ledger.more("DyT with √d less RMSNorm, no clipping, lower end", lag("E3b", "DyT, √d", "RMSNorm").low, 0, digits=2, scope=b_scope),
+        ledger.more("plain DyT less RMSNorm, lower end", lag("E3", "DyT", "RMSNorm").low, 0, digits=2, scope=e3_scope),
+        ledger.more("the same, no clipping", lag("E3b", "DyT", "RMSNorm").low, 0, digits=2, scope=b_scope),
+        *[
+            ledger.less(f"identity less plain DyT, mean, {how}", mean(id, "identity") - mean(id, "DyT"), 0.01, digits=2, scope=scope)
             for id, how, scope in (("E3", "clipped", e3_scope), ("E3b", "not clipped", b_scope))
         ],
     ],
 )
 nb.claim(
     "X11",
-    "What the norm still buys is tolerance: at a learning rate of 0.1, several times the best, RMSNorm loses least of all arms, with clipping and without.",
-    "verified",
+    "RMSNorm bears a high learning rate: at 0.1 it has the lowest loss of all arms, and one step above its own best rate it loses less than plain DyT.",
+    "partly",
     holds=[
-        ledger.less(
-            f"RMSNorm's loss at 0.1 over its best, against the next arm's, {how}",
-            hurt(run, "RMSNorm"),
-            min(hurt(run, arm) for arm in arms_of(run) if arm != "RMSNorm"),
+        *[
+            ledger.more(
+                f"at 0.1, the next arm's mean loss less RMSNorm's, {how}",
+                min(np.mean(rows[top_rate]) for arm, rows in races[id].items() if arm != "RMSNorm")
+                - np.mean(races[id]["RMSNorm"][top_rate]),
+                0.02,
+                digits=2,
+                scope=scope,
+            )
+            for id, how, scope in (("E3", "clipped", e3_scope), ("E3b", "not clipped", b_scope))
+        ],
+        ledger.close("no step above its best RMSNorm loses", float(np.sum(np.abs(above_best("RMSNorm", 0)))), 0, abs=1e-9),
+        ledger.close(
+            "one step above: from the mean losses at 0.03 and 0.1",
+            np.mean(above_best("RMSNorm")),
+            np.diff(np.mean(clipped["RMSNorm"], 1))[-1],
+            rel=1e-6,
+            scope=e3_scope,
+        ),
+        ledger.more(
+            "DyT's loss of a step less RMSNorm's, mean",
+            np.mean(above_best("DyT")) - np.mean(above_best("RMSNorm")),
+            0.02,
             digits=2,
-            scope=scope,
+            scope=e3_scope,
+        ),
+    ],
+    fails=[
+        ledger.more(
+            "but DyT with √d, whose best rate is lower, loses less by its step: RMSNorm's loss less its, lower end",
+            behind(above_best("RMSNorm"), above_best("DyT, √d")).low,
+            0,
+            digits=2,
+            scope=e3_scope,
         )
-        for run, how, scope in ((main, "clipped", e3_scope), (unclipped, "not clipped", b_scope))
     ],
 )
 nb.claim(
     "X13",
-    "The sign of DyT's effect depends on the data: on fresh text plain DyT ends behind RMSNorm, on few characters read many times in front of it; the explicit √d, which removes the early saturation, removes that gain too.",
-    "verified",
+    "The sign of DyT's effect depends on the data: on fresh text plain DyT ends behind RMSNorm, on few characters read many times in front of it.",
+    "partly",
     holds=[
-        ledger.more(
-            "fresh text: excess of DyT over RMSNorm, smallest over the seeds",
-            min(seedwise("E3", "DyT", "RMSNorm")),
-            0,
-            digits=2,
-            scope=e3_scope,
-        ),
-        ledger.more(
-            "repeated text: lead of DyT over RMSNorm, smallest over the seeds",
-            min(seedwise("E3c", "RMSNorm", "DyT")),
-            0,
-            digits=2,
-            scope=c_scope,
-        ),
-        ledger.better("repeated text: DyT with √d over DyT", best["E3c"]["DyT, √d"], best["E3c"]["DyT"], scope=c_scope),
-        ledger.close(
-            "share of the arms whose best rate lies inside the grid, both other races",
-            float(np.mean([v for key, v in inner.items() if key[0] != "E3"])),
-            1,
-            abs=1e-9,
-            scope=c_scope,
-        ),
+        ledger.more("fresh text: DyT less RMSNorm, lower end", lag("E3", "DyT", "RMSNorm").low, 0, digits=2, scope=e3_scope),
+        ledger.less("repeated text: the mean is negative", mean("E3c", "DyT") - mean("E3c", "RMSNorm"), 0, digits=2, scope=c_scope),
     ],
+    fails=[ledger.more("but not resolved: DyT less RMSNorm, upper end", lag("E3c", "DyT", "RMSNorm").high, 0, digits=2, scope=c_scope)],
 )
 nb.claim(
     "C14",
     "Element-wise maps will not fully replace normalization.",
     "partly",
     holds=[
-        ledger.more(
-            "something is lost: DyT on fresh text, smallest excess over RMSNorm over the seeds",
-            min(seedwise("E3", "DyT", "RMSNorm")),
-            0,
-            digits=2,
-            scope=e3_scope,
-        ),
-        ledger.more(
-            "and tolerance of a high rate: loss of DyT with √d over RMSNorm's at 0.1, no clipping",
-            np.mean(unclipped.result["DyT, √d"][top_rate]) / np.mean(unclipped.result["RMSNorm"][top_rate]),
-            1.1,
-            digits=3,
-            scope=b_scope,
-        ),
+        ledger.more("plain DyT less RMSNorm, clipped, lower end", lag("E3", "DyT", "RMSNorm").low, 0, digits=2, scope=e3_scope),
+        ledger.more("not clipped", lag("E3b", "DyT", "RMSNorm").low, 0, digits=2, scope=b_scope),
+        ledger.more("DyT with √d less RMSNorm, not clipped, lower end", lag("E3b", "DyT, √d", "RMSNorm").low, 0, digits=2, scope=b_scope),
     ],
     fails=[
-        ledger.more(
-            "where data are repeated, DyT is the better layer: smallest lead over RMSNorm over the seeds",
-            min(seedwise("E3c", "RMSNorm", "DyT")),
-            0,
-            digits=2,
-            scope=c_scope,
-        ),
-        ledger.close(
-            "and with √d it is as good on fresh text: ratio of the losses",
-            np.mean(best["E3"]["DyT, √d"]) / np.mean(best["E3"]["RMSNorm"]),
-            1,
-            abs=0.01,
-            scope=e3_scope,
-        ),
+        ledger.less("clipped, no difference is resolved: lower end", lag("E3", "DyT, √d", "RMSNorm").low, 0, digits=2, scope=e3_scope),
+        ledger.less("repeated text: plain DyT less RMSNorm, lower end", lag("E3c", "DyT", "RMSNorm").low, 0, digits=2, scope=c_scope),
     ],
 )
-
-# %% [markdown]
-# - **The advice holds, and we see why.** Both plain maps end 0.05 to 0.06 nats behind RMSNorm, both with $\sqrt d$ within 0.01 of it. It is not the slope at the start: DyT with $\alpha=1$ is no better than with $\frac12$.
-#   It is *where the curve saturates*: a channel of unit RMS sits in the bend of $\tanh(x)$ and in the straight part of $\sqrt d\tanh(x/\sqrt d)$. Part of the gain may thus be linearity: the identity, with no
-#   bend at all, does no worse than plain DyT here.
-# - **tanh or ISRU?** No difference, as little as in the fits.
-# - **The identity does not fail**, with clipping or without, where the paper's vision transformers do. Three layers are too few to need a norm for stability. But at the rate 0.1
-#   RMSNorm loses 0.04 nats and everything else more, up to 0.5: a norm is insurance against the learning rate.
-# - **The sign depends on the data.** On 2,000 characters read 19 times plain DyT ends *in front* of RMSNorm, and $\sqrt d$ spoils it. {cite}`verma2026dyt` reports the same change of sign for GPT-2 models (27% better at 1M tokens, 19%
-#   worse at 118M): saturation is a regularizer. Three seeds and 0.02 nats: the sign is resolved here, the size is not.
-
 # %% tags=["hide-input"]
 show = lambda id, arm: ledger.number(mean(id, arm)) + " ± " + f"{np.std(best[id][arm], ddof=1) / math.sqrt(len(best[id][arm])):.3f}"
 nb.results(
@@ -1884,7 +2162,7 @@ live_final = {guard: e4[guard]["largest"][-1][0] for guard in guards}
 bound = math.sqrt(64 / 4)  # of QK-norm's logits while its gains are 1
 e4_scope = f"recorded on a CPU, 3 seeds, {caps.config['steps']} steps"
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Largest attention logit before the cap against the training step on a log axis, at learning rate 0.03. Without a guard and with softcap it grows from 5 to about a hundred and beyond, softcap no lower than none. With QK-norm it stays near 4. Live runs with fewer steps lie on the recorded curves."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Largest attention logit before the cap against the training step on a log axis, at learning rate 0.03. Without a guard and with softcap it grows from 5 to about a hundred and beyond, softcap no lower than none. With QK-norm it stays near 4. Live runs with fewer steps and the same seeds lie on the recorded curves."}}
 figure, axes = plt.subplots()
 for guard, color, style in zip(guards, (BLACK, ORANGE, BLUE), ("-", "--", "-."), strict=True):
     rows = np.array([mark[highest] for mark in caps.result[guard]["largest"]])
@@ -1897,7 +2175,9 @@ for guard, color, style in zip(guards, (BLACK, ORANGE, BLUE), ("-", "--", "-."),
         capsize=2,
         label=f"{guard}, recorded",
     )
-    axes.plot(e4_marks, [np.mean(mark[-1]) for mark in e4[guard]["largest"]], "o", mfc="none", color=color, label=f"{guard}, live")
+    axes.plot(
+        e4_marks, [np.mean(mark[-1]) for mark in e4[guard]["largest"]], "o", mfc="none", color=color, label=f"{guard}, live, same seeds"
+    )
 axes.axhline(10, color=GREY, lw=1, ls=":")
 axes.annotate("cap", (1, 10.6), color=GREY, fontsize=9)
 axes.set(yscale="log", xlabel="training step", ylabel="largest |q·k|/√d_h before the cap (log axis)")
@@ -1921,7 +2201,7 @@ nb.claim(
         ledger.more(
             "its ratio, live",
             np.mean(live_final["softcap"]) / np.mean(live_final["QK-norm"]),
-            7,
+            10,
             digits=3,
             machine=True,
             scope="cpu, 3 seeds",
@@ -1983,6 +2263,16 @@ nb.experiment(
             for guard in ("none", "softcap")
         ],
         ledger.less("largest logit, QK-norm, recorded mean", np.mean(final["QK-norm"][highest]), 10, digits=3, scope=e4_scope),
+        *[
+            ledger.less(
+                f"recorded mean losses at rate {rate}: largest less smallest",
+                float(np.ptp([np.mean(caps.result[guard]["loss"][k]) for guard in guards])),
+                0.03,
+                digits=2,
+                scope=e4_scope,
+            )
+            for k, rate in enumerate(caps.config["rates"])
+        ],
         ledger.increasing("softcap, recorded: largest logit over the rates", [np.mean(row) for row in final["softcap"]], scope=e4_scope),
     ],
 )
@@ -1990,7 +2280,7 @@ nb.experiment(
 # %% [markdown]
 # Two remarks. *QK-norm's number is a theorem*: with unit gains $|q\cdot k|/\sqrt{d_h}\le\sqrt{d_h}$, which is 4 here, and only the learned gains can raise it. And *why does the cap not push back?* The loss acts on a
 # logit $s$ through $1-\tanh^2(s/t)$. Beyond the cap that is small: neither the wish for a larger logit nor the one for a smaller gets through, and whatever else moves $W_q$ and $W_k$ (with Adam, a step
-# of fixed size) carries the logits on. At this size the loss does not suffer: the three end within 0.03 nats of each other.
+# of fixed size) carries the logits on. At this size the loss does not suffer: at each rate the recorded means end within 0.03 nats of each other (E4).
 
 # %%
 gate = softcap.diff(x)
@@ -2011,39 +2301,22 @@ nb.claim(
 # %% [markdown]
 # ## Is it faster?
 #
-# That was a reason for DyT in its first version; the later one says that against a compiled normalization there is no gain. A tanh over every entry, two multiplications and an addition are four passes over memory where
-# a fused norm makes one or two. Here, on a CPU and uncompiled:
+# That was a reason for DyT in its first version; the later one says that against a compiled normalization there is no gain. Both sides would have to be compiled, on a GPU; two uncompiled layers on a CPU compare Python, not
+# the two ideas.
 
-
-# %% tags=["nbval-ignore-output", "hide-input"]
-def seconds(layer, shape=(2048, 384), repeats=12):
-    """Least time of a forward and backward pass over ``repeats`` tries."""
-    z, times = torch.randn(shape, generator=torch.Generator().manual_seed(11)).requires_grad_(), []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        layer(z).sum().backward()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
-fused, squashed = seconds(torch.nn.LayerNorm(384)), seconds(DyT(384))
-print(f"forward and backward over 2048 × 384: LayerNorm {1e3 * fused:.2f} ms, DyT {1e3 * squashed:.2f} ms")
+# %% tags=["hide-input"]
 nb.claim(
     "C12",
     "Without the reduction over channels DyT is faster than normalization.",
-    "not reproduced",
-    fails=[
-        ledger.more(
-            "time of DyT over that of torch's fused LayerNorm", squashed / fused, 1, digits=2, machine=True, scope="CPU, eager, float32"
-        )
-    ],
+    "not checkable",
+    reason="It needs DyT and RMSNorm as compiled kernels, forward and backward, inside a large model on a GPU; the paper's later version withdraws the claim for compiled normalization.",
 )
 
 # %% [markdown]
 # ## The paper's numbers beside ours
 #
 # {cite}`zhu2025dyt` tuned DyT's initial $\alpha$ for LLaMA-like models of four widths, separately for the norms in front of attention and elsewhere (their Table 11). If $\alpha=1/(\rho\sqrt d)$ is what it is
-# about, it should fall like $d^{-1/2}$. It falls, elsewhere faster: with slopes $-0.73$ and $-1.43$.
+# about, it should fall like $d^{-1/2}$. (That width law is our inference, not the post's.) Both fall: before attention with a slope of $-0.73$, which four widths cannot tell from $-\frac12$, elsewhere with one of $-1.43$, which they can.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Tuned initial alpha of DyT against the width on log axes, from the paper's table: before attention 1, 1, 0.8, 0.2; elsewhere 1, 0.5, 0.2, 0.05 for widths 1024 to 8192. A line of slope minus one half falls more slowly than both."}}
 widths, tuned_alpha = [1024, 2048, 4096, 8192], {"before attention": [1.0, 1.0, 0.8, 0.2], "elsewhere": [1.0, 0.5, 0.2, 0.05]}
@@ -2055,17 +2328,16 @@ axes.plot(widths, [1.0 * (w / 1024) ** -0.5 for w in widths], ":", color=BLACK, 
 axes.set(xscale="log", yscale="log", xlabel="width d (log axis)", ylabel="tuned initial α (log axis)")
 axes.set_xticks(widths, [str(w) for w in widths])
 axes.minorticks_off()
-axes.set_title("The paper's α falls with the width, faster than d^(−1/2)")
+axes.set_title("Away from attention α falls faster than d^(−1/2)")
 axes.legend(fontsize=8)
 nb.show(figure)
 
 # %% tags=["hide-input"]
 nb.claim(
     "X10",
-    "The paper's tuned α falls with the width, elsewhere than before attention significantly faster than d^(−1/2).",
+    "The paper's tuned α falls with the width: elsewhere than before attention faster than d^(−1/2), before attention not distinguishably so.",
     "verified",
     holds=[
-        ledger.less("slope before attention", fitted["before attention"].slope, -0.5, digits=3, scope="four widths of Table 11"),
         ledger.less(
             "slope elsewhere, upper end of the 95% interval",
             fitted["elsewhere"].interval()[1],
@@ -2086,28 +2358,30 @@ nb.claim(
 # %% [markdown]
 # ## Beyond the post
 #
-# **The best map, solved** (D6): an ISRU for Student-t tokens, an ISRU up to $1/d$ for Gaussian ones (X3), a straight line for tokens of one norm, no monotone function for tokens of two sizes.
+# **The best map, solved** (D6): in the limit of infinite width an ISRU for Student-t tokens; between two ISRUs for Gaussian ones (X3); a straight line for tokens of one norm; no monotone function for tokens of two sizes.
 #
-# **The hidden assumption, measured** (X6): the energy $C_i$ of the other channels has a coefficient of variation of 0.1 behind attention and of 7 behind the first feed-forward layer, which is why the first needs no S and the second does.
+# **The hidden assumption, measured** (X6): the energy $C_i$ of the other channels varies by 10% to 50% in front of the norms after attention and by 110% to 700% after feed-forward layers, which is why the first need no S and the
+# second do.
 #
-# **Later work.** {cite}`chen2025derf` search for better curves and settle on $\operatorname{erf}(\alpha x+s)$, with gains that they ascribe to generalization. By our measure erf is the *furthest* of the smooth
-# curves from normalization on synthetic tokens (C7): closeness to a norm is not what makes a substitute good. {cite}`verma2026dyt` finds the sign of DyT's effect to depend on the amount of data, as we do, and that a larger $\alpha$
-# repairs DyT where data are plentiful. A larger slope at the start is half of what the explicit $\sqrt d$ does.
+# **Later work.** {cite}`stollenwerk2025dynamic`, in its published version, already calls DyISRU the exact element-wise counterpart of a norm, our (5). {cite}`chen2025derf` search for better curves and settle on
+# $\operatorname{erf}(\alpha x+s)$, with gains that they ascribe to generalization. On synthetic tokens erf is further from a norm than tanh, on the real norms sometimes nearer: closeness to a norm is not what makes a substitute good.
+# {cite}`verma2026dyt` finds the sign of DyT's effect to depend on the regime: at 64M parameters the loss is 27% better at 1M tokens and 19% worse at 118M; at 3.78B parameters DyT is 1.7% better; and a *larger* $\alpha$, that is
+# more saturation, reduces the penalty where data are plentiful. That speaks against saturation as the cause of the penalty.
 #
 # ## What does not hold
 #
-# - **"The best element-wise substitute"** (C6) is true for Student-t tokens and, up to $1/d$, for Gaussian ones. For tokens of two sizes it leaves a third more error than the best map.
-# - **"A constant $\rho$"** (X1). Constant throughout it gives a straight line; tanh comes from freezing half of it.
-# - **"ISRU is closer to normalization than tanh"** (C7, C8) holds on synthetic tokens, by 0.1% to 4% of the error; on the 13 LayerNorms of MiniLM neither leads.
-# - **"The amplitude is $\sqrt d$"** (C9) where single channels are massive. In general it measures how heavy the tails are, $A^2\approx\nu+\frac12$.
-# - **"DyT matches normalization"** (C11) not in our race, unless the $\sqrt d$ is kept; and the identity does not fail in it.
-# - **"DyT is faster"** (C12): not on this CPU, by far.
-# - **A width law $\alpha\propto d^{-1/2}$** (X10): Table 11 of the paper falls faster, with a slope of $-1.4$ elsewhere than before attention.
+# - **"The best element-wise substitute"** (C6) is true for Student-t tokens in the limit of infinite width. For tokens of two sizes it leaves a third more error than the best map.
+# - **"ISRU is closer to normalization than tanh"** (C7, C8) holds for four of six synthetic laws, by 1% to 4% of the error; on the LayerNorms of MiniLM neither leads.
+# - **"The amplitude is $\sqrt d$"** (C9) where one channel is the token, in three norms of MiniLM; elsewhere not.
+# - **"DyT matches normalization"** (C11): plain DyT does not in our race; with $\sqrt d$ and clipping no difference is resolved; and the identity does not fail in it.
+# - **"Keep $\sqrt d$"** (C10) helps at the best learning rate and below, but an amplitude of 2 or the identity with slope 1 helps as much; at a rate of 0.1 it is among the worst arms.
+#
+# A constant $\rho$ throughout gives a straight line (X1). The post offers it as an approximation and then betters it; it is no error.
 #
 # ## Exercises
 #
 # 1. For Student-t tokens of *finite* width $d$ (normal channels times one random scale a token), $y_i=\sqrt d\,x_i/\sqrt{x_i^2+S}$ with $S=\sum_{j\ne i}x_j^2$. Show that $f^*(x)\to A_d=\sqrt d\,\mathbb E\sqrt B$ for
-#    $x\to\infty$, with $B\sim\mathrm{Beta}(a+\frac12,\frac{d-1}2)$, and that $A_d\to A$ of (8).
+#    $x\to\infty$, with $B\sim\mathrm{Beta}(a+\frac12,\frac{d-1}2)$, and that $A_d\to A$ of (8). Where is $A_d$ for $\nu=d$?
 # 2. In which unit of the input is the best $\alpha$ of DyT the same for all widths: if all channels have RMS 1, or if the token has length 1? What does the answer say about Table 11?
 # 3. LayerNorm at $d=2$ is a function you know. Which, and what does its element-wise substitute have to do with it?
 
@@ -2115,7 +2389,8 @@ nb.claim(
 # ```{admonition} Solution 1
 # :class: dropdown
 # Given $x_i=x$, $\tau\sim\mathrm{Gamma}(a+\frac12,b+\frac{x^2}2)$, so $S/(x^2+2b)=R$ is a ratio of $\chi^2_{d-1}$ and $\chi^2_{2a+1}$ and does not depend on $x$: $f^*=\sqrt d\,x\,\mathbb E(x^2+(x^2+2b)R)^{-1/2}$. For $x\to\infty$ this
-# is $\sqrt d\,\mathbb E(1+R)^{-1/2}$, and $1/(1+R)$ is the beta variable. $A_d=\sqrt d\,\frac{\Gamma(a+1)\,\Gamma(a+\frac d2)}{\Gamma(a+\frac12)\,\Gamma(a+\frac{d+1}2)}$, and $\sqrt d\,\Gamma(z)/\Gamma(z+\frac12)\to\sqrt2$ with $z=a+\frac d2$.
+# is $\sqrt d\,\mathbb E(1+R)^{-1/2}$, and $1/(1+R)$ is the beta variable. $A_d=\sqrt d\,\frac{\Gamma(a+1)\,\Gamma(a+\frac d2)}{\Gamma(a+\frac12)\,\Gamma(a+\frac{d+1}2)}$, and $\sqrt d\,\Gamma(z)/\Gamma(z+\frac12)\to\sqrt2$ with $z=a+\frac d2$. To leading order $A_d^2=\frac{\nu d}{\nu+d}$, the harmonic sum of
+# $\nu$ and $d$: at $\nu=d$ it is $\frac d2$.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2131,7 +2406,7 @@ far = torch.randn(400_000, 7, generator=generator, dtype=torch.float64) / tau_fa
 far_y = 200 * math.sqrt(8) / (200**2 + far.square().sum(1)).sqrt()
 nb.claim(
     "X12",
-    "Exercise 1: at width d the best map for Student-t tokens saturates at A_d, which tends to A.",
+    "Exercise 1: at width d the best map for Student-t tokens saturates at A_d, which tends to A; 1/A_d² ≈ 1/ν + 1/d, so that A_d < √d always.",
     "verified",
     holds=[
         sym.monte_carlo(
@@ -2141,6 +2416,12 @@ nb.claim(
             draws=400_000,
             effect=abs(A_finite(3, 8) - A_of(3)),
         ),
+        *[
+            ledger.close(f"1/A_d² over 1/ν + 1/d, d = 384, ν = {k:g}", A_finite(k, 384) ** -2 / (1 / k + 1 / 384), 1, abs=0.01, digits=5)
+            for k in (100, 2000, 1e5)
+        ],
+        ledger.close("A_d at ν = d − 1/2, d = 384, over √(d/2)", A_finite(383.5, 384) / math.sqrt(192), 1, abs=0.002, digits=5),
+        ledger.less("largest A_d over √d, ν from 1 to 10⁶", max(A_finite(10**k, 384) for k in range(7)) / math.sqrt(384), 1, digits=6),
         ledger.close("A_d over A at ν = 3, d = 10⁵", A_finite(3, 1e5) / A_of(3), 1, abs=1e-4, digits=5),
     ],
 )
@@ -2148,12 +2429,12 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# $\alpha=1/(\rho\sqrt d)=1/\lVert x\rVert$. For tokens of length 1 it is 1 at every width; for channels of RMS 1 it falls like $d^{-1/2}$. Table 11 falls faster: the activations in front of these norms must grow with the
-# width as well, like $d^{0.2}$ before attention and $d^{0.9}$ elsewhere, or the optimum is not where the norm's slope is.
+# $\alpha=1/(\rho\sqrt d)=1/\lVert x\rVert$. For tokens of length 1 it is 1 at every width; for channels of RMS 1 it falls like $d^{-1/2}$. Elsewhere than before attention Table 11 falls faster: the activations in front
+# of these norms must grow with the width as well, about like $d^{0.9}$, or the optimum is not where the norm's slope is. Before attention four widths do not decide.
 # ```
 
 # %% tags=["hide-cell"]
-print({name: round(-0.5 - fit.slope, 2) for name, fit in fitted.items()})
+print({name: [round(-0.5 - v, 2) for v in (fit.slope, *fit.interval()[::-1])] for name, fit in fitted.items()})
 
 # %% [markdown]
 # ```{admonition} Solution 3

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/shared-embedding.ipynb)
 #
-# **The point.** A tied model whose network starts near the identity starts at about $d\sigma$ nats, since every token's logit for itself is $d\sigma$. The
-# post's estimate $\log(e^{d\sigma}+n-1)$ gets a sharper form here, and three remedies are compared: a smaller table, a rotation, a permutation of
-# the coordinates. The smaller table repairs the loss and leaves half of the probability on repeating the token; and it does not train faster, for another
-# reason: tied logits are positive semidefinite, a *bigram* model of this kind learns the unigram frequencies and stops. A swap of halves makes it a reversible Markov
-# chain, a cyclic shift sets it free. And GPT-2 never had the problem: it is not near the identity.
+# **The point.** A model with *tied* embeddings writes with the table it reads with: $n$ rows of width $d$, entries of size $\sigma$. If its network starts near
+# the identity, the token just read gets the logit $d\sigma$. Where this is well above $\log n$, training starts at about $d\sigma$ nats. The post's estimate
+# $\log(e^{d\sigma}+n-1)$ gets a sharper form here, and its four remedies are compared: a smaller table, no tying, a rotation, a permutation of the coordinates.
+# The smaller table repairs the loss but leaves half of the probability on repeating the token, and it trains slowest. The first loss is not why: tied logits can
+# say little about pairs of words, whatever their size. A swap of halves gives symmetric logits, a cyclic shift general ones. GPT-2 never had the
+# problem, since it does not start near the identity.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -46,27 +47,28 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("shared-embedding")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the training step, recorded. Left, held-out loss: the tied model starts at 10.8 nats, the small table at 6.8, both stop at 4.35; untied and swapped start at 6.8 and reach 3.9. Right, probability of repeating the token, log axis: tied from 0.98, small table from 0.44, both to 0.07; untied and swapped from 0.002 to 0.04."}}
-made = [nb.recorded("E2c"), nb.recorded("E2")]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the training step, recorded, all heads at the rate 0.0025. Left, held-out loss: the tied model starts at 10.8 nats, the small table at 6.8; by step 20 all are near 4.5, then both tied heads stay at 4.35, a unigram model's loss, while untied and swapped fall to 4.0. Right, probability of repeating the token, log axis: tied from 0.98, small table from 0.44, both to 0.07; untied and swapped from 0.002 to 0.04."}}
+made = nb.recorded("E2")
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.7))
 LEAD = {"tied": (ORANGE, "--"), "small table": (RED, "-."), "untied": (BLACK, "-"), "swap": (BLUE, (0, (5, 1)))}
 for name, (color, style) in LEAD.items():
-    runs = [
-        {k: np.array(v)[:, r] for k, v in run.result[name].items()}
-        for run in made
-        if name in run.result
-        for r in range(len(run.config["rates"]))
-    ]
-    best = min(runs, key=lambda run: run["loss"][-1].mean())  # of all rates
     for axes, key in ((left, "loss"), (right, "self")):
-        axes.plot([0, *made[1].config["at"]], best[key].mean(1), color=color, ls=style, label=name)
+        seen = np.array(made.result[name][key])[:, made.config["rates"].index(2.5e-3)].mean(1)
+        axes.plot([0, *made.config["at"]], seen, color=color, ls=style, label=name)
+words_500 = data.encode_words(data.shakespeare(), 2000)[0]
+words_500 = torch.where(words_500 < 500, words_500, 0)
+counts = torch.bincount(words_500[:1_000_000], minlength=500).double() + 1
+targets = data.windows(words_500[1_000_000:], 48, 32, torch.Generator().manual_seed(99))[1]
+unigram_line = float((counts.sum() / counts[targets]).log().mean())  # loss of the best constant prediction on the held-out windows
+left.axhline(unigram_line, color=GREY, ls=":", lw=1.2)
+left.annotate("unigram model", (150, unigram_line), xytext=(0, 5), textcoords="offset points", ha="right", fontsize=8, color=GREY)
 left.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.7, 12), xlim=(-2, 150))
 left.set_title("the loss", fontsize=10)
 left.legend(loc="upper right")
 right.set(xlabel="training step", ylabel="probability of repeating the token", yscale="log", xlim=(-2, 150))
 right.set_title("what it is made of", fontsize=10)
 figure.suptitle(
-    "A smaller table repairs the loss a tied model starts with, not what it predicts", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "A smaller table repairs the first loss of a tied model and does not train it faster", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -74,9 +76,9 @@ nb.show(figure)
 # ## The question
 #
 # A language model reads a token by taking a row of an $n\times d$ table and writes one by comparing a $d$-vector with $n$ rows. Why not with the *same*
-# rows? Tying the two {cite}`press2017using,inan2017tying` saves $nd$ parameters, which in a small model is most of them. The price that the post
-# {cite}`su2023sharedembedding` looks at is paid at the start of training: a tied model can begin at a loss of tens of nats, where a uniform guess costs
-# $\log n\approx10$. Where does it come from, what are the remedies, and do they cost anything?
+# rows? Tying the two {cite}`press2017using,inan2017tying` saves $nd$ parameters, which in a small model is most of them. The post
+# {cite}`su2023sharedembedding` asks about a price paid at the start of training: a tied model can begin at a loss of tens of nats, where a uniform guess
+# costs $\log n\approx10$. Where does this loss come from, what helps, and does the help cost anything?
 #
 # Notation. $W$ is the table, its rows $w_1,\dots,w_n$ independent with independent entries of mean 0 and variance $\sigma^2$; $v$ is one more such row.
 # RMS norm without its gain, $\operatorname{norm}(x)=\sqrt d\,x/\|x\|$. A token's *self logit* is the logit that a model gives to the token it has just
@@ -90,7 +92,7 @@ nb.show(figure)
 # $$\mathbb E\|w\|^2=d\sigma^2,\qquad\mathbb E\|w\|^4=d\,\mathbb E[w_a^4]+d(d-1)\sigma^4,\qquad\operatorname{Var}\|w\|^2=2d\sigma^4\ \ (\text{Gaussian}).$$
 #
 # So $\|w\|^2$ is $d\sigma^2$ up to a relative error $\sqrt{2/d}$, which does not depend on $\sigma$. (The post has the approximation improve as
-# $\sigma$ shrinks; that is the absolute error.) For uniform entries $\mathbb E[w_a^4]=\frac95\sigma^4$ and the variance is $\frac45d\sigma^4$. The
+# $\sigma$ shrinks. That is true of the absolute error.) For uniform entries $\mathbb E[w_a^4]=\frac95\sigma^4$ and the variance is $\frac45d\sigma^4$. The
 # Gaussian norm itself has the chi distribution's mean,
 #
 # $$\mathbb E\|w\|=\sigma\sqrt2\,\frac{\Gamma(\frac{d+1}2)}{\Gamma(\frac d2)}=\sigma\sqrt d\,\Bigl(1-\frac1{4d}+\frac1{32d^2}+\dots\Bigr).$$
@@ -192,7 +194,7 @@ nb.claim(
 #
 # $$\mathbb E_j[-\log p_j]=\log n+\operatorname{KL}(\text{uniform}\,\|\,p)\ \ge\ \log n .$$
 #
-# (Real targets are not uniform, but the rows of $W$ do not know that yet.) A sane initialisation is not much above this.
+# (Real targets are not uniform, but the rows of $W$ do not know that yet.) A sane initialisation should not lose much more.
 
 # %%
 z1, z2, z3 = z = sp.symbols("z1:4", real=True)
@@ -218,8 +220,8 @@ nb.derivation(
 #
 # $$-\log p(j\mid i)\approx\log\bigl(e^{d\sigma}+n-1\bigr),\qquad\text{and }\approx d\sigma=\sqrt d\ \text{ at }\sigma=1/\sqrt d .$$
 #
-# The self logit wins when $d\sigma>\log n$; with $\sigma=1/\sqrt d$ when $d>(\log n)^2$, which for BERT's vocabulary of 30,522 is 107. The post says
-# "when $d$ is large": large begins early.
+# The second step needs $d\sigma$ well above $\log n$: where they are equal the self logit holds half of the probability and the loss is still $\log2$ above
+# $d\sigma$. With $\sigma=1/\sqrt d$ that is the width $d=(\log n)^2$, 107 for BERT's vocabulary of 30,522. The post asks for a large $d$; large begins early.
 
 # %%
 t, L = sp.Symbol("t", real=True), sp.Symbol("L", positive=True)  # L = log n
@@ -364,7 +366,8 @@ nb.derivation(
 #   variance of an untied table. A cyclic shift by $d/4$ has $f=c_2=0$.
 #
 # One formula covers all, and says more: since $w$ and $wQ$ have the same law for orthogonal $Q$, **only the eigenvalues of $A$ count** at
-# initialisation. The swap has the eigenvalues $\pm1$ in equal parts, the shift by $d/4$ the four fourth roots of unity, a random rotation fills the circle.
+# initialisation. The swap has the eigenvalues $\pm1$ in equal parts, the shift by $d/4$ the four fourth roots of unity in equal parts, a random rotation
+# fills the circle. No permutation is free of the tied part altogether: every cycle has one eigenvalue 1, every cycle of even length one $-1$.
 
 # %%
 A3 = sp.Matrix(3, 3, lambda i, j: sp.Symbol(f"a{i}{j}"))
@@ -408,8 +411,9 @@ nb.derivation(
 # $$f=1+\gcd(g-1,d-1)\ \text{ fixed points, and }\ f+c_2=1+\gcd(g^2-1,d-1).$$
 #
 # At least two coordinates never move. With $g^2=d$ the shuffle is the transposition of a square: $c_2$ takes all the rest, and $f=1+\sqrt d-1$. For
-# $d=64$, $g=8$ the self logit keeps the mean $8\sigma$; $d=768$, $g=12$ is harmless with $f=2$. Rule: choose $g$ with $\gcd(g^2-1,d-1)$ small, or a cyclic
-# shift and be done.
+# $d=64$, $g=8$ the self logit keeps the mean $8\sigma$; $d=768$, $g=12$ is harmless with $f=2$. For a start like an untied table's choose $g$ with
+# $\gcd(g^2-1,d-1)$ small, or a cyclic
+# shift, which has $f=c_2=0$.
 
 # %%
 shuffle = lambda size, g: torch.arange(size).view(g, size // g).T.flatten()  # h[..., shuffle]: reshape, transpose, reshape
@@ -463,8 +467,8 @@ nb.claim(
 #
 # $$p(b\mid a)\,p(c\mid b)\,p(a\mid c)=p(c\mid a)\,p(b\mid c)\,p(a\mid b).$$
 #
-# "of the sea" as likely as "sea the of". (The norm softens this a little: it divides row $i$ by $\|w_i\|$, so the chain is exactly reversible where the
-# rows have equal lengths.) The network must do all the rest. A shift is free of the constraint, at the same price of nothing.
+# "of the sea" as likely as "sea the of". The norm softens this: it divides row $i$ by $\|w_i\|$, so the chain is exactly reversible only where the
+# rows have equal lengths. Training can use that freedom, and does (X5). A shift has no such constraint, at the same price of nothing.
 
 # %%
 halves = lambda h: [row(name, h) for name in ("ai", "bi", "ak", "bk")]
@@ -523,16 +527,29 @@ nb.derivation(
     ledger.more("asymmetry of the shift: ‖Z − Zᵀ‖/‖Z‖", asymmetry["shift"], 0.9, digits=3),
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three heat maps of 20 by 20 logits of the identity model: tied, with a bright diagonal and a symmetric remainder; swapped halves, symmetric without a bright diagonal; cyclic shift, without any symmetry."}}
+figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.0))
+for axes, (name, Z) in zip(panels, products.items(), strict=True):
+    axes.imshow(Z[:20, :20], cmap="RdBu_r", vmin=-16, vmax=16)
+    axes.set(xlabel="target k", xticks=[], yticks=[])
+    axes.grid(False)
+    axes.set_title(
+        {"tied": "tied: positive semidefinite", "swap": "swap: symmetric, indefinite", "shift": "shift: general"}[name], fontsize=10
+    )
+panels[0].set_ylabel("logits $w_iAw_k$: input i")
+figure.suptitle("A swap removes the bright diagonal, a shift the symmetry as well", fontsize=11, fontweight="bold", x=0.01, ha="left")
+nb.show(figure)
+
 # %% [markdown]
 # ## How much identity is too much
 #
 # The blow-up needs a network that is close to the identity. Suppose only that the last state $h$, of RMS 1, has the cosine $\cos\theta$ with the row $w_i$
 # of its token, and is independent of the table otherwise. Then the self logit is $\sqrt d\,\|w_i\|\cos\theta$, the others keep their law, and
 #
-# $$\mathcal L\approx\log\Bigl(e^{d\sigma\cos\theta(1-\frac1{4d})}+(n-1)e^{d\sigma^2/2}\Bigr),\qquad\cos\theta^*=\frac{\log n}{d\sigma}$$
+# $$\mathcal L\approx\log\Bigl(e^{d\sigma\cos\theta(1-\frac1{4d})}+(n-1)e^{d\sigma^2/2}\Bigr),\qquad\cos\theta^*=\frac{\log n+\frac12d\sigma^2}{d\sigma}$$
 #
-# is the cosine from which on the self logit rules. Three dials, one product: the width, the scale of the table, the nearness to the identity. Positions
-# of the same size, added to the embedding, already turn by $45°$.
+# is the cosine at which the self term is as large as all others together. Three dials, one product: the width, the scale of the table, the nearness to the
+# identity. Positions of the same size, added to the embedding, already turn by $45°$.
 
 # %%
 theta, w_norm = sp.symbols("theta rho", positive=True)
@@ -540,10 +557,15 @@ along, across = sp.Matrix([[1, 0]]), sp.Matrix([[0, 1]])
 turned = rms_norm_of(sp.cos(theta) * along + sp.sin(theta) * across)  # RMS 1, d = 2
 nb.derivation(
     "D9",
-    "A last state of RMS 1 and cosine cos θ with w_i gives the self logit √d‖w_i‖cos θ and other logits of variance dσ²; critical at cos θ = (log n)/(dσ).",
+    "A last state of RMS 1 and cosine cos θ with w_i gives the self logit √d‖w_i‖cos θ and other logits of variance dσ²; self and others balance at cos θ = (log n + dσ²/2)/(dσ).",
     sym.identity("self logit, d = 2", turned.dot(w_norm * along), sp.sqrt(2) * w_norm * sp.cos(theta)),
     sym.identity("variance of another logit", mean_of(sp.expand(turned.dot(row("w", 2)) ** 2)), 2 * sigma**2),
-    sym.solves("critical cosine", d * sigma * zeta - sp.log(n), zeta, sp.log(n) / (d * sigma)),
+    sym.solves(
+        "critical cosine: e^{self logit} = n E e^z",
+        sp.exp(d * sigma * zeta) - n * sp.exp(d * sigma**2 / 2),
+        zeta,
+        (sp.log(n) + d * sigma**2 / 2) / (d * sigma),
+    ),
 )
 
 # %% [markdown]
@@ -661,8 +683,8 @@ left.plot(widths, [by_width[x]["swap", x**-0.5][0].mean() for x in widths], "^",
 left.axhline(math.log(5000), color=GREY, ls=":", lw=1.2)
 left.axvline(math.log(5000) ** 2, color=GREY, ls=":", lw=1.2)
 left.annotate("d = (log n)²", (math.log(5000) ** 2, 12.5), xytext=(-4, 0), textcoords="offset points", fontsize=9, color=GREY, ha="right")
-left.annotate("log n", (14, math.log(5000)), xytext=(0, -12), textcoords="offset points", fontsize=9, color=GREY)
-left.set(xscale="log", xlabel="width d (log axis)", ylabel="initial loss (nats)", xticks=[16, 32, 64, 128, 256, 512])
+left.annotate("log n", (600, math.log(5000)), xytext=(0, -12), textcoords="offset points", fontsize=9, color=GREY, ha="right")
+left.set(xscale="log", xlabel="width d (log axis)", ylabel="initial loss (nats)", ylim=(7.5, 25.5), xticks=[16, 32, 64, 128, 256, 512])
 left.set_xticklabels(["16", "32", "64", "128", "256", "512"])
 left.minorticks_off()
 left.set_title("n = 5,000, σ = 1/√d", fontsize=10)
@@ -685,7 +707,7 @@ right.set(xscale="log", xlabel="σ of the table (log axis)", xticks=[0.003, 0.01
 right.set_xticklabels(["0.003", "0.01", "0.03"])
 right.minorticks_off()
 right.set_title("n = 30,522, d = 768", fontsize=10)
-figure.suptitle("A tied model starts at dσ nats as soon as dσ exceeds log n", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("A tied model starts near dσ nats once dσ is well above log n", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -722,35 +744,44 @@ nb.results(
 e1_scope = "Gaussian tables, 84, 256 or 512 tokens"
 worst = lambda column: max(abs(float(row[4]) - row[column]) for row in e1_rows)
 at_knee = e1[30522, 768]["tied", math.log(30522) / 768]
+e1_knee = [abs(c[2] * c[1] / math.log(c[0]) - 1) < 0.01 for c in cases]
+gap = lambda column, rows: max(abs(float(row[4]) - row[column]) for row in rows)
+knee_rows, other_rows = ([row for row, knee in zip(e1_rows, e1_knee, strict=True) if knee is side] for side in (True, False))
 nb.experiment(
     "E1",
-    "Ten initial losses: the post's formula holds within a quarter of a nat, the refined one within 0.12, the quadrature within the error of the sample.",
+    "Ten initial losses: the refined formula holds within 0.06 nats, the quadrature within the error of the sample.",
     "verified",
     holds=[
-        ledger.less("post: largest distance to the measured loss", worst(1), 0.25, digits=2, machine=True, scope=e1_scope),
-        ledger.less("refined", worst(2), 0.12, digits=2, machine=True, scope=e1_scope),
-        *[
-            sym.monte_carlo(
-                f"quadrature, n = {c[0]}, d = {c[1]}, σ = {c[2]:.3f}",
-                float(mean),
-                float(error),
-                exact,
-                draws=min(c[0], 256 if c[0] == 30522 else 512),
-                effect=0.4,
-            )
-            for c, _, _, exact, mean, error, _ in e1_rows
-        ],
+        ledger.less("refined: largest distance to the measured loss", worst(2), 0.06, digits=2, machine=True, scope=e1_scope),
+        ledger.less(
+            "quadrature: largest distance in standard errors of the sample",
+            max(abs(float(mean) - exact) / float(error) for _, _, _, exact, mean, error, _ in e1_rows),
+            3,
+            digits=2,
+            machine=True,
+            scope=e1_scope,
+        ),
+        ledger.less("largest standard error", max(float(row[5]) for row in e1_rows), 0.1, digits=2, machine=True, scope=e1_scope),
     ],
 )
 nb.claim(
     "C3",
-    "The initial loss of the tied model is about log(e^{dσ} + n − 1).",
+    "The initial loss of the tied model is about log(e^{dσ} + n − 1): within 0.08 nats away from the knee dσ = log n, within 0.2 on it.",
     "verified",
     holds=[
-        *[
-            ledger.close(f"n = {c[0]}, d = {c[1]}, σ = {c[2]:.3f}", float(mean), post, abs=0.25, machine=True, scope=e1_scope)
-            for c, post, _, _, mean, *_ in e1_rows
-        ],
+        ledger.less(
+            f"largest distance over {len(other_rows)} cases off the knee", gap(1, other_rows), 0.08, digits=2, machine=True, scope=e1_scope
+        ),
+        ledger.less(f"over {len(knee_rows)} cases on the knee", gap(1, knee_rows), 0.2, digits=2, machine=True, scope=e1_scope),
+        ledger.more("where it is more than the tenth expected", gap(1, knee_rows), 0.1, digits=2, machine=True, scope=e1_scope),
+        ledger.less(
+            "on the knee it is too low, in every case: largest excess of the formula",
+            max(row[1] - float(row[4]) for row in knee_rows),
+            0,
+            digits=2,
+            machine=True,
+            scope=e1_scope,
+        ),
     ],
 )
 nb.claim(
@@ -762,12 +793,12 @@ nb.claim(
             "loss − log n − log 2, against 5(log n)²/(16d)",
             float(at_knee[0].mean()) - math.log(2 * 30522 - 1),
             5 * math.log(30522) ** 2 / 16 / 768,
-            abs=0.04,
+            abs=0.025,
             digits=2,
             machine=True,
             scope=e1_scope,
         ),
-        ledger.close("with P(self), mean over tokens", float(at_knee[1].mean()), 0.5, abs=0.05, digits=3, machine=True, scope=e1_scope),
+        ledger.close("with P(self), mean over tokens", float(at_knee[1].mean()), 0.5, abs=0.03, digits=3, machine=True, scope=e1_scope),
     ],
 )
 nb.claim(
@@ -781,8 +812,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** The threshold is where the post puts it. Its formula is too low by up to a fifth of a nat at the knee, and by half a nat below it (left
-# panel); the term $e^{d\sigma^2/2}$ and the chi law account for all of it.
+# **What we saw.** The threshold is where the post puts it. At the knee its formula is too low by up to 0.18 nats, more than the tenth that we expected, and
+# below the knee by up to half a nat (left panel). The term $e^{d\sigma^2/2}$ and the chi law account for all of it.
 
 # %% [markdown]
 # ## E5: a table that was trained
@@ -796,37 +827,63 @@ minilm_table = minilm.weights()["embeddings.word_embeddings.weight"]
 minilm_std = float(minilm_table.std())
 speech = data.shakespeare()[200_000:203_000]
 spoken = torch.tensor([i for start in (0, 1000, 2000) for i in minilm.tokenize(speech[start : start + 1000], 512)[1:-1]])
-drawn = torch.randint(len(minilm_table), (256,), generator=torch.Generator().manual_seed(4))
+drawn = torch.randint(len(minilm_table), (2048,), generator=torch.Generator().manual_seed(4))
 minilm_heads = heads(384, 12)
 e5 = {}
-for where, i, names in (("vocabulary", drawn, list(minilm_heads)), ("text", spoken[:256], ["tied", "swap"])):
+for where, i, names in (
+    ("vocabulary", drawn, ["tied"]),
+    ("vocabulary", drawn[:512], list(minilm_heads)[1:]),
+    ("text", spoken[:512], ["tied", "swap"]),
+):
     for name in names:
         e5[where, name] = identity_loss(minilm_heads[name](rms_norm(minilm_table[i])) @ minilm_table.T, i)
 row_lengths = minilm_table.norm(dim=1)
 unused = torch.tensor([i for word, i in minilm.vocabulary().items() if word.startswith("[unused")])
+unused_rows = F.normalize(minilm_table[unused], dim=1)
+unused_cosine = float((unused_rows.sum(0).square().sum() - len(unused)) / (len(unused) * (len(unused) - 1)))  # mean over pairs
 common_share = float(minilm_table.mean(0).square().sum() / row_lengths.square().mean())
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three histograms of logits of the identity model on MiniLM's trained word embeddings, for the tied, projected and swapped head. In each the logits of all other tokens form a bell around zero; the tied model's self logits stand far to the right around 21, those of the projection and of the swap lie inside the bell."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True, sharex=True)
 for axes, name in zip(panels, ("tied", "projection", "swap"), strict=True):
     bins = np.linspace(-12, 30, 85)
-    logits = minilm_heads[name](rms_norm(minilm_table[drawn])) @ minilm_table[::10].T
+    logits = minilm_heads[name](rms_norm(minilm_table[drawn[:256]])) @ minilm_table[::10].T
     axes.hist(logits.flatten().numpy(), bins=bins, density=True, color=SKY, label="other tokens")
     axes.hist(e5["vocabulary", name][2].numpy(), bins=bins, density=True, color=RED, histtype="step", lw=1.8, label="the token itself")
     axes.set_title(name, fontsize=10)
     axes.set(xlabel="logit", yscale="log", ylim=(1e-4, 3))
 panels[0].set_ylabel("density (log axis)")
-panels[0].legend(fontsize=8, loc="upper left")
+panels[2].legend(fontsize=8, loc="upper right")
 figure.suptitle(
-    "MiniLM's table: tied, every token shouts its own name; the rest lowers its voice", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "MiniLM's table: a tied self logit stands out by 21, a rotated or swapped one does not",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
 # %% tags=["hide-input"]
-e5_scope = "MiniLM's word embeddings, 256 tokens"
+e5_scope = "MiniLM's word embeddings, 2,048 tokens (tied) or 512"
 e5_loss = {key: float(value[0].mean()) for key, value in e5.items()}
+e5_error = {key: stderr(value[0].numpy()) for key, value in e5.items()}
 by_std = refined(30522, 384, minilm_std)
 started = math.log(30521) + 384 * minilm_std**2 / 2
+nb.results(
+    "E5",
+    "Initial loss of the identity model on MiniLM's table (nats)",
+    ["tokens from", "head", "formula", "measured ± s.e.", "P(self)"],
+    [
+        [
+            where,
+            name,
+            f"{by_std if name == 'tied' else started:.2f}",
+            f"≈{e5_loss[where, name]:.2f} ± ≈{e5_error[where, name]:.2f}",
+            f"≈{float(value[1].mean()):.3g}",
+        ]
+        for (where, name), value in e5.items()
+    ],
+)
 nb.claim(
     "C6",
     "On a real table too the tied identity model starts near dσ, and the swapped one near log n.",
@@ -836,76 +893,91 @@ nb.claim(
             "tied, against log(e^{dσ} + n − 1)",
             e5_loss["vocabulary", "tied"],
             post_value(30522, 384, minilm_std),
-            abs=0.6,
+            abs=0.45,
             machine=True,
             scope=e5_scope,
         ),
         ledger.close(
-            "tied, tokens of a text, against the refined formula", e5_loss["text", "tied"], by_std, abs=0.6, machine=True, scope=e5_scope
+            "tied, tokens of a text, against the refined formula", e5_loss["text", "tied"], by_std, abs=0.45, machine=True, scope=e5_scope
         ),
-        *[
-            ledger.close(f"{name}, against log n + dσ²/2", value, started, abs=0.15, machine=True, scope=e5_scope)
-            for (_, name), value in e5_loss.items()
-            if name != "tied"
-        ],
-        ledger.close(
-            "self logit of the tied model against √d × mean length",
+        ledger.less(
+            "largest distance of the five others to log n + dσ²/2",
+            max(abs(value - started) for (_, name), value in e5_loss.items() if name != "tied"),
+            0.06,
+            digits=2,
+            machine=True,
+            scope=e5_scope,
+        ),
+        sym.monte_carlo(
+            "self logit of the tied model, against √d × mean length of all rows",
             float(e5["vocabulary", "tied"][2].mean()),
+            stderr(e5["vocabulary", "tied"][2].numpy()),
             float(384**0.5 * row_lengths.mean()),
-            abs=0.6,
-            machine=True,
-            scope=e5_scope,
+            draws=2048,
+            effect=1,
         ),
     ],
 )
 nb.experiment(
     "E5",
-    "MiniLM's trained table behaves like a Gaussian one of the same standard deviation, though its lengths vary six times as much.",
+    "MiniLM's trained table gives the mean initial loss of a Gaussian one of the same standard deviation to 3%; its lengths vary six times as much, and with them P(self).",
     "verified",
     holds=[
         ledger.close(
             "tied: measured over refined", e5_loss["vocabulary", "tied"] / by_std, 1, abs=0.03, digits=3, machine=True, scope=e5_scope
         ),
-        ledger.more(
+        ledger.less("standard error of that loss", e5_error["vocabulary", "tied"], 0.15, digits=2, machine=True, scope=e5_scope),
+        ledger.close(
             "spread of the lengths over a Gaussian's σ/√2",
             float(row_lengths.std()) / (minilm_std / 2**0.5),
-            4,
+            5.8,
+            abs=0.1,
             digits=2,
             machine=True,
             scope="MiniLM's word embeddings",
         ),
-        ledger.less(
-            "√d × mean length of the 994 rows that no text uses",
+        ledger.close(
+            "√d × mean length of the 994 [unused] rows",
             float(384**0.5 * row_lengths[unused].mean()),
-            11,
+            8.9,
+            abs=0.2,
             digits=2,
             machine=True,
             scope="MiniLM's word embeddings",
         ),
         ledger.close("how many", len(unused), 994, abs=0.5),
+        ledger.more("and their mean cosine", unused_cosine, 0.7, digits=2, machine=True, scope="MiniLM's word embeddings"),
         ledger.less("share of the common mean in the energy", common_share, 0.03, digits=2, machine=True, scope="MiniLM's word embeddings"),
-        ledger.less(
-            "but P(self) of the tied model, mean", float(e5["vocabulary", "tied"][1].mean()), 0.97, digits=3, machine=True, scope=e5_scope
+        ledger.close(
+            "1 − P(self) of the tied model, mean; a Gaussian table has less than 10⁻³",
+            1 - float(e5["vocabulary", "tied"][1].mean()),
+            0.09,
+            abs=0.03,
+            digits=2,
+            machine=True,
+            scope=e5_scope,
         ),
-        ledger.more("and", float(e5["vocabulary", "tied"][1].mean()), 0.8, digits=3, machine=True, scope=e5_scope),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** The formula holds to 2%. (The hump at 9 in the left panel are the 994 rows of tokens `[unused..]` that BERT's vocabulary holds in reserve: never
-# trained, they have kept a smaller size.) The trained table has $d\sigma=21$ where $\log n=10$: whoever started a tied near-identity model from it would start at 21 nats. BERT itself
-# is safe, it has a matrix, an activation and a norm before the table.
+# **What we saw.** The mean loss is the formula's to 3%. The single tokens are not Gaussian: a tenth of the probability is not on the token itself. (The hump at
+# 9 in the left panel comes from the 994 `[unused..]` rows that BERT's vocabulary holds in reserve. They are short, and their mutual cosine of 0.8 says that
+# they were moved, together: the bump of the other tokens' logits at 7.) The table has $d\sigma=21$ where $\log n=10$: a tied near-identity
+# model that started from it would start at 21 nats. BERT itself is safe, it has a matrix, an activation and a norm before the table.
 #
 # ## E4: GPT-2 is not near the identity
 #
 # **Question.** GPT-2 {cite}`radford2019gpt2` ties its embeddings and starts with $\sigma=0.02$, that is $d\sigma=15.4$ against $\log n=10.8$, and nobody
-# complains about its first loss. Why? **Set-up.** GPT-2 small at initialisation: 12 Pre-LN layers, $d=768$, $n=50257$, all weights
-# $\mathcal N(0,0.02^2)$, residual projections divided by $\sqrt{24}$, learned positions; 128 random tokens. Then the same with its branches switched off. Then
-# smaller networks with branches and positions of all sizes, to go through the cosines from 0 to 1. **Expected.** D9 with the measured cosine.
+# complains about its first loss. Why? **Set-up.** GPT-2 small at initialisation: 12 Pre-LN layers, $d=768$, $n=50257$, weights
+# $\mathcal N(0,0.02^2)$, learned positions; 128 random tokens. There are two variants. The paper's prose scales the residual weights with depth, which later
+# implementations read as a division by $\sqrt{24}$, with positions of 0.02. The released code has no such scaling and positions of 0.01. We run both, and the
+# first with its attention, its MLPs or all branches removed. Then smaller networks with branches and positions of all sizes, to go through the cosines from
+# 0 to 1. **Expected.** D9 with the measured cosine, to a tenth (the constant $10^{-5}$ of LayerNorm takes 1% off states this small).
 
 
 # %%
-def gpt2_state(x, layers, n_heads, std, out_std, generator):
+def gpt2_state(x, layers, n_heads, std, out_std, generator, attention=1.0, mlp=1.0):
     """The last norm's output of a GPT-2 at initialisation for embeddings x (B, T, d): Pre-LN, no biases, weights drawn layer by layer."""
     size = x.shape[-1]
     draw = lambda fan_in, fan_out, s: torch.randn(fan_in, fan_out, generator=generator) * s
@@ -913,31 +985,40 @@ def gpt2_state(x, layers, n_heads, std, out_std, generator):
     for _ in range(layers):
         q, k, v = (norm(x) @ draw(size, 3 * size, std)).view(*x.shape[:2], 3, n_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
-        x = x + mixed @ draw(size, size, out_std)
-        x = x + F.gelu(norm(x) @ draw(size, 4 * size, std)) @ draw(4 * size, size, out_std)
+        x = x + attention * mixed @ draw(size, size, out_std)
+        x = x + mlp * F.gelu(norm(x) @ draw(size, 4 * size, std)) @ draw(4 * size, size, out_std)
     return norm(x)
 
 
-def gpt2_start(n, size, layers, n_heads, std, branch=1.0, position=1.0, seed=0):
-    """Loss, self logit and cosine with the own row, tied, of 128 tokens: (3, 128). ``branch`` and ``position`` multiply those parts' usual sizes."""
+def gpt2_start(n, size, layers, n_heads, std, branch=1.0, position=1.0, seed=0, **parts):
+    """Loss, self logit and cosine with the own row, tied, of 128 tokens: (3, 128). ``branch`` and ``position`` multiply those parts' usual sizes, ``parts`` the output of attention or MLP."""
     generator = torch.Generator().manual_seed(seed)
     table, positions = (torch.randn(rows, size, generator=generator) * std for rows in (n, 64))
     ids = torch.randint(n, (2, 64), generator=generator)
     x, out_std = table[ids] + position * positions, branch * std / (2 * layers) ** 0.5
-    h = gpt2_state(x, layers if branch else 0, n_heads, std, out_std, generator).flatten(0, 1)
+    h = gpt2_state(x, layers if branch else 0, n_heads, std, out_std, generator, **parts).flatten(0, 1)
     loss, _, own = identity_loss(h @ table.T, ids.flatten())
     return torch.stack([loss, own, F.cosine_similarity(h, table[ids.flatten()], dim=1)])
 
 
 # %%
-gpt2 = {branch: gpt2_start(50257, 768, 12, 12, 0.02, branch) for branch in (1.0, 0.0)}
+GPT2 = {"n": 50257, "size": 768, "layers": 12, "n_heads": 12, "std": 0.02}
+variants = {
+    "scaled by √24": {},
+    "no attention": {"attention": 0.0},
+    "no MLPs": {"mlp": 0.0},
+    "no branches": {"branch": 0.0},
+    "released code": {"branch": 24**0.5, "position": 0.5},
+    "released code, no branches": {"branch": 0.0, "position": 0.5},
+}
+gpt2 = {name: gpt2_start(**GPT2, **options) for name, options in variants.items()}
 dials = [(0, 0), (0, 0.3), (0, 0.6), (0, 1), (0.1, 1), (0.2, 1), (0.4, 1), (1, 1)]  # (branch, position)
 small_gpt = {dial: gpt2_start(5000, 384, 4, 6, 0.04, *dial, seed=6) for dial in dials}
 gelu_energy = float(F.gelu(torch.randn(200_000, generator=torch.Generator().manual_seed(7)) * 0.02 * 768**0.5).square().mean())
 mlp_energy = 12 * 4 * 768 * (0.02**2 / 24) * gelu_energy  # of all 12 MLPs, per coordinate; embedding and positions have 0.02² each
 mlp_cosine = 0.02 / math.sqrt(2 * 0.02**2 + mlp_energy)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Initial loss against the cosine between the last hidden state and the embedding of the token. Measured points of small GPT-2-like networks with branches and positions of several sizes lie on the curve of the formula: flat at log n plus 0.3 up to a cosine of one half, then rising in a straight line to 15 at cosine 1. GPT-2's own initialisation sits at cosine 0.07."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Initial loss against the cosine between the last hidden state and the embedding of the token. Measured points of small GPT-2-like networks with branches and positions of several sizes lie on the curve of the formula: flat up to a cosine of one half, then rising in a straight line to 6.7 nats above log n at cosine 1. GPT-2's own initialisations sit below a cosine of 0.1, without branches at 0.71 and 0.89. Vertical lines mark the critical cosine of each size."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
 cosines = np.linspace(0, 1, 100)
 axes.plot(
@@ -964,18 +1045,51 @@ axes.plot(
     "s",
     color=RED,
     ms=7,
-    label="measured, with and without branches",
+    label="measured, six variants",
 )
-axes.axvline(math.log(5000) / (384 * 0.04), color=GREY, ls=":", lw=1.2)
-axes.annotate(
-    "cos θ* = (log n)/(dσ)", (math.log(5000) / (384 * 0.04), 5.2), xytext=(5, 0), textcoords="offset points", fontsize=9, color=GREY
-)
+critical = lambda n, d, sigma: (math.log(n) + d * sigma**2 / 2) / (d * sigma)
+for color, sizes in ((BLUE, (5000, 384, 0.04)), (ORANGE, (50257, 768, 0.02))):
+    axes.axvline(critical(*sizes), color=color, ls=":", lw=1.2)
+axes.annotate("cos θ*", (critical(5000, 384, 0.04), 3.4), xytext=(-4, 0), textcoords="offset points", fontsize=9, color=BLUE, ha="right")
+axes.annotate("cos θ*", (critical(50257, 768, 0.02), 4.4), xytext=(4, 0), textcoords="offset points", fontsize=9, color=ORANGE)
 axes.set(xlabel="cosine of the last state with the row of its token", ylabel="initial loss − log n (nats)")
-axes.set_title("What blows up is the product dσ cos θ; GPT-2 starts at cos θ = 0.07")
+axes.set_title("The loss blows up with dσ cos θ, and GPT-2 starts at cos θ below 0.1")
 axes.legend(loc="upper left", fontsize=8)
 nb.show(figure)
 
+
 # %% tags=["hide-input"]
+def gpt2_by_loop(x, layers, std, out_std, generator):
+    """The network of gpt2_state for one sequence x (T, d) and one attention head, position by position."""
+    size = x.shape[1]
+    norm = lambda y: (y - y.mean()) / (y.var(unbiased=False) + 1e-5).sqrt()
+    for _ in range(layers):
+        W_qkv, W_o, W_1, W_2 = (
+            torch.randn(shape, generator=generator) * s
+            for shape, s in (
+                ((size, 3 * size), std),
+                ((size, size), out_std),
+                ((size, 4 * size), std),
+                ((4 * size, size), out_std),
+            )
+        )
+        q, k, v = torch.stack([norm(row) @ W_qkv for row in x]).split(size, 1)
+        mixed = torch.stack([torch.softmax(q[t] @ k[: t + 1].T / size**0.5, 0) @ v[: t + 1] for t in range(len(x))])
+        x = x + mixed @ W_o
+        hidden = torch.stack([norm(row) @ W_1 for row in x])
+        x = x + (hidden * (1 + torch.erf(hidden / 2**0.5)) / 2) @ W_2
+    return torch.stack([norm(row) for row in x])
+
+
+tiny_states = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(12))
+gpt2_error = float(
+    (
+        gpt2_state(tiny_states, 2, 1, 0.3, 0.2, torch.Generator().manual_seed(13))[0]
+        - gpt2_by_loop(tiny_states[0], 2, 0.3, 0.2, torch.Generator().manual_seed(13))
+    )
+    .abs()
+    .max()
+)
 e4_scope = "128 random tokens"
 cos_of, loss_of = (lambda x: float(x[2].mean())), (lambda x: float(x[0].mean()))
 worst_dial = max(abs(loss_of(x) - refined(5000, 384, 0.04, cos_of(x))) for x in small_gpt.values())
@@ -1002,17 +1116,22 @@ nb.experiment(
             machine=True,
             scope=e4_scope,
         ),
-        *[
-            ledger.close(
-                f"GPT-2 small, branches × {branch:g}",
-                loss_of(x),
-                refined(50257, 768, 0.02, cos_of(x)),
-                abs=0.08,
-                machine=True,
-                scope=e4_scope,
-            )
-            for branch, x in gpt2.items()
-        ],
+        ledger.less(
+            "GPT-2 small, largest distance over six variants",
+            max(abs(loss_of(x) - refined(50257, 768, 0.02, cos_of(x))) for x in gpt2.values()),
+            0.12,
+            digits=2,
+            machine=True,
+            scope=e4_scope,
+        ),
+        ledger.close(
+            "millions of parameters of these sizes, with 1,024 positions",
+            (GPT2["layers"] * 12 * GPT2["size"] ** 2 + (GPT2["n"] + 1024) * GPT2["size"]) / 1e6,
+            124,
+            abs=1,
+            scope="GPT-2 small as published",
+        ),
+        ledger.less("the network against a loop over positions, two layers", gpt2_error, 1e-5, machine=True, scope="float32"),
     ],
 )
 nb.claim(
@@ -1022,56 +1141,72 @@ nb.claim(
     holds=[
         ledger.more(
             "GPT-2 small without its branches: loss − log n − dσ²/2",
-            loss_of(gpt2[0.0]) - math.log(50257) - 768 * 0.02**2 / 2,
+            loss_of(gpt2["no branches"]) - math.log(50257) - 768 * 0.02**2 / 2,
             0.4,
             digits=2,
+            machine=True,
+            scope=e4_scope,
+        ),
+        ledger.more(
+            "with the smaller positions of the released code",
+            loss_of(gpt2["released code, no branches"]) - math.log(50257) - 768 * 0.02**2 / 2,
+            2.5,
+            digits=3,
             machine=True,
             scope=e4_scope,
         ),
         ledger.more("the same for a pure identity (formula)", refined(50257, 768, 0.02) - math.log(50257) - 768 * 0.02**2 / 2, 4, digits=3),
     ],
     fails=[
+        *[
+            ledger.close(
+                f"but GPT-2 as it is, tied ({name}), starts at log n + dσ²/2",
+                loss_of(gpt2[name]),
+                math.log(50256) + 768 * 0.02**2 / 2,
+                abs=0.05,
+                digits=5,
+                machine=True,
+                scope=e4_scope,
+            )
+            for name in ("scaled by √24", "released code")
+        ],
         ledger.close(
-            "but GPT-2 as it is, tied, starts at log n + dσ²/2",
-            loss_of(gpt2[1.0]),
-            math.log(50256) + 768 * 0.02**2 / 2,
-            abs=0.05,
-            digits=5,
-            machine=True,
-            scope=e4_scope,
+            "for cos θ is, scaled by √24", cos_of(gpt2["scaled by √24"]), 0.065, abs=0.015, digits=2, machine=True, scope=e4_scope
         ),
-        ledger.less("for cos θ is", cos_of(gpt2[1.0]), 0.1, digits=2, machine=True, scope=e4_scope),
+        ledger.less("and in the released code", cos_of(gpt2["released code"]), 0.03, digits=2, machine=True, scope=e4_scope),
     ],
 )
 nb.claim(
     "X3",
-    "What drowns GPT-2's embedding are its MLP branches: their energy alone predicts a cosine of 0.08.",
+    "Attention alone and the MLPs alone each drown GPT-2's embedding; the energy of the MLPs predicts the cosine they leave.",
     "verified",
     holds=[
         ledger.close(
-            "σ/√(2σ² + energy of 12 MLPs), against the measured cosine",
+            "attention removed: cos θ against σ/√(2σ² + energy of 12 MLPs)",
+            cos_of(gpt2["no attention"]),
             mlp_cosine,
-            cos_of(gpt2[1.0]),
-            abs=0.02,
-            digits=2,
+            rel=0.08,
+            digits=3,
             machine=True,
             scope=e4_scope,
         ),
-        ledger.more(
-            "energy of the MLPs over that of embedding and positions",
-            mlp_energy / (2 * 0.02**2),
-            50,
-            digits=3,
+        ledger.close("MLPs removed: cos θ", cos_of(gpt2["no MLPs"]), 0.105, abs=0.015, digits=3, machine=True, scope=e4_scope),
+        ledger.less(
+            "either way the excess over log n + dσ²/2",
+            max(loss_of(gpt2[name]) for name in ("no attention", "no MLPs")) - math.log(50256) - 768 * 0.02**2 / 2,
+            0.05,
+            digits=1,
             machine=True,
-            scope="analytic, one Gaussian integral",
+            scope=e4_scope,
         ),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** The assumption that carries the post is the near-identity, not the tying. GPT-2's rows have the size 0.02, each of its MLPs adds 0.07: of
-# the token's own row 7% are left in the last state, the self logit is 1. With a small table or strong branches tying is harmless from the start. DeepNorm,
-# zero-initialised projections (ReZero {cite}`bachlechner2021rezero`, Fixup) or a unit-size table bring the problem back.
+# **What we saw.** The assumption that carries the post is the near-identity, not the tying. GPT-2's rows have entries of size 0.02. Each MLP adds 0.05, each
+# attention about as much and much of it in common to all tokens. Either kind of branch alone drowns the token's own row (cosines of 0.08 and 0.10; 0.07 together, 0.01 in the released
+# code). With a small table or strong branches tying is harmless from the start. DeepNorm, gates that start at 0 (ReZero
+# {cite}`bachlechner2021rezero`) or a unit-size table bring the problem back.
 
 # %% [markdown]
 # ## The race
@@ -1083,9 +1218,10 @@ nb.claim(
 # - the post's five: *tied* with $\sigma=1/\sqrt d$, *small table* (a), *untied* (b), *projection* (c), *swap* (d), and the *shuffle* with 8 groups;
 # - the *shift* by $d/4$;
 # - *logits/d*, muP's readout {cite}`yang2022tp5` (`mup`): $\sigma=1$, logits divided by $d$, and a table that moves $d$ times as fast as the hidden weights;
-# - *logits/√d*, as in T5 {cite}`raffel2020t5`: $\sigma=1$, logits divided by $\sqrt d$, one rate for all.
+# - *logits/√d*, as in the code of T5 {cite}`raffel2020t5`: $\sigma=1$, logits divided by $\sqrt d$, one rate for all.
 #
-# Every head gets its best of five rates, on the same grid; three seeds, and all arms read the same text. Note two things. Adam steps do not depend on the
+# All heads run at five rates, the same grid, with three seeds, and read the same text. Three tied heads get two lower rates besides, since their best would
+# have been at the edge. Each head's best rate is chosen on the held-out loss that is reported; where a comparison is of speed, all heads have the same rate. Note two things. Adam steps do not depend on the
 # scale of a gradient, so that the table with $\sigma=1$, logits divided by $1/\sigma'$ and a rate $1/\sigma'$ times as large *is* the table with $\sigma'$:
 # logits/d is a tied model with $\sigma=1/d$, and logits/√d one with $\sigma=1/\sqrt d$ whose table learns $\sqrt d$ times more slowly. And in a tied model the
 # table's gradient is the sum of what it gets as input and as output.
@@ -1127,8 +1263,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# Of all neighbours 1.2% are equal, and 99 in 100 of these are one rare word after another, both written `<unk>`: of real repetitions there is one in
-# 6,000. A share $r$ of repetitions lowers the tied model's initial loss by $r\,d\sigma\cos\theta$, a correction that E2 will use.
+# Of all neighbours 1.2% are equal (with 2,000 words), and 99 in 100 of these are one rare word after another, both written `<unk>`: of real repetitions
+# there is one in 6,000. A share $r$ of repetitions lowers the tied model's initial loss by $r\,d\sigma\cos\theta$, a correction that E2 will use.
 
 
 # %%
@@ -1314,7 +1450,18 @@ drawn_x, drawn_y = batches(tiny_train, [3, 4], 2, 4, 8, cpu)()
 tiny_race = race(cpu, names=["swap"], rates=[1e-3, 1e-2], seeds=[3, 4], steps=6, at=[6], n=60, d=16, shape=tiny_shape, batch=4, probes=3)[
     "swap"
 ]["loss"]
-alone = short_run("swap", 1.0, seeds=(4,), rate=1e-2)[1]
+alone = language_model("swap", [4], 60, 16, tiny_shape)
+by_torch = torch.optim.Adam(alone.parameters(), lr=1e-2)
+draw_alone, rises = batches(tiny_train, [4], 1, 4, 8, cpu), 1  # warm-up over a tenth of six steps, then a cosine to a tenth
+for step in range(6):
+    by_torch.param_groups[0]["lr"] = 1e-2 * (1 if step < rises else 0.55 + 0.45 * math.cos(math.pi * (step - rises) / (6 - rises)))
+    by_torch.zero_grad()
+    nn.cross_entropy_per_run(alone((now := draw_alone())[0]), now[1]).sum().backward()
+    by_torch.step()
+constant = torch.full((2, 1, 8), 7)
+position_spread = float(
+    (lambda logits: (logits - logits[..., :1, :]).abs().max())(language_model("tied", [3, 4], 60, 16, tiny_shape)(constant)).detach()
+)
 race_x, race_y = data.windows(tiny_test, 3, 8, torch.Generator().manual_seed(99))
 alone_loss = float(held_out(alone, race_x, race_y)["loss"][0])
 
@@ -1328,16 +1475,24 @@ nb.claim(
         ledger.less(
             "nine heads against their formulas: largest difference of a logit", max(head_error), 2e-5, machine=True, scope="float32"
         ),
-        ledger.close("smallest standard deviation of a table over σ", min(std_ratio), 1, abs=0.06, digits=3, machine=True),
-        ledger.close("and the largest", max(std_ratio), 1, abs=0.06, digits=3, machine=True),
+        ledger.less(
+            "standard deviation of a table over σ: largest distance from 1",
+            max(abs(x - 1) for x in std_ratio),
+            0.06,
+            digits=2,
+            machine=True,
+        ),
         ledger.less("embeddings normed at the input: mean square − 1", max(norm_error), 1e-3, machine=True),
         ledger.less("loss, P(self) and cosine against loops", max(metric_error), 1e-5, machine=True, scope="float32"),
         ledger.close("skip weight, fourth power: 2N", float(stack.skip.flatten()[0] ** 4), 4, rel=1e-5),
         ledger.close("gain of W_v over Xavier: (8N)^(−1/4)", branch_gain, 0.5, abs=0.05, digits=2, machine=True),
-        *[
-            ledger.close(f"{name}: first step of the table over that of W₁", first_move[name][0], value, rel=0.01, digits=3, machine=True)
-            for name, value in (("tied", 1), ("logits/d", 16), ("logits/√d", 1))
-        ],
+        ledger.less(
+            "first step of the table over that of W₁, tied, logits/d, logits/√d: largest distance from 1, 16, 1",
+            max(abs(first_move[name][0] / value - 1) for name, value in (("tied", 1), ("logits/d", 16), ("logits/√d", 1))),
+            0.01,
+            digits=1,
+            machine=True,
+        ),
         ledger.close("twice the rate, twice the step", first_move["tied"][1], 2, rel=0.01, digits=3, machine=True),
         ledger.less("logits/d is tied with σ = 1/d: largest difference of six losses", same_as_small, 2e-3, machine=True, scope="float32"),
         ledger.less("logits/√d with a table √d times faster is tied", same_as_tied, 2e-3, machine=True, scope="float32"),
@@ -1347,8 +1502,9 @@ nb.claim(
         ),
         ledger.close("share of tokens that two rates share", float((drawn_x[:2] == drawn_x[2:]).float().mean()), 1, abs=1e-9),
         ledger.less("that two seeds share", float((drawn_x[0] == drawn_x[1]).float().mean()), 0.5, digits=2, machine=True),
+        ledger.less("no positions: spread of the logits over a constant text", position_spread, 1e-4, machine=True, scope="float32"),
         ledger.less(
-            "a run in a stack and alone: difference of the loss after six steps",
+            "a run in a stack against torch's Adam and the schedule by hand: difference of the loss after six steps",
             abs(float(tiny_race[1, 1, 1]) - alone_loss),
             1e-4,
             machine=True,
@@ -1373,7 +1529,7 @@ nb.claim(
 # %%
 every_arm = list(arms(500, 128))
 e2_names = nb.at_scale(cpu=["tied", "small table", "untied", "swap"], gpu=every_arm, full=every_arm)
-e2_rates = nb.at_scale(cpu=[6e-3], gpu=[1e-3, 2.5e-3, 6e-3, 1.5e-2, 4e-2], full=[1e-3, 2.5e-3, 6e-3, 1.5e-2, 4e-2])
+e2_rates = nb.at_scale(cpu=[2.5e-3], gpu=[1e-3, 2.5e-3, 6e-3, 1.5e-2, 4e-2], full=[1e-3, 2.5e-3, 6e-3, 1.5e-2, 4e-2])
 e2_steps = nb.at_scale(cpu=40, gpu=150, full=150)
 at = [step for step in (1, 2, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 125, 150) if step <= e2_steps]
 e2_shape = {"context": 32, "depth": 2, "heads": 4, "width": 128}
@@ -1385,10 +1541,10 @@ e2 = nb.run("E2", race, names=e2_names, rates=e2_rates, seeds=seeds, steps=e2_st
 low_names, low_rates = ["tied", "small table", "logits/d"], [1.6e-4, 4e-4]  # where the first race has its best rate at the edge
 if nb.scale != "cpu":
     nb.run("E2c", race, names=low_names, rates=low_rates, seeds=seeds, steps=e2_steps, at=at, **e2_sizes)
-long_names = ["tied", "small table", "untied", "swap"]
-long_steps, long_rates = nb.at_scale(cpu=0, gpu=2000, full=600), [2e-3, 5e-3, 1.25e-2]
+long_names = ["untied", "small table", "tied", "swap"]
+long_steps, long_rates = nb.at_scale(cpu=0, gpu=2000, full=1200), [1e-3, 4e-3, 1.6e-2]
 long_sizes = {"n": 500, "d": 64, "shape": e2_shape, "batch": 8, "probes": 32}
-long_at = [step for step in (20, 50, 100, 200, 300, 400, 600, 800, 1200, 1600, 2000) if step <= long_steps]
+long_at = [step for step in (10, 20, 50, 100, 150, 200, 300, 400, 600, 800, 1000, 1200, 1600, 2000) if step <= long_steps]
 if long_steps:  # too long for two idle cores and a minute
     nb.run("E2b", race, names=long_names, rates=long_rates, seeds=seeds, steps=long_steps, at=long_at, **long_sizes)
 
@@ -1409,7 +1565,9 @@ def joined(*runs):
 
 short, long = joined(recorded_low, recorded), joined(recorded_long)
 best_of = lambda table: {name: int(found["loss"][-1].mean(1).argmin()) for name, (_, found) in table.items()}
-curve = lambda table, name, key="loss": table[name][1][key][:, best_of(table)[name]]  # at the arm's best rate, (steps, seeds)
+curve = lambda table, name, key="loss": table[name][1][key][:, best_of(table)[name]]  # at the head's best rate, (steps, seeds)
+at_rate = lambda table, name, rate, key="loss": table[name][1][key][:, table[name][0].index(rate)]  # at a given one
+COMMON = 2.5e-3  # rate of the comparisons at one rate
 from_edge = lambda table: min(min(i, len(table[name][0]) - 1 - i) for name, i in best_of(table).items())
 steps_seen, long_seen = ([0, *run.config["at"]] for run in (recorded, recorded_long))
 end, long_end = ({name: curve(table, name)[-1] for name in table} for table in (short, long))
@@ -1432,7 +1590,7 @@ unigram_loss = float(-frequency[probe_targets].log().mean())  # of the best cons
 unigram_self = float(frequency[probe_inputs].mean())  # its P(self)
 repeats_500, repeats_probe = float(repeated[500].mean()), float((probe_inputs == probe_targets).double().mean())
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss against training step for nine output heads, recorded, with live runs of four as dots. The two tied models stop on the loss of a unigram model, 4.35 nats, as do those with logits over d and over root d, while untied, projection, swap, shuffle and shift go down together to 3.9 within 150 steps."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss against training step for nine output heads, recorded, with live runs of four as dots. Two tied models start at 10.8 nats, the others near 6.5. The tied models stay at the loss of a unigram model, 4.35 nats, as do those with logits over d and over root d, while untied, projection, swap, shuffle and shift go down together to 3.9 within 150 steps."}}
 STYLE = {
     "tied": (ORANGE, "--"),
     "small table": (RED, "-."),
@@ -1441,7 +1599,7 @@ STYLE = {
     "untied": (BLACK, "-"),
     "projection": (SKY, (0, (5, 1))),
     "swap": (BLUE, "-"),
-    "shuffle": (SKY, ":"),
+    "shuffle": ("#7a5c00", ":"),
     "shift": (GREEN, "--"),
 }
 figure, axes = plt.subplots(figsize=(7.2, 4.2))
@@ -1453,14 +1611,14 @@ for name in e2:
     axes.plot([0, *at], np.array(e2[name]["loss"])[:, 0].mean(1), "o", ms=3.5, color=STYLE[name][0])
 axes.axhline(unigram_loss, color=GREY, lw=1, ls=":")
 axes.annotate("unigram model", (150, unigram_loss), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9, color=GREY)
-axes.plot([], [], "o", ms=3.5, color=GREY, label="live, one rate")
-axes.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.8, 8), xlim=(0, 150))
-axes.set_title("Tied heads stop at the unigram model, wherever they start")
+axes.plot([], [], "o", ms=3.5, color=GREY, label="live (40-step schedule, rate 0.0025)")
+axes.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.8, 11.2), xlim=(0, 150))
+axes.set_title("No tied head gets past a unigram model in 150 steps")
 axes.legend(loc="upper right", ncol=2, fontsize=8)
 nb.show(figure)
 
 # %% tags=["hide-input"]
-e2_scope = f"recorded: n = 500, d = 128, 2 layers, 150 steps of 256 words, best of 5 to 7 rates, 3 seeds; {recorded.provenance}"
+e2_scope = f"recorded: n = 500, d = 128, 2 layers, 150 steps of 256 words, best of 5 rates (7 for three tied heads), 3 seeds; {recorded.provenance}"
 cos_start = float(curve(short, "tied", "cosine")[0].mean())
 predicted = {name: start_formula(name, 500, 128, cos_start, repeats_probe) for name in STYLE}
 at_start = {name: float(curve(short, name)[0].mean()) for name in STYLE}
@@ -1492,34 +1650,50 @@ live_end = {name: np.array(e2[name]["loss"])[-1, 0] for name in e2}
 live_scope = f"live: n = 500, d = 128, {e2_steps} steps, one rate, 3 seeds"
 nb.experiment(
     "E2",
-    "Within 150 steps the heads without a self logit leave the unigram model behind; all tied ones stop there, wherever they start. The initial losses are those of D5 and D9.",
+    "Within 150 steps the heads without a self logit leave the loss of a unigram model behind; the tied ones do not, wherever they start. The initial losses are those of D5 and D9.",
     "verified",
     holds=[
-        *[
-            ledger.close(f"{name}: start, against the formula", at_start[name], predicted[name][0], abs=0.25, scope=e2_scope)
-            for name in STYLE
-        ],
+        ledger.less(
+            "start against the formula, nine heads: largest distance",
+            max(abs(at_start[name] - predicted[name][0]) for name in STYLE),
+            0.12,
+            digits=2,
+            scope=e2_scope,
+        ),
         ledger.more("best rates: smallest distance from the edge of the grid, in positions", from_edge(short), 0.5, scope=e2_scope),
         *[ledger.better(f"tied against {name}", end["tied"], end[name], sigmas=3, scope=e2_scope) for name in free],
-        *[
-            ledger.close(
-                f"{name} after 150 steps, against the unigram model on the same windows",
-                float(end[name].mean()),
-                unigram_loss,
-                abs=0.05,
-                scope=e2_scope,
-            )
-            for name in tied_heads
-        ],
+        ledger.less(
+            "four tied heads after 150 steps: largest distance to the unigram model on the same windows",
+            max(abs(float(end[name].mean()) - unigram_loss) for name in tied_heads),
+            0.03,
+            digits=2,
+            scope=e2_scope,
+        ),
+        ledger.less(
+            f"at one rate, {COMMON:g}: tied minus untied at step 20",
+            float((at_rate(short, "tied", COMMON) - at_rate(short, "untied", COMMON))[steps_seen.index(20)].mean()),
+            0.1,
+            digits=2,
+            scope=e2_scope,
+        ),
+        ledger.more(
+            "and at step 150",
+            float((at_rate(short, "tied", COMMON) - at_rate(short, "untied", COMMON))[-1].mean()),
+            0.3,
+            digits=2,
+            scope=e2_scope,
+        ),
         ledger.more(
             "live: tied above swap", float(live_end["tied"].mean() - live_end["swap"].mean()), 0.03, machine=True, scope=live_scope
         ),
-        *[
-            ledger.close(
-                f"live: {name}, start", float(np.mean(e2[name]["loss"][0])), predicted[name][0], abs=0.3, machine=True, scope=live_scope
-            )
-            for name in e2
-        ],
+        ledger.less(
+            "live: start against the formula, four heads: largest distance",
+            max(abs(float(np.mean(e2[name]["loss"][0])) - predicted[name][0]) for name in e2),
+            0.15,
+            digits=2,
+            machine=True,
+            scope=live_scope,
+        ),
     ],
 )
 nb.claim(
@@ -1527,34 +1701,53 @@ nb.claim(
     "The smaller table, σ = (log n)/d, trains slowest of the remedies.",
     "verified",
     holds=[
-        ledger.better(f"small table against {name} after 150 steps", end["small table"], end[name], sigmas=3, scope=e2_scope)
-        for name in free
+        *[
+            ledger.better(f"small table against {name} after 150 steps", end["small table"], end[name], sigmas=3, scope=e2_scope)
+            for name in free
+        ],
+        *[
+            ledger.more(
+                f"all at the rate {rate:g}: small table above the slowest of five others",
+                float(at_rate(short, "small table", rate)[-1].mean() - max(at_rate(short, name, rate)[-1].mean() for name in free)),
+                0.1,
+                digits=2,
+                scope=e2_scope,
+            )
+            for rate in (1e-3, 2.5e-3, 6e-3)
+        ],
     ],
 )
 nb.claim(
     "C9",
     "The other remedies train alike.",
-    "verified",
+    "partly",
     holds=[
         ledger.less(
             "largest difference of five heads after 150 steps",
             max(float(end[x].mean() - end[y].mean()) for x in free for y in free),
-            0.1,
+            0.08,
             digits=2,
             scope=e2_scope,
         ),
     ],
+    fails=[ledger.better("the shuffle is the slowest of them: against untied", end["shuffle"], end["untied"], sigmas=2, scope=e2_scope)],
 )
 
 # %% [markdown]
-# **What we saw.** The starts are those of the formulas, to a tenth of a nat. Then two groups form, and they are not "large loss" and "small loss". The four tied
-# heads start at 10.8, 6.8, 6.2 and 10.8 nats and all end, at each one's best rate, on the loss of a *unigram* model, to a hundredth of a nat. The five others
-# pass it at step 30 to 40 and are 0.4 nats lower by step 150, alike among themselves. So C8 and C9 are right, and the reason given for the remedy (a) is not the
-# whole of it: muP's readout starts lower than any other head and gains nothing. The sheer start costs a tied model some twenty steps; what costs the rest is next.
+# **What we saw.** The starts are those of the formulas, to a tenth of a nat. Then two groups form, and they are not "large loss" and "small loss". The four
+# tied heads start at 10.8, 6.8, 6.2 and 10.8 nats and are all, at each one's best rate, within a hundredth or two of a *unigram* model's loss at step 150. The
+# five others pass it at step 30 to 40 and are 0.4 nats lower by then. Their order is real, if small: untied, shift and projection lead, the shuffle is last by
+# 0.07 nats, although it has hardly a fixed point. So C8 is right, and a lower initial loss is not what makes a remedy fast: muP's readout
+# starts lower than any other head and gains nothing. At one rate the tied model has caught up with the untied one by step 20, 4.50 against 4.47 nats. The
+# small table is ahead of plain tying for a few steps and by a hundredth in the end.
+#
+# How far does C8 reach? In an unrecorded trial with 3,000 words and width 256 the small table came to 5.08 nats in 120 steps, tied to 5.23, a unigram model
+# has 5.17, untied and projection 4.65 to 4.67. There (a) helps a little and is past the unigram model; it is still far behind.
 #
 # ## E3: half of the probability
 #
-# The same runs, another quantity: the probability that the model gives to the token just read, on held-out text.
+# The same runs, another quantity: the probability that the model gives to the token just read, on held-out text. With 500 words a repetition is almost always
+# `<unk>` after `<unk>` (99.6%), and `<unk>` is a quarter of the text. The start says something about all words; what follows is about $P(\texttt{<unk>}\mid\texttt{<unk>})$.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Probability of repeating the input token against training step, log axis, recorded, for tied, small table, logits over d, swap and untied. Tied starts at 0.98, the small table at 0.44, logits over d and swap at a few thousandths; from step 40 on the three tied ones lie at 0.067 and swap and untied near 0.037, the share of repeated tokens."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
@@ -1566,71 +1759,56 @@ for name in ("tied", "small table", "logits/d", "swap", "untied"):
         axes.plot([0, *at], np.array(e2[name]["self"])[:, 0].mean(1), "o", ms=3.5, color=STYLE[name][0])
 axes.axhline(repeats_500, color=GREY, lw=1, ls=":")
 axes.axhline(unigram_self, color=GREY, lw=1, ls=":")
-axes.annotate("unigram model", (60, unigram_self), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=9, color=GREY)
-axes.annotate(
-    "share of repeated tokens in the text",
-    (60, repeats_500),
-    xytext=(0, -12),
-    textcoords="offset points",
-    ha="right",
-    fontsize=9,
-    color=GREY,
-)
-axes.plot([], [], "o", ms=3.5, color=GREY, label="live, one rate")
+for text, height, offset in (("unigram model", unigram_self, 9), ("share of repeated tokens in the text", repeats_500, -24)):
+    axes.annotate(text, (60, height), xytext=(0, offset), textcoords="offset points", ha="right", fontsize=9, color=GREY)
+axes.plot([], [], "o", ms=3.5, color=GREY, label="live (40-step schedule, rate 0.0025)")
 axes.set(xlabel="training step", ylabel="P(self) (log axis)", yscale="log", xlim=(-1, 60))
-axes.set_title("P(self): tied heads end as a unigram model, the others at the true share")
-axes.legend(loc="upper right")
+axes.set_title("P(self) ends higher under tied heads, wherever it starts")
+axes.legend(loc="lower right", fontsize=8)
 nb.show(figure)
 
 # %% tags=["hide-input"]
 p_start = {name: float(curve(short, name, "self")[0].mean()) for name in STYLE}
 falls_below = lambda name, level: steps_seen[int(np.argmax(curve(short, name, "self").mean(1) < level))]
+p_end = {name: float(curve(short, name, "self")[-1].mean()) for name in STYLE}
 nb.experiment(
     "E3",
-    "P(self) starts near 1 (tied), near one half (small table) and at the order of 1/n (swap, untied, logits/d); it ends at that of a unigram model under tied heads, at the true share of repetitions under the others.",
+    "P(self) starts near 1 (tied), near one half (small table) and at the order of 1/n (swap, untied, logits/d); after 150 steps it is near that of a unigram model under tied heads, near the true share of repetitions under the others.",
     "verified",
     holds=[
         *[
-            ledger.close(f"{name}: start, against the formula", p_start[name], predicted[name][1], abs=0.05, digits=3, scope=e2_scope)
+            ledger.close(f"{name}: start, against the formula", p_start[name], predicted[name][1], abs=0.02, digits=3, scope=e2_scope)
             for name in ("tied", "small table")
         ],
-        ledger.more("tied", p_start["tied"], 0.9, digits=3, scope=e2_scope),
-        ledger.close("small table", p_start["small table"], 0.5, abs=0.15, digits=3, scope=e2_scope),
-        *[
-            ledger.less(f"{name}: P(self) times n at the start", 500 * p_start[name], 8, digits=2, scope=e2_scope)
-            for name in ("swap", "untied", "logits/d")
-        ],
-        *[
-            ledger.close(
-                f"{name}, after 150 steps: P(self) of the unigram model",
-                float(curve(short, name, "self")[-1].mean()),
-                unigram_self,
-                abs=0.01,
-                digits=3,
-                scope=e2_scope,
-            )
-            for name in tied_heads
-        ],
-        *[
-            ledger.close(
-                f"{name}, after 150 steps: the share of repetitions",
-                float(curve(short, name, "self")[-1].mean()),
-                repeats_500,
-                abs=0.01,
-                digits=3,
-                scope=e2_scope,
-            )
-            for name in free
-        ],
-        ledger.close(
-            "live, tied", float(np.mean(e2["tied"]["self"][0])), predicted["tied"][1], abs=0.05, digits=3, machine=True, scope=live_scope
+        ledger.close("small table, against one half", p_start["small table"], 0.5, abs=0.08, digits=3, scope=e2_scope),
+        ledger.less(
+            "swap, untied, logits/d: largest P(self) times n at the start",
+            max(500 * p_start[name] for name in ("swap", "untied", "logits/d")),
+            3,
+            digits=2,
+            scope=e2_scope,
         ),
-        ledger.close(
-            "live, small table",
-            float(np.mean(e2["small table"]["self"][0])),
-            predicted["small table"][1],
-            abs=0.08,
-            digits=3,
+        ledger.less(
+            "four tied heads after 150 steps: largest distance to P(self) of the unigram model",
+            max(abs(p_end[name] - unigram_self) for name in tied_heads),
+            0.005,
+            digits=1,
+            scope=e2_scope,
+        ),
+        ledger.less(
+            "five others: to the share of repetitions",
+            max(abs(p_end[name] - repeats_500) for name in free),
+            0.007,
+            digits=1,
+            scope=e2_scope,
+        ),
+        ledger.close("that share, in %", 100 * repeats_500, 3.7, abs=0.1, digits=2),
+        ledger.more("part of the repetitions that is <unk> after <unk>", 1 - known[500] / repeats_500, 0.99, digits=4),
+        ledger.less(
+            "live, tied and small table: largest distance to the formula",
+            max(abs(float(np.mean(e2[name]["self"][0])) - predicted[name][1]) for name in ("tied", "small table")),
+            0.03,
+            digits=1,
             machine=True,
             scope=live_scope,
         ),
@@ -1638,85 +1816,24 @@ nb.experiment(
 )
 
 # %% [markdown]
-# **What we saw.** At the start 0.98, 0.44 and a few thousandths, as computed. The excess is gone within some 20 steps in every case, so it is not what keeps the
-# tied models back. Look at where the curves go instead. A unigram model repeats a token with a probability that is the mean of its own frequency, 0.07: that is
-# where all tied heads end. The others find the true share of repetitions, 0.04. The tied models have learned the frequencies of words, and nothing else.
-#
-# ## And in the end?
-#
-# A longer race: 600 steps, width 64, four heads, three rates each (recorded).
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of tied, small table, untied and swap over 600 training steps, recorded: the two tied models pause on the loss of a unigram model until step 200 and then follow the other two; at the end they are 0.26 and 0.37 nats above untied."}}
-figure, axes = plt.subplots(figsize=(7.2, 3.8))
-for name in long:
-    losses = curve(long, name)
-    axes.plot(long_seen, losses.mean(1), color=STYLE[name][0], ls=STYLE[name][1], label=name)
-    axes.fill_between(long_seen, losses.min(1), losses.max(1), color=STYLE[name][0], alpha=0.15, lw=0)
-axes.axhline(unigram_loss, color=GREY, lw=1, ls=":")
-axes.annotate("unigram model", (600, unigram_loss), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9, color=GREY)
-axes.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.6, 6), xlim=(0, 600))
-axes.set_title("The tied heads wait on the unigram model, then follow")
-axes.legend(loc="upper right")
-nb.show(figure)
-
-# %% tags=["hide-input"]
-long_scope = f"recorded: n = 500, d = 64, 2 layers, 600 steps of 256 words, best of 3 rates, 3 seeds; {recorded_long.provenance}"
-gap_at = lambda step: float(curve(long, "small table")[long_seen.index(step)].mean() - curve(long, "untied")[long_seen.index(step)].mean())
-nb.claim(
-    "C10",
-    "In the end all remedies are of similar quality.",
-    "partly",
-    holds=[
-        ledger.less(
-            "swap above untied after 600 steps",
-            float(long_end["swap"].mean() - long_end["untied"].mean()),
-            0.06,
-            digits=2,
-            scope=long_scope,
-        ),
-        ledger.less(
-            "small table above untied: the gap after 600 steps over that after 200",
-            gap_at(600) / gap_at(200),
-            0.7,
-            digits=2,
-            scope=long_scope,
-        ),
-        ledger.better(
-            "small table better than tied after 600 steps", long_end["tied"], long_end["small table"], sigmas=3, scope=long_scope
-        ),
-    ],
-    fails=[
-        ledger.more("small table above untied after 600 steps", gap_at(600), 0.15, digits=2, scope=long_scope),
-        ledger.close(
-            "position of the tied heads' best rate: at the lower edge, so that the gap is an upper bound",
-            best_of(long)["tied"] + best_of(long)["small table"] + 1,
-            1,
-            abs=0.5,
-            digits=1,
-            scope=long_scope,
-        ),
-    ],
-)
-
-# %% [markdown]
-# **What we saw.** By step 200 untied and swap are well below the unigram model, the tied heads still on it. Then these move as well: the network has left the
-# identity. The gap halves by step 600, where the run ends; it has not closed, so the post's "similar in the end" is not decided here. (The tied heads have
-# their best rate at the lower edge of this small grid: the gap is an upper bound.) Here, and only here, the small table is better than plain tying.
+# **What we saw.** At the start 0.98, 0.44 and a few thousandths, as computed. At one rate the excess is gone within 20 steps under every head, so it is not what
+# keeps the tied models back. Then they sit where a unigram model does, 0.07 (the mean of a word's own frequency, almost all of it `<unk>`'s), and the
+# others near the true share of repetitions, 0.04.
 
 # %% [markdown]
 # ## Why a smaller table does not help
 #
-# Remedy (a) repairs the loss, logits/d the prediction too; why do they not train faster? Take the network away altogether and *train the identity model*: a pure bigram model
-# $p(j\mid i)=\operatorname{softmax}_j(\operatorname{norm}(w_i)A\,w_j)$ on the pair frequencies of the text, full batch, no noise. D8 predicts a hierarchy of what
-# each head can express at all.
+# Remedy (a) repairs the loss, logits/d the prediction too; why do they not train faster? Take the network away altogether and *train the identity model*, a
+# bigram model $p(j\mid i)=\operatorname{softmax}_j(\operatorname{norm}(w_i)A\,w_j)$, on the pair frequencies of the text, full batch, no noise. D8 says
+# what each head can express.
 #
-# - **Tied**: logits positive semidefinite. No row can point away from itself, $z_{ii}\ge0$; between two tokens the geometric mean of the self logits is
-#   the ceiling, $z_{ij}^2\le z_{ii}z_{jj}$. To keep a token from repeating itself the rows can only agree on a common direction: that is the unigram
-#   distribution, and little more.
-# - **Swap**: symmetric, a reversible chain. The best reversible chain for given pair counts $c_{ij}$ maximises the likelihood over symmetric weights $x_{ij}$,
-#   and is found by iterating $x_{ij}\leftarrow\frac{c_{ij}+c_{ji}}{c_i/x_i+c_j/x_j}$, where $x_i$, $c_i$ are the sums of row $i$
-#   {cite}`prinz2011markov`. Its loss is what word order is worth to a model of pairs.
-# - **Shift, untied** (and projection): no such bound, down to the conditional entropy of the pairs.
+# - **Tied**: the logits (before the norm) are positive semidefinite. So $z_{ii}\ge0$ and $z_{ij}^2\le z_{ii}z_{jj}$: what two tokens have in common is
+#   bounded by what each has for itself, and text does not repeat itself.
+# - **Swap**: symmetric, a reversible chain, were it not for the norm. The best reversible chain for pair counts $c_{ij}$ maximises the likelihood over
+#   symmetric weights $x_{ij}$; iterating $x_{ij}\leftarrow\frac{c_{ij}+c_{ji}}{c_i/x_i+c_j/x_j}$ finds it, where $x_i$, $c_i$ are the sums of row $i$
+#   {cite}`bowman2009progress`. To see what the norm does, we train the swap without it as well ($w_i/\sigma$ in place of $\operatorname{norm}(w_i)$ at the
+#   initial $\sigma$).
+# - **Shift, untied**: no such bound, down to the conditional entropy of the pairs.
 
 
 # %%
@@ -1742,58 +1859,81 @@ def best_reversible(P, iterations=500):
 
 
 # %%
-def bigram_game(P, name, rates, seeds, steps, d):
-    """Train the identity model on pair frequencies P (n, n) by full-batch Adam; losses (steps, rates, seeds)."""
+def bigram_game(P, name, rates, seeds, steps, d, at):
+    """Train the identity model on pair frequencies P (n, n) by full-batch Adam; its loss before the steps ``at``: (at, rates, seeds)."""
     n, init = len(P), nn.Init(seeds * len(rates))
-    W = init.normal(n, d, std=math.log(n) / d if name == "small table" else d**-0.5)
-    V = init.normal(n, d, std=d**-0.5) if name == "untied" else W
-    head = heads(d)[name if name in ("swap", "shift") else "tied"]
+    W, V = (torch.nn.Parameter(init.normal(n, d, std=std).detach().to(P.device)) for std in (game_std(name, n, d), d**-0.5))
+    head = heads(d)[{"swap, no norm": "swap"}.get(name, name if name in ("swap", "shift") else "tied")]
+    state = (lambda: W * d**0.5) if name.endswith("no norm") else (lambda: rms_norm(W))
 
     def loss(step):
-        logits = head(rms_norm(W)) @ V.mT  # (runs, n, n)
+        logits = head(state()) @ (V if name == "untied" else W).mT  # (runs, n, n)
         return P.float().sum(1) @ logits.logsumexp(-1).mT - (P.float() * logits).sum((1, 2))
 
     weights = [W, V] if name == "untied" else [W]
     lr, losses = torch.tensor(rates).repeat_interleave(len(seeds)), []
-    train.fit(loss, optim.StackedAdam(weights, lr), steps, schedule=optim.warmup_cosine, watch=lambda step, now: losses.append(now))
-    return torch.stack(losses).view(steps, len(rates), len(seeds))
+    watch = lambda step, now: losses.append(now) if step in at else None
+    train.fit(loss, optim.StackedAdam(weights, lr), steps, schedule=optim.warmup_cosine, watch=watch)
+    return torch.stack(losses).view(-1, len(rates), len(seeds))
 
 
 # %%
-game_rates = [0.05, 0.15, 0.45, 1.35]
+def game_std(name, n, d):
+    """Standard deviation of the table with which a bigram model starts."""
+    return math.log(n) / d if name == "small table" else d**-0.5
+
+
+def bigram_games(device, *, names, rates, seeds, steps, at, n, d):
+    """The bigram models of several heads on the n most frequent words: {head: losses (at, rates, seeds)}."""
+    P = pair_frequencies(with_vocabulary(n), n).to(device)
+    return {name: bigram_game(P, name, rates, seeds, steps, d, at) for name in names}
+
+
+# %%
 pairs = pair_frequencies(with_vocabulary(200), 200)
 floor = {
     "unigram": float(torch.special.entr(pairs.sum(0)).sum()),
     "reversible": pair_loss(pairs, best_reversible(pairs)),
     "bigram": pair_loss(pairs, pairs / pairs.sum(1, keepdim=True)),
 }
-game = {name: bigram_game(pairs, name, game_rates, seeds, 100, 32) for name in ("tied", "small table", "swap", "shift", "untied")}
-game_best = metrics.best_rows([name for name in game for _ in game_rates], [row for g in game.values() for row in g[-1].tolist()])
-best_rate = {name: index % len(game_rates) for name, index in game_best.items()}
-game_end = {name: game[name][-1, best_rate[name]].tolist() for name in game}
+game_names = ["tied", "small table", "swap", "swap, no norm", "shift", "untied"]
+game_rates, game_steps = (
+    nb.at_scale(cpu=[0.15], gpu=[0.05, 0.15, 0.45, 1.35], full=[0.05, 0.15, 0.45, 1.35]),
+    nb.at_scale(cpu=100, gpu=1000, full=1000),
+)
+game_at = [step for step in (0, 1, 2, 4, 7, 12, 20, 35, 60, 99, 170, 300, 500, 750, 999) if step < game_steps]
+game = nb.run("X5", bigram_games, names=game_names, rates=game_rates, seeds=seeds, steps=game_steps, at=game_at, n=200, d=32)
+if nb.scale != "cpu":  # as wide as the vocabulary is large, so that the rank is no limit
+    wide = {"rates": [0.02, 0.07, 0.25], "seeds": seeds, "steps": 600, "at": [0, 99, 300, 599], "n": 200, "d": 200}
+    nb.run("X5b", bigram_games, names=["tied", "swap", "swap, no norm"], **wide)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of trained bigram models against the step for five heads. Tied and small table come to rest at 3.42 nats, close to the dotted unigram line at 3.54; the swap at 3.15, on the line of the best reversible chain at 3.17; shift and untied at 3.0, close to the bigram entropy at 2.97."}}
-figure, axes = plt.subplots(figsize=(7.2, 3.8))
-for name, losses in game.items():
-    axes.plot(np.arange(1, len(losses) + 1), losses[:, best_rate[name]].mean(1), color=STYLE[name][0], ls=STYLE[name][1], label=name)
+# %%
+rested, rested_wide = nb.recorded("X5"), nb.recorded("X5b")
+game_curves = {name: np.array(losses) for name, losses in rested.result.items()}  # (at, rates, seeds)
+best_rate = {name: int(losses[-1].mean(1).argmin()) for name, losses in game_curves.items()}
+game_end = {name: losses[-1, best_rate[name]].tolist() for name, losses in game_curves.items()}
+wide_end = {name: float(np.array(losses)[-1].mean(1).min()) for name, losses in rested_wide.result.items()}
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of trained bigram models against the step, log axis, recorded, all at the rate 0.15, with live runs as dots. Tied and small table come to rest at 3.42 nats, 0.12 below the dotted line of the unigram entropy; the swap without the norm at 3.19, just above the line of the best reversible chain at 3.17, the swap with the norm at 3.11, below that line; shift and untied near 2.99, close to the bigram entropy of 2.97."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.9))
+for name, losses in game_curves.items():
+    color, style = STYLE.get(name, (PURPLE, "-."))
+    axes.plot(np.array(rested.config["at"]) + 1, losses[:, rested.config["rates"].index(0.15)].mean(1), color=color, ls=style, label=name)
+    axes.plot(np.array(game_at) + 1, np.array(game[name])[:, 0].mean(1), "o", ms=3, color=color)
 for name, text in (("unigram", "unigram entropy"), ("reversible", "best reversible chain"), ("bigram", "bigram entropy")):
     axes.axhline(floor[name], color=GREY, lw=1, ls=":")
-    axes.annotate(
-        text,
-        (len(losses), floor[name]),
-        xytext=(0, -12 if name == "bigram" else 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        color=GREY,
-    )
-axes.set(xlabel="full-batch step", ylabel="loss (nats a pair)", ylim=(2.85, 4.6))
-axes.set_title("What a bigram model can say: tied, the unigram; swapped, a reversible chain")
-axes.legend(loc="upper right")
+    axes.annotate(text, (1.1, floor[name]), xytext=(0, -11 if name == "bigram" else 3), textcoords="offset points", fontsize=9, color=GREY)
+axes.plot([], [], "o", ms=3, color=GREY, label="live (100-step schedule)")
+axes.set(xlabel="full-batch step (log axis)", ylabel="loss (nats a pair)", ylim=(2.85, 4.6), xscale="log")
+axes.set_title("Bigram models at rest: the head decides how low they get")
+axes.legend(loc="upper right", ncol=2, fontsize=8)
 nb.show(figure)
 
 # %% tags=["hide-input"]
-game_scope = "200 words, d = 32, 100 full-batch steps, best of 4 rates, 3 seeds"
+game_scope = f"recorded: 200 words, d = 32, 1,000 full-batch steps, best of 4 rates, 3 seeds; {rested.provenance}"
+wide_scope = f"recorded: 200 words, d = 200, 600 full-batch steps, best of 3 rates, 3 seeds; {rested_wide.provenance}"
+live_game = {name: float(np.array(losses)[-1, 0].mean()) for name, losses in game.items()}
+live_game_scope = f"live: 200 words, d = 32, {game_steps} full-batch steps, one rate, 3 seeds"
 mean_end = {name: float(np.mean(losses)) for name, losses in game_end.items()}
 chain = best_reversible(pairs)
 flow = torch.linalg.matrix_power(chain, 4096)[0][:, None] * chain  # stationary probability times transition
@@ -1816,12 +1956,22 @@ def closure():
 
 
 climber.step(closure)
-W_start = nn.Init([0]).normal(200, 32, std=32**-0.5)[0].detach().double()
-start_logits = torch.cat([W_start[:, 16:], W_start[:, :16]], 1) / W_start.square().mean(1, keepdim=True).sqrt() @ W_start.T
+first_draws = nn.Init([0])
+W_start, V_start = (first_draws.normal(200, 32)[0].detach().double() / 32**0.5 for _ in range(2))
+unit_start = W_start / W_start.square().mean(1, keepdim=True).sqrt()
+swapped, shifted = (lambda x: torch.cat([x[:, 16:], x[:, :16]], 1)), (lambda x: torch.cat([x[:, 8:], x[:, :8]], 1))
+start_logits = {
+    "tied": unit_start @ W_start.T,
+    "small table": unit_start @ W_start.T * math.log(200) / 32**0.5,
+    "swap": swapped(unit_start) @ W_start.T,
+    "swap, no norm": swapped(W_start) @ W_start.T * 32**0.5,
+    "shift": shifted(unit_start) @ W_start.T,
+    "untied": unit_start @ V_start.T,
+}
 tiny_pairs = pair_frequencies(torch.tensor([0, 1, 0, 2, 0, 1]), 3)
 nb.claim(
     "X5",
-    "As pure bigram models, trained: tied heads stay near the unigram entropy whatever σ, a swap comes to the best reversible chain, a shift and an untied table near the bigram entropy.",
+    "As pure bigram models at rest: tied heads are 0.12 nats below the unigram entropy whatever σ; a swap is on the best reversible chain without the norm and below it with the norm; a shift and an untied table are near the bigram entropy.",
     "verified",
     holds=[
         ledger.close(
@@ -1843,11 +1993,11 @@ nb.claim(
         ledger.more(
             "between bigram and unigram: its distance to the bigram entropy", floor["reversible"] - floor["bigram"], 0.15, digits=3
         ),
-        ledger.close(
-            "first loss of the swap, seed 0, against its definition",
-            float(game["swap"][0, 0, 0]),
-            pair_loss(pairs, start_logits.softmax(1)),
-            rel=1e-5,
+        ledger.less(
+            "first losses of six heads, seed 0, against their definitions: largest difference",
+            max(abs(game[name][0][0][0] - pair_loss(pairs, z.softmax(1))) for name, z in start_logits.items()),
+            1e-4,
+            digits=1,
             machine=True,
             scope="float32",
         ),
@@ -1856,93 +2006,200 @@ nb.claim(
             "best rates: smallest distance from the edge of the grid, in positions",
             min(min(i, 3 - i) for i in best_rate.values()),
             0.5,
-            machine=True,
             scope=game_scope,
+        ),
+        ledger.close("tied: below the unigram entropy by", floor["unigram"] - mean_end["tied"], 0.12, abs=0.02, digits=3, scope=game_scope),
+        ledger.close("the same as wide as the vocabulary", floor["unigram"] - wide_end["tied"], 0.12, abs=0.02, digits=3, scope=wide_scope),
+        ledger.less("small table: distance to tied", abs(mean_end["small table"] - mean_end["tied"]), 0.002, digits=1, scope=game_scope),
+        ledger.close(
+            "swap, no norm: above the best reversible chain by",
+            mean_end["swap, no norm"] - floor["reversible"],
+            0.014,
+            abs=0.004,
+            digits=2,
+            scope=game_scope,
+        ),
+        ledger.less(
+            "the same as wide as the vocabulary: distance",
+            abs(wide_end["swap, no norm"] - floor["reversible"]),
+            0.001,
+            digits=1,
+            scope=wide_scope,
+        ),
+        ledger.close(
+            "swap, with the norm: below it by", floor["reversible"] - mean_end["swap"], 0.06, abs=0.01, digits=2, scope=game_scope
+        ),
+        ledger.close(
+            "the same as wide as the vocabulary", floor["reversible"] - wide_end["swap"], 0.072, abs=0.01, digits=2, scope=wide_scope
         ),
         ledger.more(
-            "tied: above the best reversible chain by",
-            mean_end["tied"] - floor["reversible"],
-            0.2,
-            digits=3,
-            machine=True,
-            scope=game_scope,
-        ),
-        ledger.less(
-            "small table: distance to tied", abs(mean_end["small table"] - mean_end["tied"]), 0.02, digits=2, machine=True, scope=game_scope
-        ),
-        ledger.less(
-            "swap: distance to the best reversible chain",
-            abs(mean_end["swap"] - floor["reversible"]),
-            0.05,
+            "live: swap without the norm above the chain by",
+            live_game["swap, no norm"] - floor["reversible"],
+            0,
             digits=2,
             machine=True,
-            scope=game_scope,
+            scope=live_game_scope,
         ),
-        ledger.less(
-            "shift: above the bigram entropy by", mean_end["shift"] - floor["bigram"], 0.08, digits=2, machine=True, scope=game_scope
+        ledger.more(
+            "live: and with the norm better by",
+            live_game["swap, no norm"] - live_game["swap"],
+            0.02,
+            digits=2,
+            machine=True,
+            scope=live_game_scope,
         ),
-        ledger.less(
-            "untied: above the bigram entropy by", mean_end["untied"] - floor["bigram"], 0.06, digits=2, machine=True, scope=game_scope
+        ledger.close(
+            "live: tied below the unigram entropy by",
+            floor["unigram"] - live_game["tied"],
+            0.1,
+            abs=0.04,
+            digits=2,
+            machine=True,
+            scope=live_game_scope,
+        ),
+        ledger.close("shift: above the bigram entropy by", mean_end["shift"] - floor["bigram"], 0.03, abs=0.01, digits=2, scope=game_scope),
+        ledger.close(
+            "untied: above the bigram entropy by", mean_end["untied"] - floor["bigram"], 0.012, abs=0.004, digits=2, scope=game_scope
         ),
         ledger.better("shift below swap", game_end["swap"], game_end["shift"], sigmas=4, scope=game_scope),
     ],
 )
 
 # %% [markdown]
-# **What we saw.** The hierarchy of D8, to the second digit. The tied model, with or without the remedy (a), comes to rest 0.12 nats below the unigram entropy
-# and would stay there forever; the swapped one ends on the loss of the best reversible chain (a hair below it: the row norms are the one freedom that
-# it has besides); the shift, which costs nothing either, has nothing in its way.
+# **What we saw.** The tied model, with or without the remedy (a), comes to rest 0.12 nats below the unigram entropy, 0.45 above the bigram entropy, and a
+# table as wide as the vocabulary changes nothing. The swap without the norm is a reversible chain and cannot get below the best one (0.014 above it at
+# width 32, less than 0.001 at width 200). With the norm it ends 0.06 to 0.07 *below* that line: unequal row lengths make the logits asymmetric, and training uses it. The shift, which costs
+# nothing either, gets within 0.03 of the bigram entropy.
 #
-# So the reason why (a) is slow is not the loss at which it starts. A near-identity network is at first a bigram model, and what a tied bigram model can learn
-# is how frequent words are. All else has to wait until the network has moved away from the identity. A fast start is worth something only to a head that has
-# something to learn before that.
+# This is what a small table cannot mend. It changes the first loss, and not what tied logits can say about pairs.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three heat maps of 20 by 20 logits of the identity model: tied, with a bright diagonal and a symmetric remainder; swapped halves, symmetric without a bright diagonal; cyclic shift, without any symmetry."}}
-figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.0))
-for axes, (name, Z) in zip(panels, products.items(), strict=True):
-    axes.imshow(Z[:20, :20], cmap="RdBu_r", vmin=-16, vmax=16)
-    axes.set(xlabel="target k", xticks=[], yticks=[])
-    axes.grid(False)
-    axes.set_title(
-        {"tied": "tied: positive semidefinite", "swap": "swap: symmetric, indefinite", "shift": "shift: general"}[name], fontsize=10
-    )
-panels[0].set_ylabel("input i")
-figure.suptitle("Logits $w_iAw_k$ of 20 tokens before training", fontsize=11, fontweight="bold", x=0.01, ha="left")
+# %% [markdown]
+# ## And in the end?
+#
+# A longer race: 1,200 steps, width 64, four heads, three rates each (recorded). The cosine of the last state with the row of its token is recorded along, for a
+# suspicion: perhaps the tied models wait until their network has left the identity.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, recorded. Left: held-out loss of tied, small table, untied and swap over 1,200 training steps; the tied heads pause on the loss of a unigram model for some hundred steps and then follow the other two. Right: the same loss against the cosine of the last state with the row of its token; tied heads fall from a cosine of 0.98 to about 0.4 first, at the unigram loss, and to 0.26 later, while untied and swap move back to cosines of 0.6 and 0.5 as their loss falls."}}
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8), sharey=True)
+for name in long:
+    losses, cosine = curve(long, name), curve(long, name, "cosine")
+    left.plot(long_seen, losses.mean(1), color=STYLE[name][0], ls=STYLE[name][1], label=name)
+    left.fill_between(long_seen, losses.min(1), losses.max(1), color=STYLE[name][0], alpha=0.15, lw=0)
+    right.plot(cosine.mean(1), losses.mean(1), color=STYLE[name][0], ls=STYLE[name][1], marker="o", ms=3)
+for axes in (left, right):
+    axes.axhline(unigram_loss, color=GREY, lw=1, ls=":")
+left.annotate("unigram model", (1200, unigram_loss), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9, color=GREY)
+left.set(xlabel="training step", ylabel="held-out loss (nats a word)", ylim=(3.5, 6), xlim=(0, 1200))
+right.set(xlabel="cosine of the last state with its token's row", xlim=(0.15, 1))
+left.legend(loc="upper right")
+figure.suptitle("The tied heads leave the identity early, wait, and follow", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
+
+# %% tags=["hide-input"]
+long_scope = f"recorded: n = 500, d = 64, 2 layers, 1,200 steps of 256 words, best of 3 rates, 3 seeds; {recorded_long.provenance}"
+LAST = long_seen[-1]
+at_long = lambda name, step, key="loss": float(curve(long, name, key)[long_seen.index(step)].mean())
+end_spread = max(at_long(x, LAST) - at_long(y, LAST) for x in long for y in long)
+nb.results(
+    "C10",
+    "The longer race: held-out loss (nats a word), each head at its best rate, and cosine of the last state with the row of its token",
+    ["head", "step 100", "step 300", "step 600", "last step ± s.e.", "best rate", "cosine at step 100", "at the last step"],
+    [
+        [
+            name,
+            *(f"{at_long(name, step):.2f}" for step in (100, 300, 600)),
+            ledger.with_error(long_end[name], 3),
+            f"{long[name][0][best_of(long)[name]]:g}",
+            f"{at_long(name, 100, 'cosine'):.2f}",
+            f"{at_long(name, LAST, 'cosine'):.2f}",
+        ]
+        for name in STYLE
+        if name in long
+    ],
+)
+# %% tags=["hide-input"]
+nb.claim(
+    "C10",
+    "In the end all remedies are of similar quality.",
+    "verified",
+    holds=[
+        ledger.less("best against worst of four heads at the last step", end_spread, 0.08, digits=2, scope=long_scope),
+        ledger.more(
+            "which was, at step 200", max(at_long(x, 200) - at_long(y, 200) for x in long for y in long), 0.3, digits=2, scope=long_scope
+        ),
+        ledger.close("last step of the race", LAST, 1200, abs=0.5, scope=long_scope),
+        ledger.more("best rates: smallest distance from the edge of the grid, in positions", from_edge(long), 0.5, scope=long_scope),
+        ledger.better(
+            "an order remains: small table against untied", long_end["small table"], long_end["untied"], sigmas=3, scope=long_scope
+        ),
+        ledger.less(
+            "small table against tied, in standard errors of the difference",
+            abs(float(long_end["small table"].mean() - long_end["tied"].mean()))
+            / math.hypot(*(float(long_end[x].std(ddof=1)) / 3**0.5 for x in ("small table", "tied"))),
+            2,
+            digits=2,
+            scope=long_scope,
+        ),
+    ],
+)
+nb.claim(
+    "X7",
+    "The tied models wait on the unigram loss until their network leaves the identity.",
+    "partly",
+    holds=[
+        ledger.more(
+            "tied: cosine at step 200 minus that at the last step, while the loss falls",
+            at_long("tied", 200, "cosine") - at_long("tied", LAST, "cosine"),
+            0.1,
+            digits=2,
+            scope=long_scope,
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "but at step 100, tied and small table: largest cosine",
+            max(at_long(x, 100, "cosine") for x in ("tied", "small table")),
+            0.45,
+            digits=2,
+            scope=long_scope,
+        ),
+        ledger.less(
+            "and their largest gain on the unigram model from there to step 150",
+            max(unigram_loss - at_long(x, 150) for x in ("tied", "small table")),
+            0.02,
+            digits=1,
+            scope=long_scope,
+        ),
+        ledger.more(
+            "untied, by the end: its cosine less that of tied",
+            at_long("untied", LAST, "cosine") - at_long("tied", LAST, "cosine"),
+            0.3,
+            digits=2,
+            scope=long_scope,
+        ),
+    ],
+)
+
+# %% [markdown]
+# **What we saw.** The post is right (C10): all four end within 0.07 nats, at the same rate, and the gap, 0.4 nats at step 200, is still closing. The tied
+# heads wait on the loss of a unigram model until about step 150 and then follow. The small table has no significant lead over plain tying in the end.
+#
+# The suspicion holds in part only (X7). At step 100 the tied networks are at a cosine of 0.4 and at the unigram loss, and stay there for fifty steps and more.
+# As they leave, the cosine falls on, to 0.26, while untied and swap come back to 0.6 and 0.5: a head that can use the token just read
+# keeps it. What ends the wait we do not know.
 
 # %% [markdown]
 # ## The paper's numbers beside ours
 #
-# The post cites {cite}`chung2021coupling` for the opinion that sharing can hurt. In that paper's comparison of coupled and decoupled embeddings with all else
-# equal there is little between them; its gains come from spending the input table's parameters elsewhere. The numbers below are from the paper's entry in a
-# public list of results.
+# The post cites {cite}`chung2021coupling` for the opinion that sharing can hurt. What we can set beside its experiments at our size is the race above, where
+# sharing costs time and, in the end, 0.07 nats; the comparison in the paper is of another kind.
 
 # %% tags=["hide-input"]
-coupling = {"XNLI accuracy": (70.7, 71.3), "NER F1": (69.2, 68.9), "PAWS-X accuracy": (85.3, 85.0), "MLQA F1": (53.1, 53.1)}
-gains = [decoupled - coupled for coupled, decoupled in coupling.values()]
 nb.claim(
     "C12",
     "Sharing the embedding makes a model worse.",
-    "not reproduced",
-    holds=[ledger.close("XNLI: decoupled better by", gains[0], 0.6, abs=0.05, digits=2, method="the paper's entry", scope="quoted")],
-    fails=[
-        ledger.less(
-            "mean gain of decoupling over four tasks, in points",
-            abs(float(np.mean(gains))),
-            0.1,
-            digits=2,
-            method="the paper's entry",
-            scope="quoted",
-        ),
-        ledger.less(
-            "number of tasks of four on which decoupled is better",
-            sum(g > 0 for g in gains),
-            2,
-            digits=1,
-            method="the paper's entry",
-            scope="quoted",
-        ),
-    ],
+    "not checkable",
+    reason="A statement about multilingual pre-training at BERT's size. The figures at hand come from a list made by others, not from the paper, lack one task, and compare models of different size, since decoupling adds a table of parameters.",
 )
 nb.claim(
     "C13",
@@ -1955,38 +2212,38 @@ nb.claim(
 # ## Beyond the post
 #
 # **muP and T5 in this picture.** A table of $\sigma=1$ whose logits are divided by $c$ is, before training, a table of $\sigma=1/c$: all these are one dial. muP's
-# readout ($c=d$) gives the self logit 1, no excess and no half-probability: at the start the best answer there is, in the race none at all. T5's $c=\sqrt d$ changes
+# readout ($c=d$) gives the self logit 1, no excess and no half-probability: at the start nothing is better, in the race it gains nothing. T5's $c=\sqrt d$ changes
 # nothing about the start, whose excess T5 avoids otherwise (its stream is not near the identity). What differs is how fast the table learns: with an optimiser
 # of relative steps, such as the Adafactor that T5 used, nothing; with Adam, $\sqrt d$-fold.
 #
-# **Which permutation?** Only its cycles matter. A fixed point keeps a tied coordinate, a two-cycle makes a symmetric pair, longer cycles are free. The post's two
-# suggestions, the swap and ShuffleNet's shuffle with $g^2\approx d$, are involutions, the most constrained choice. A cyclic shift by $d/4$, or by one, is as
-# cheap and has neither.
+# **Which permutation?** For the start only $f$ and $c_2$ count. A shuffle is an involution, as constrained as the swap, when $g^2=d$; $g=12$ at $d=768$ is
+# harmless. No permutation is without symmetry: each cycle keeps one tied combination of coordinates (eigenvalue 1), each even one a combination with the sign
+# flipped. The shift by $d/4$ is a quarter tied, a quarter flipped, and half a rotation by $90°$; a shift by one spreads over the whole circle. In the race these
+# differences are hundredths of a nat, and not in the order of $f$ and $c_2$: the shuffle ($f=2$, $c_2=0$) was the slowest.
 #
-# **How much identity is too much** is now a number, $\cos\theta^*=(\log n)/(d\sigma)$, to be compared with what a given initialisation does: 1 for
-# zero-initialised branches, $2^{-1/2}$ with positions, 0.07 for GPT-2.
+# **How much identity is too much** is now a number, $\cos\theta^*=(\log n)/(d\sigma)+\sigma/2$, to be compared with what a given initialisation does: 1 for
+# zero-initialised branches, $2^{-1/2}$ with positions of the same size, 0.89 with half of it, below 0.1 for GPT-2.
 #
 # ## What does not hold
 #
-# - **"$1/d^3$"** (C2): the mean square of $w\cdot v$ at $\sigma^2=1/d$ is $1/d$.
-# - **"The smaller $\sigma$, the better the approximation"** (D1): $\|w\|^2$ has a relative spread of $\sqrt{2/d}$ for every $\sigma$.
-# - **"Untied starts at $\log n$"** (D5): at $\log n+\frac12d\sigma^2$, half a nat more at the usual $\sigma$.
-# - **"Swapping is an untied model with tables of half the width"** (D8): it is the symmetrised form of one, a reversible chain, and a trained bigram model
-#   pays for that (X5).
-# - **"A direct consequence of tying"** (C7): of tying *and* a network near the identity.
-# - **"Reaches the level of $\log n$"** (D6): yes, with half of the probability on repeating the token.
-# - **A large initial loss as the reason for slow training** (E2, X5): four tied heads that start between 6.2 and 10.8 nats stop at the same unigram loss. What
-#   counts is that a tied near-identity model is a bigram model that cannot be anything better.
+# - **The mean square of $w\cdot v$ at $\sigma^2=1/d$ is not $1/d^3$** (C2), it is $1/d$.
+# - **Untied does not start at $\log n$** (D5) but at $\log n+\frac12d\sigma^2$, half a nat more at the usual $\sigma$.
+# - **A swap is not an untied model with tables of half the width** (D8): it is the symmetrised form of one, and a trained bigram model pays for that (X5).
+# - **A large first loss is not a consequence of tying alone** (C7): it takes tying *and* a network near the identity.
+# - **The other remedies do not train quite alike** (C9): the shuffle is behind, by less than 0.08 nats.
 #
-# What survives: the mechanism, the formula to a fifth of a nat and the threshold, on real tables as well.
+# And of our own expectations: the post's formula within a tenth of a nat (0.18 at the knee); and that the tied models wait for their network to leave the
+# identity (X7).
+#
+# What survives: the mechanism, the formula and the threshold, on real tables as well; that the smaller table trains slowest; and that all end alike.
 #
 # ## Exercises
 #
 # 1. Put LayerNorm in place of RMS norm. By which factor does the mean self logit change?
 # 2. For which number of groups $g$ is the shuffle of $d=512$ coordinates freest (fewest indices in cycles of length one or two), for which is it most
 #    constrained, and when is a shuffle an involution?
-# 3. Learned positions of standard deviation $\rho\sigma$ are added to the embedding, all branches are zero. From which width on does the self logit win,
-#    at $\sigma=1/\sqrt d$?
+# 3. Learned positions of standard deviation $\rho\sigma$ are added to the embedding, all branches are zero. From which width on does the self term exceed
+#    all others together, at $\sigma=1/\sqrt d$?
 
 # %% [markdown]
 # ```{admonition} Solution 1
@@ -2017,14 +2274,17 @@ print(cycles_512, involutions)
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# $\cos\theta=1/\sqrt{1+\rho^2}$, so $\sqrt d/\sqrt{1+\rho^2}=\log n$: $d=(1+\rho^2)(\log n)^2$, for $\rho=1$ twice the width. There the self term is
-# as large as $n$, the others as $n\sqrt e$, and P(self) should be about $1/(1+\sqrt e)=0.38$.
+# $\cos\theta=1/\sqrt{1+\rho^2}$, so $\sqrt d/\sqrt{1+\rho^2}=\log n+\frac12$ by D9: $d=(1+\rho^2)(\log n+\frac12)^2$. For $\rho=1$ that is twice the width. The
+# loss there is $\log2$ above $\log n+\frac12$.
 # ```
 
 # %% tags=["hide-cell"]
-critical_width = 2 * math.log(5000) ** 2
+critical_width = 2 * (math.log(5000) + 0.5) ** 2
 at_critical = gpt2_start(5000, round(critical_width), 4, 1, round(critical_width) ** -0.5, branch=0.0, position=1.0)
-print(f"d = {round(critical_width)}: self logit ≈{float(at_critical[1].mean()):.2f}, log n = {math.log(5000):.2f}")
+excess = float(at_critical[0].mean()) - math.log(5000) - 0.5
+print(
+    f"d = {round(critical_width)}: self logit ≈{float(at_critical[1].mean()):.2f}, loss − log n − 1/2 = ≈{excess:.2f}, log 2 = {math.log(2):.2f}"
+)
 
 # %% tags=["hide-input"]
 nb.claim(
@@ -2050,12 +2310,13 @@ nb.claim(
         ledger.close(
             "3: self logit at the critical width",
             float(at_critical[1].mean()),
-            math.log(5000),
-            abs=0.3,
+            math.log(5000) + 0.5,
+            abs=0.2,
             digits=3,
             machine=True,
             scope="128 tokens",
         ),
+        ledger.close("3: the loss above log n + 1/2", excess, math.log(2), abs=0.12, digits=2, machine=True, scope="128 tokens"),
     ],
 )
 
@@ -2070,4 +2331,4 @@ nb.ledger()
 #
 # The post: {cite}`su2023sharedembedding`. Tying: {cite}`press2017using`, {cite}`inan2017tying`. Decoupling: {cite}`chung2021coupling`. DeepNorm:
 # {cite}`wang2022deepnet`. BERT's head: {cite}`devlin2019bert`. The shuffle: {cite}`zhang2018shufflenet`. GPT-2: {cite}`radford2019gpt2`. muP:
-# {cite}`yang2022tp5`. T5: {cite}`raffel2020t5`. Zero-initialised branches: {cite}`bachlechner2021rezero`. Reversible chains: {cite}`prinz2011markov`.
+# {cite}`yang2022tp5`. T5: {cite}`raffel2020t5`. Zero-initialised branches: {cite}`bachlechner2021rezero`. Reversible chains: {cite}`bowman2009progress`.

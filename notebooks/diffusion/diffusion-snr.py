@@ -27,10 +27,12 @@ if "google.colab" in sys.modules:
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.fft
 import sympy as sp
 import torch
 import torch.nn.functional as F
@@ -1233,44 +1235,40 @@ def photo_training(device, arms, seeds, steps, batch, count, samples, counts, tr
 
 
 # %%
-e3 = nb.run(
-    "E3",
-    gain_training,
-    **nb.at_scale(
-        cpu={"gains": [1, 16], "seeds": [0, 1, 2], "lengths": [80], "samples": 80},
-        gpu={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0], "lengths": [1200], "samples": 1500},
-        full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2], "lengths": [300, 1200, 4800], "samples": 1500},
-    ),
+config3 = nb.at_scale(
+    cpu={"gains": [1, 16], "seeds": [0, 1, 2], "lengths": [80], "samples": 80},
+    gpu={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0], "lengths": [1200], "samples": 1500},
+    full={"gains": [1, 2, 4, 8, 16, 32], "seeds": [0, 1, 2], "lengths": [300, 1200, 4800], "samples": 1500},
 )
+e3 = nb.run("E3", gain_training, **config3)
+live_samples = config3["samples"]
 
 # %% tags=["hide-input"]
-e5 = nb.run(
-    "E5",
-    multiscale_training,
-    **nb.at_scale(
-        cpu={
-            "weightings": {"plain": {"1": 1.0}, "paper": {"1": 1 / 7, "2": 2 / 7, "4": 4 / 7}},
-            "gains": [1],
-            "seeds": [0],
-            "steps": 60,
-            "samples": 60,
-        },
-        gpu={
-            "weightings": {"plain": PLAIN, "mean": MEAN, "paper": PAPER_WEIGHTS},
-            "gains": [1, 16],
-            "seeds": [0],
-            "steps": 1200,
-            "samples": 1500,
-        },
-        full={
-            "weightings": {"plain": PLAIN, "mean": MEAN, "paper": PAPER_WEIGHTS},
-            "gains": [1, 16],
-            "seeds": [0, 1, 2],
-            "steps": 1200,
-            "samples": 1500,
-        },
-    ),
+config5 = nb.at_scale(
+    cpu={
+        "weightings": {"plain": {"1": 1.0}, "paper": {"1": 1 / 7, "2": 2 / 7, "4": 4 / 7}},
+        "gains": [1],
+        "seeds": [0],
+        "steps": 60,
+        "samples": 60,
+    },
+    gpu={
+        "weightings": {"plain": PLAIN, "mean": MEAN, "paper": PAPER_WEIGHTS},
+        "gains": [1, 16],
+        "seeds": [0],
+        "steps": 1200,
+        "samples": 1500,
+    },
+    full={
+        "weightings": {"plain": PLAIN, "mean": MEAN, "paper": PAPER_WEIGHTS},
+        "gains": [1, 16],
+        "seeds": [0, 1, 2],
+        "steps": 1200,
+        "samples": 1500,
+    },
 )
+e5 = nb.run("E5", multiscale_training, **config5)
+live5_steps = config5["steps"]
 
 # %%
 E4_NET = {"steps": 1500, "batch": 32, "count": 1000, "samples": 384, "counts": [25, 50], "trunk": 64, "width": 32, "multipliers": [1, 2, 4]}
@@ -1397,7 +1395,7 @@ gain16 = bounded_nodes(40, 1 / 16)
 by_tangent = math.tan(t_low + 0.75 * (t_high - t_low)) / 16
 
 
-def tiny_training(weights, steps=6):
+def tiny_training(weights, steps=30):
     """The weights of a small network after a few steps of the multiscale training, and of the helper's training."""
     nets = []
     for kind in ("multiscale", "helper"):
@@ -1412,8 +1410,8 @@ def tiny_training(weights, steps=6):
 
 
 # %% tags=["hide-input"]
-def live_loss_by_hand():
-    """The first row's ε loss of E3 at the largest live gain, with levels, states and sums written out."""
+def live_row_by_hand():
+    """ε loss and FD (own schedule, 20 steps) of E3's first live row at the largest gain: levels, states and Euler steps written out."""
     k = max(live_gains)
     torch.manual_seed(1000)
     net = FromVelocity(ResidualMLP()).to(nb.device)
@@ -1426,7 +1424,19 @@ def live_loss_by_hand():
         with torch.no_grad():
             guess = net((test + sigma * draw) / math.sqrt(1 + sigma**2), torch.tensor([math.log(sigma)], device=nb.device))
         total.append(float((guess - draw).square().mean()))
-    return sum(total) / len(total)
+    z = torch.randn(live_samples, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(1300), device=nb.device)
+    sigmas = [*(torch.tan(t_low + torch.linspace(1, 0, 21, dtype=torch.float64) * (t_high - t_low)) / k).tolist(), 0.0]
+    x = z * math.sqrt(1 + sigmas[0] ** 2)
+    for sigma, following in itertools.pairwise(sigmas):
+        with torch.no_grad():
+            guess = net(x / math.sqrt(1 + sigma**2), torch.tensor([math.log(sigma)], device=nb.device))
+        clean_ = (x - sigma * guess).clamp(-1.2, 1.2)
+        x = clean_ + following / sigma * (x - clean_)
+    judge = diffusion.teacher("digits8", nb.device)
+    return sum(total) / len(total), metrics.frechet(judge.features(x), judge.features(judge.images.test))
+
+
+loss_by_hand, fd_by_hand = live_row_by_hand()
 
 
 decided = lambda steps, at: [v for k, v in zip(GAINS, e3_means[steps, at], strict=True) if k != 2]  # 1 and 2 differ by less than 3 s.e.
@@ -1456,7 +1466,15 @@ nb.experiment(
         ledger.close("code: σ of gain 16 at t = 0.75 over the tangent by hand", float(gain16[10]) / by_tangent, 1, abs=1e-9),
         ledger.close(
             "live: ε loss at the largest gain over that by hand",
-            e3[high_gain][0][LOSS] / live_loss_by_hand(),
+            e3[high_gain][0][LOSS] / loss_by_hand,
+            1,
+            abs=1e-3,
+            machine=True,
+            scope="cpu",
+        ),
+        ledger.close(
+            "live: FD at the largest gain, own schedule, 20 steps, over that by hand",
+            e3[high_gain][0][OWN20] / fd_by_hand,
             1,
             abs=1e-3,
             machine=True,
@@ -1578,6 +1596,10 @@ nb.results(
             ledger.with_error([row[-1][0] for row in r4[arm]], 4),
         ]
         for arm in ARM_SHIFT
+    ]
+    + [
+        [f"fresh crops, {d_}", *(f"{1e3 * r4[f'floor {d_}'][at]:.1f}" for at in (COARSE, WHOLE)), f"{r4[f'floor {d_}'][THUMBS]:.2f}", ""]
+        for d_ in (64, 128)
     ],
 )
 
@@ -1610,6 +1632,22 @@ unit_white = torch.randn(3000, 3, 8, 8, generator=torch.Generator().manual_seed(
 larger_white = torch.randn(600, 3, 16, 16, generator=torch.Generator().manual_seed(17), dtype=torch.float64)
 strong = against(2 * larger_white, larger_white)
 doubled = arm_nodes(10, [2, 1])
+lopsided = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(18), dtype=torch.float64) * torch.arange(1, 9)[:, None]
+lopsided = lopsided.cumsum(-1)  # rows and columns differ
+by_scipy = scipy.fft.dctn((lopsided - lopsided.mean((0, 2, 3), keepdim=True)).numpy(), axes=(2, 3), norm="ortho")
+by_scipy = np.sqrt((by_scipy**2).mean((0, 1)))
+
+
+def mirrored_by_hand(count, seed):
+    """The crops of random_crops at full size with the pixels picked one row at a time, mirrored by a reversed index."""
+    pictures, generator = photographs(torch.float32), torch.Generator().manual_seed(seed)
+    which, top, left, mirror = (torch.randint(n_, (count,), generator=generator).tolist() for n_ in (2, 172, 385, 2))
+    columns = [range(x + 255, x - 1, -1) if m else range(x, x + 256) for x, m in zip(left, mirror, strict=True)]
+    crops = [torch.stack([pictures[i_, :, y + r, list(c)] for r in range(256)], 1) for i_, y, c in zip(which, top, columns, strict=True)]
+    return torch.stack(crops), mirror
+
+
+crops_by_hand, mirrored = mirrored_by_hand(3, 12)
 patches = PatchUNet(2, 8, [1])
 nn.init.normal_(patches.trunk.outlet[-1].weight, generator=torch.Generator().manual_seed(11))
 sample_crop = random_crops(3, 64, 12, "cpu")
@@ -1631,7 +1669,17 @@ nb.experiment(
             )
         ],
         ledger.close("code: W2 measure on white noise: mean std of its modes", float(mode_std(unit_white).mean()), 1, abs=0.01),
+        ledger.less(
+            "code: the modes' deviations over SciPy's DCT, largest difference from 1",
+            float(np.abs(mode_std(lopsided).numpy() / by_scipy - 1).max()),
+            1e-9,
+            machine=True,
+            digits=1,
+        ),
         ledger.close("code: W2² of pictures twice as strong as white noise", strong[0], 1, abs=0.03),
+        ledger.close(
+            "code: crops, two of three mirrored, minus those by hand", float((full_crop - crops_by_hand).abs().max()), 0, abs=1e-6
+        ),
         ledger.close("code: of its 8 × 8 modes at d = 16", strong[1], 0.25, abs=0.01),
         ledger.close("code: levels of s = 2, noisy end over 2 e^7.5", float(doubled[0]) / (2 * math.exp(7.5)), 1, abs=1e-9),
         ledger.close("code: last level over 2 e^−7.5", float(doubled[-2]) / (2 * math.exp(-7.5)), 1, abs=1e-9),
@@ -1691,7 +1739,26 @@ nb.claim(
     ],
 )
 
+
 # %% tags=["hide-input"]
+def live_multiscale_by_hand():
+    """Error of ε and its coarse part of E5's live row with the paper's weights: states, blocks of 4 x 4 and sums written out."""
+    torch.manual_seed(1400)
+    net, device = FromVelocity(ResidualMLP()).to(nb.device), nb.device
+    levels = torch.tan(t_low + torch.linspace(1, 0, 1001, dtype=torch.float64) * (t_high - t_low)).float().to(device)
+    train_multiscale(net, digits.train.to(device), levels, PAPER_WEIGHTS, live5_steps, 1500)
+    test, generator, whole, coarse = digits.test.to(device), torch.Generator(device).manual_seed(1600), [], []
+    for sigma in levels[::25].tolist():
+        draw = torch.randn(test.shape, generator=generator, device=device)
+        with torch.no_grad():
+            error = net((test + sigma * draw) / math.sqrt(1 + sigma**2), torch.tensor([math.log(sigma)], device=device)) - draw
+        whole.append(float((error**2).mean()))
+        blocks = [error[:, 0, i : i + 4, j : j + 4].sum((1, 2)) / 16 for i in (0, 4) for j in (0, 4)]
+        coarse.append(16 * float(torch.stack(blocks).square().mean()))
+    return np.mean(whole), np.mean(coarse)
+
+
+live_pairs = zip(e5["paper 1"][0], live_multiscale_by_hand(), strict=False)  # the row's third number is FD
 fd_change = lambda name, k: np.subtract(column(r5, f"{name} {k}", 2), column(r5, f"plain {k}", 2))  # one a seed
 in_errors = lambda x: float(np.mean(x) / np.std(x, ddof=1) * math.sqrt(len(x)))
 ALL5 = nb.recorded("E5").config["gains"]
@@ -1713,7 +1780,7 @@ nb.results(
 nb.experiment(
     "E5",
     "In a short training the multiscale loss helps: it lowers the coarse error; but the paper's weights "
-    "raise the whole one, and the samples get worse at gain 16 (at gain 1 three seeds do not decide).",
+    "raise the whole one, and the samples of three seeds get worse at gain 16 (at gain 1 three seeds do not decide).",
     "partly",
     holds=[
         *[
@@ -1724,13 +1791,17 @@ nb.experiment(
             for name in ("mean", "paper")
         ],
         ledger.less(
-            "code: plain multiscale training against the helper's, largest difference of a weight after 6 steps",
+            "code: plain multiscale training against the helper's, largest difference of a weight after 30 steps",
             tiny_training(PLAIN),
             1e-5,
             machine=True,
             digits=1,
         ),
         ledger.more("code: with the paper's weights", tiny_training(PAPER_WEIGHTS), 1e-4, machine=True, digits=1),
+        *[
+            ledger.close(f"live: {what}, paper's weights, over that by hand", live_ / hand_, 1, abs=1e-4, machine=True, scope="cpu")
+            for what, (live_, hand_) in zip(("error of ε", "its coarse part"), live_pairs, strict=True)
+        ],
     ],
     fails=[
         *[
