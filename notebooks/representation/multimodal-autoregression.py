@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/multimodal-autoregression.ipynb)
 #
-# **The point.** Cut an image into patches of real numbers, without loss, and next-token prediction breaks in two places. *Loss*: squared error assumes one Gaussian, which costs $\log(1/s)-\log2$ nats for a black-or-white patch with little noise $s$;
-# noising in $T$ small steps repairs that at the rate $T^{-1}$, or $T^{-2}$ with the right variances. *Order*: the joint law has no favourite order of the patches, squared error has. One small Transformer with different heads shows what is drawn: squared error draws prototypes (Fréchet distance 1.5; real pictures 0.08)
-# or noise (0.37), a diffusion head draws digits (0.24). But quantized patches with cross-entropy draw them better (0.14): the case against codes is not the samples, it is what a reader of codes has lost, and that depends on the question.
+# **The point.** Cut an image into patches of real numbers, without loss, and next-token prediction breaks in two places. *Loss*: squared error assumes one Gaussian of fixed width, which for a patch that is black or white with a little noise $s$ costs about $\log(1/s)$.
+# Noising the patch in $T$ small steps repairs that at the rate $T^{-1}$, or $T^{-2}$ if the step's variance may depend on where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A small Transformer with four heads shows what that
+# means for drawing (figure): squared error draws one prototype per class, or dust if its noise is added; a diffusion head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak against codes. What codes cost is information, and whether the reader misses it depends on the question.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -27,12 +27,12 @@ if "google.colab" in sys.modules:
 
 import itertools
 import math
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.cluster
 import scipy.optimize
+import scipy.stats
 import sympy as sp
 import torch
 from sklearn.svm import SVC
@@ -45,25 +45,24 @@ from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE, tile
 
 # %%
 nb = kexue_nb.notebook("multimodal-autoregression")
-warnings.filterwarnings("ignore", message="In the future `np.str`")  # said when a run's functions are fingerprinted
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Six rows of ten small digits, zero to nine. Real digits; the mean of squared error, smooth grey prototypes; the mean plus noise, digits in a cloud of grey dots; a mixture of Gaussians with a floor; codes with cross-entropy; the diffusion head. The last rows look like the real ones."}}
-seen_e1, chosen = (
-    nb.recorded("E1").result,
-    {"mean of squared error": ("mean", "0"), "mean + noise": ("mean", "1"), "mixture": ("mixture", "0")},
-)
-chosen |= {"VQ 128 + cross-entropy": ("VQ 128", "0.8"), "diffusion head": ("diffusion", "0.8")}
-digits0 = data.pictures("digits8")
-strips = {"real": torch.stack([digits0.test[int((digits0.test_labels == c).nonzero()[0]), 0] for c in range(10)])}
-strips |= {name: torch.tensor(seen_e1["arms"][arm]["shown"][tau]) / 8 - 1 for name, (arm, tau) in chosen.items()}
-figure, panels = plt.subplots(6, 1, figsize=(7.2, 5.2))
-for axes, (name, strip) in zip(panels, strips.items(), strict=True):
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Six bands of small digits, zero to nine, two of each. Real digits; the mean of squared error, where the two are the same smooth prototype; the mean plus noise, digits in a cloud of grey dots; a mixture of Gaussians with a floor; codes with cross-entropy; the diffusion head. The last three look much like the real ones and the two of a class differ. Beside each band stands its Fréchet distance."}}
+seen1, digits0 = nb.recorded("E1b").result, data.pictures("digits8")
+lowest = lambda arm: min(arm["taus"], key=lambda tau: min(np.mean(arm["taus"][tau]["fd_train"], axis=1)))
+chosen = {"mean of squared error": ("mean", "0"), "mean + its noise": ("mean", "1")}
+chosen |= {name: (name, lowest(seen1["arms"][name])) for name in ("mixture", "VQ 128", "diffusion")}
+pair = [int((digits0.test_labels == c).nonzero()[j]) for j in range(2) for c in range(10)]
+strips = {f"real\nFD {ledger.with_error(seen1['floor']['fd'], 2)}": digits0.test[pair, 0]}
+for name, (arm, tau) in chosen.items():
+    mine = seen1["arms"][arm]["taus"][tau]
+    fd = mine["fd"][int(np.argmin(np.mean(mine["fd_train"], axis=1)))]
+    strips[f"{name}\nFD {ledger.with_error(fd, 2)}"] = torch.tensor(seen1["arms"][arm]["shown"][tau]) / 8 - 1
+figure, panels = plt.subplots(3, 2, figsize=(9.2, 3.9))
+for axes, (name, strip) in zip(panels.T.flat, strips.items(), strict=True):
     axes.imshow(tile(strip, 10), cmap="Greys", vmin=-1, vmax=1)
-    axes.set_yticks([])
-    axes.set_xticks([])
-    axes.grid(False)
-    axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-figure.suptitle("One small Transformer: its head decides what is drawn", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    axes.set_axis_off()
+    axes.set_title(name.replace("\n", ": "), fontsize=9, loc="left")
+figure.suptitle("One small Transformer: the head decides what is drawn", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -71,16 +70,16 @@ nb.show(figure)
 #
 # A language model predicts the next token and is trained by cross-entropy. How should a model that reads *and* draws images learn? The usual answer quantizes images into a finite vocabulary. The post, an
 # essay {cite}`su2024multimodal2`, refuses: whoever reads an image through a codebook has already lost part of it. It keeps patches of real numbers, cut from the image without loss, and asks what breaks in
-# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has none. An essay makes few checkable claims; this notebook
+# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has none. (A first remedy, which the post also names, is to keep squared error and make the input milder: Emu2 {cite}`sun2024emu2` regresses on the latents of an image encoder. We follow the second, diffusion.) An essay makes few checkable claims; this notebook
 # turns them into measurements.
 #
 # Notation. $x_1,\dots,x_n\in\mathbb R^p$ are the patches of an image in some order, $x_{<k}$ those before $x_k$. Inside one patch $x^{(t)}=\bar\alpha_tx+\bar\beta_t\varepsilon$ is its noised state after $t$ of $T$ steps, with the
-# letters of {doc}`ddpm-vae <../diffusion/ddpm-vae>`; $\varsigma=\bar\beta/\bar\alpha$. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$ the number of noise levels that a training step draws for one $z_k$. Prerequisites:
+# letters of {doc}`ddpm-vae <../diffusion/ddpm-vae>`: $\bar\alpha_t^2+\bar\beta_t^2=1$, one step is $x^{(t)}=\alpha_tx^{(t-1)}+\beta_t\varepsilon$, and $\varsigma=\bar\beta/\bar\alpha$ is the noise relative to the signal. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$ the number of noise levels that a training step draws for one $z_k$. Entropy and KL are in nats (natural logarithms), $h(p)$ is the entropy of a density. Prerequisites:
 # {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` for the reverse step, {doc}`ddim <../diffusion/ddim>` for why a prediction of the clean $x_0$ is enough. {doc}`ddcm <../diffusion/ddcm>` is another way to turn an image into one-dimensional codes.
 #
 # ## What goes in: patches or codes
 #
-# Cutting an image of $w\times h$ pixels into $s\times t$ patches is a re-indexing: with $a=w/s$, $b=h/t$ the value $(i,j,c)$ goes to patch $\lfloor i/a\rfloor t+\lfloor j/b\rfloor$, offset $((i\bmod a)\,b+j\bmod b)\cdot3+c$. Nothing is lost.
+# Cutting an image of $w\times h$ pixels into $s\times t$ patches ($s$, $t$ mean this here only) is a re-indexing: with $a=w/s$, $b=h/t$ the value $(i,j,c)$ goes to patch $\lfloor i/a\rfloor t+\lfloor j/b\rfloor$, offset $((i\bmod a)\,b+j\bmod b)\cdot3+c$. Nothing is lost.
 
 
 # %%
@@ -113,8 +112,8 @@ nb.derivation(
 )
 
 # %% [markdown]
-# A sequence of $m$ codes out of $V$ can name $V^m$ images and no more, $m\log_2V$ bits. TiTok {cite}`yu2024titok` uses 32 tokens out of 4096: fewer images than there are strings of 32 Chinese characters. The post adds that
-# $32\times32$ tokens are hardly better. In bits: 128 times less than the raw bytes. Whether that matters depends on what is asked of the image, which E5 measures.
+# A sequence of $m$ codes out of $M$ can name $M^m$ images and no more: $m\log_2M$ bits. TiTok {cite}`yu2024titok` uses 32 tokens out of 4096, which name fewer images than there are strings of 32 Chinese characters. The post adds that
+# $32\times32$ tokens are hardly better. In bits they are 128 times short of the raw bytes. Whether that matters depends on what is asked of the image (E5).
 
 
 # %%
@@ -138,12 +137,16 @@ nb.claim(
     "TiTok's codes name fewer images than there are strings of 32 characters from a table of more than 4096.",
     "verified",
     holds=[
-        ledger.more("32 log₂ 8105 (the general table of standard Chinese characters) against 384 bits", 32 * math.log2(8105), 384),
+        ledger.more(
+            "32 log₂ 8105 (the general table of standard Chinese characters) against the bits of the codes",
+            32 * math.log2(8105),
+            names(32, 4096),
+        ),
         sym.enumeration(
-            "sign of C³² − 4096³²",
-            (4095, 4096, 4097),
-            lambda C: int(np.sign(float(C**32 - 4096**32))),
-            lambda C: {4095: -1, 4096: 0, 4097: 1}[C],
+            "small enough to list: strings of 3 from alphabets of 2 to 5, those beyond the codes of 3 tokens out of 4",
+            range(2, 6),
+            lambda C: len(set(itertools.product(range(C), repeat=3)) - set(itertools.product(range(4), repeat=3))),
+            lambda C: max(C**3 - 4**3, 0),
         ),
     ],
 )
@@ -155,7 +158,7 @@ nb.claim(
 #
 # $$-\log\mathcal N(x;f,\sigma^2I_p)=\frac{\lVert x-f\rVert^2}{2\sigma^2}+\frac p2\log2\pi\sigma^2 .$$
 #
-# The best $f$ is the conditional mean, the best $\sigma^2$ the mean squared error a dimension, and honest sampling adds that noise to the mean.
+# The best $f$ is the conditional mean, the best $\sigma^2$ the mean squared error per dimension. Whoever samples from this law adds that noise to the mean.
 
 # %%
 x1, x2, f1, f2, y1, y2 = sp.symbols("x1 x2 f1 f2 y1 y2", real=True)
@@ -167,7 +170,7 @@ expected = weight * squared.subs({x1: y1, x2: y2}) + (1 - weight) * squared  # t
 log_loss = sp.expand_log(-sp.log(bell(x1, f1, v)), force=True) * weight + sp.expand_log(-sp.log(bell(x2, f1, v)), force=True) * (1 - weight)
 nb.derivation(
     "D4",
-    "Squared error is the likelihood of a Gaussian of fixed variance; the best mean is E[x | x<], the best variance the mean squared error a dimension.",
+    "Squared error is the likelihood of a Gaussian of fixed variance; the best mean is E[x | x<], the best variance the mean squared error per dimension.",
     sym.identity("−log density, p = 2", two_dims, squared / (2 * sigma**2) + sp.log(2 * sp.pi * sigma**2)),
     sym.solves("best f, two possible patches", sp.diff(expected, f1), f1, weight * y1 + (1 - weight) * x1),
     sym.solves("best variance", sp.diff(log_loss, v), v, weight * (x1 - f1) ** 2 + (1 - weight) * (x2 - f1) ** 2),
@@ -178,7 +181,7 @@ nb.derivation(
 #
 # $$\mathrm{KL}=h_{\text{Gauss}}-h(p)\;\ge\;\tfrac12\log\Bigl(1+\frac1{s^2}\Bigr)-\log2 ,$$
 #
-# with equality when the two do not overlap. It grows like $\log(1/s)$: *for patches without noise squared error is infinitely wrong*.
+# with equality when the two do not overlap ($h_{\text{Gauss}}$ is the entropy of the Gaussian). It grows like $\log(1/s)$: *for patches without noise squared error is infinitely wrong*.
 
 
 # %%
@@ -246,12 +249,17 @@ nb.derivation(
 )
 
 # %% [markdown]
-# How fast does the repair work? Take the two-point patch through levels $\sigma_0=0<\sigma_1<\dots<\sigma_T$. With $\delta_k=\sigma_k^2-\sigma_{k-1}^2$ and $v_a=s^2+\sigma_{k-1}^2$ the exact reverse step is a mixture of two Gaussians again,
+# How fast does the repair work? Take the two-point patch through levels $\sigma_0=0<\sigma_1<\dots<\sigma_T$, each state the one before plus noise of variance $\delta_t=\sigma_t^2-\sigma_{t-1}^2$. Going back, a state has come from one of *two* bells, white or black: far out it is clear which, in the middle
+# it is not. With $v_a=s^2+\sigma_{t-1}^2$, exactly
 #
-# $$p(x_{k-1}\mid x_k)=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),\quad \frac1V=\frac1{v_a}+\frac1{\delta_k},\quad m_c=V\Bigl(\frac c{v_a}+\frac{x_k}{\delta_k}\Bigr),\quad r_\pm=\mathrm{sigmoid}\Bigl(\pm\frac{2x_k}{s^2+\sigma_k^2}\Bigr).$$
+# $$p(x_{t-1}\mid x_t)=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),\quad \frac1V=\frac1{v_a}+\frac1{\delta_t},\quad m_c=V\Bigl(\frac c{v_a}+\frac{x_t}{\delta_t}\Bigr),\quad r_\pm=\mathrm{sigmoid}\Bigl(\pm\frac{2x_t}{s^2+\sigma_t^2}\Bigr).$$
 #
-# Replace every step by a Gaussian with the right mean. By the chain rule the sum of the expected KLs bounds the KL of the samples. *With the right variance too*, the third cumulant is what remains: $\kappa_3^2/12\sim\delta^3$ a step, $O(T^{-2})$ in all. *With
-# the variance $\delta_k$*, as squared error fixes it, a relative error of order $\delta$ in the variance costs $\delta^2$ a step: only $O(T^{-1})$.
+# Replace every step by a Gaussian with the right mean. The expected KLs of the steps add up, by the chain rule, to a bound on the KL of the samples. Four variances are in use:
+#
+# - **right**, $\operatorname{Var}(x_{t-1}\mid x_t)$ at every $x_t$. What remains is the third cumulant (the skewness), of order $\delta^{3/2}$: $\kappa_3^2$ costs $\delta^3$ per step, $O(T^{-2})$ in all;
+# - **best constant**, one number per level, the mean squared error of that level. By D4 this is what squared error stands for; it is the optimal variance of Analytic-DPM {cite}`bao2022analytic`. It misses by a relative error of order $\delta$, which costs $\delta^2$ per step, $O(T^{-1})$ in all;
+# - $\delta_t$, which needs no data: $O(T^{-1})$, with a larger constant;
+# - $\delta_t\sigma_{t-1}^2/\sigma_t^2$, the variance given $x_t$ *and* $x_0$, which the diffusion head below samples with. Its last step has no noise, so its KL is infinite; without that step it is $O(T^{-1})$ too.
 
 
 # %%
@@ -259,12 +267,13 @@ nodes, gauss = np.polynomial.hermite_e.hermegauss(60)
 gauss = gauss / gauss.sum()
 
 
-def chain_cost(s, sigmas, grid=801):
+def chain_cost(s, sigmas, grid=401):
     """Total E KL of the reverse chain of the two-point law when every step is a Gaussian with the right mean.
 
-    Three choices of its variance: the right one at every x_k; the best that does not depend on x_k; delta_k.
+    Four choices of its variance: the right one at every x_t; the best that does not depend on x_t; delta_t; and that given x_0 too, without
+    the last step.
     """
-    total = np.zeros(3)
+    total = np.zeros(4)
     for low, high in itertools.pairwise(sigmas):
         delta, va, vb = high**2 - low**2, s * s + low**2, s * s + high**2
         V = 1 / (1 / va + 1 / delta)
@@ -274,7 +283,8 @@ def chain_cost(s, sigmas, grid=801):
         variance = V + r * (1 - r) * apart**2
         entropy = -sum(w * (log_step(r, V, apart, c) @ gauss) for c, w in ((1, r), (-1, 1 - r)))
         cost = lambda q, var=variance, h=entropy, m=mean_over: m(0.5 * np.log(2 * np.pi * q) + var / (2 * q) - h)
-        total += [cost(variance), cost(mean_over(variance)), cost(delta)]
+        last = cost(delta * low**2 / high**2) if low else 0
+        total += [cost(variance), cost(mean_over(variance)), cost(delta), last]
     return total
 
 
@@ -286,8 +296,9 @@ def log_step(r, V, apart, c):
     return np.log(mine * np.exp(-(y**2) / (2 * V)) + other * np.exp(-((y + c * apart) ** 2) / (2 * V))) - 0.5 * math.log(2 * math.pi * V)
 
 
-Ts = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-chain = np.array([chain_cost(0.1, np.concatenate([[0], np.geomspace(1e-3, 20, T)])) for T in Ts])
+Ts = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+geometric = lambda T, s=0.1, top=20: chain_cost(s, np.concatenate([[0], np.geomspace(1e-3, top, T)]))
+chain = np.array([geometric(T) for T in Ts])
 ratios = chain[:-1] / chain[1:]  # per doubling of T
 
 # %% [markdown]
@@ -319,35 +330,54 @@ steps_tested = [(0.3, 0.2, 0.8), (0.1, 0.5, 1.0)]
 one_step = {c: chain_cost(c[0], [c[1], c[2]]) for c in steps_tested}
 
 # %%
+SHEET = (1.614, 0.981, 0.444, 0.151, 0.0522, 0.0171, 5.24e-3, 1.50e-3)  # an independent calculation, T = 2 .. 256
 nb.derivation(
     "D6",
-    "The total cost of T Gaussian reverse steps falls like T⁻² with the right conditional variance and like T⁻¹ with the variance δ of the step.",
+    "The total cost of T Gaussian reverse steps falls like T⁻² with the right conditional variance and like T⁻¹ with δ.",
     *[
         ledger.close(f"one step {c}: right variance, against brute force", one_step[c][0], kl_by_bayes(*c), rel=1e-5, digits=6)
         for c in steps_tested
     ],
     *[
-        ledger.close(f"one step {c}: variance δ", one_step[c][2], kl_by_bayes(*c, c[2] ** 2 - c[1] ** 2), rel=1e-5, digits=6)
+        ledger.close(f"one step {c}: {name}", one_step[c][k], kl_by_bayes(*c, fixed(*c[1:])), rel=1e-5, digits=6)
+        for k, (name, fixed) in {
+            2: ("variance δ", lambda low, high: high**2 - low**2),
+            3: ("variance given x₀ too", lambda low, high: 1 / (1 / low**2 + 1 / (high**2 - low**2))),
+        }.items()
         for c in steps_tested
     ],
+    *[ledger.close(f"right variance, T = {T}", value, sheet, rel=0.005) for T, value, sheet in zip(Ts, chain[:, 0], SHEET, strict=False)],
     ledger.close("T = 2: the last jump is D5 again", chain[0, 0], kl_to_gaussian(0.1), rel=1e-3),
-    ledger.close("right variance: cost ratio from T = 256 to 512 (4 in the limit)", ratios[-1, 0], 4, rel=0.1),
-    ledger.increasing("right variance: the ratio approaches it, T = 32 .. 512", ratios[-4:, 0]),
-    ledger.close("variance δ: ratio from T = 256 to 512 (2 in the limit)", ratios[-1, 2], 2, rel=0.03),
+    ledger.close("right variance: cost ratio from T = 512 to 1024 (4 in the limit)", ratios[-1, 0], 4, rel=0.05),
+    ledger.increasing("right variance: the ratio approaches it, T = 32 .. 1024", ratios[-5:, 0]),
+    *[
+        ledger.close(f"{name}: ratio from T = 512 to 1024 (2 in the limit)", ratios[-1, k], 2, rel=0.03)
+        for k, name in ((2, "variance δ"), (3, "variance given x₀ too"))
+    ],
 )
 
 # %%
+one_jump = kl_to_gaussian(0.1)
+few = {T: geometric(T) for T in (18, 20, 25)}
+constants = {case: (lambda c: c[2] / c[1])(geometric(256, *case)) for case in ((0.1, 20), (0.1, 50), (0.3, 20))}
 nb.claim(
     "X1",
-    "The best variance that does not depend on x_k has the rate T⁻¹ too, with a constant nine times smaller than δ.",
+    "The best constant variance has the rate T⁻¹ too and costs nine to eleven times less than δ (it depends on s and the levels); with δ fewer than 20 steps are worse than one jump.",
     "verified",
     holds=[
-        ledger.close("ratio from T = 256 to 512", ratios[-1, 1], 2, rel=0.03),
-        ledger.close("cost of variance δ over the best constant, T = 512", chain[-1, 2] / chain[-1, 1], 9, rel=0.05),
+        ledger.close("best constant: ratio from T = 512 to 1024", ratios[-1, 1], 2, rel=0.03),
+        *[
+            ledger.close(f"δ over best constant, s = {s}, levels up to {top}, T = 256", value, 10.4, abs=1.6)
+            for (s, top), value in constants.items()
+        ],
+        ledger.more("δ, T = 18, against one jump", few[18][2], one_jump),
+        ledger.less("δ, T = 20", few[20][2], one_jump),
+        ledger.close("δ, T = 25, by an independent calculation", few[25][2], 1.33, rel=0.005),
+        ledger.less("best constant, already at T = 4", chain[1, 1], one_jump),
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: the density of a patch that is minus one or plus one with small noise, two sharp peaks, and the best Gaussian, a low wide bell between them that is highest where the patch never is. Right: total KL of T Gaussian reverse steps against T on log axes; with the right variance it falls with slope minus two, with constant variances with slope minus one."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left: the density of a patch that is minus one or plus one with small noise, two sharp peaks, and the best Gaussian, a low wide bell between them that is highest where the patch never is. Right: total KL of T Gaussian reverse steps against T on log axes, with guides of slope minus one and minus two and a dotted line for a single jump; the right variance follows slope minus two, the three others slope minus one, and the variance delta starts above the dotted line and crosses it near twenty steps."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.5))
 line = np.linspace(-2.5, 2.5, 801)
 left.plot(line, two_point_density(line, 0.15), color=BLUE, label="patch: ±1 with noise 0.15")
@@ -357,16 +387,21 @@ left.plot(
 left.set(xlabel="value", ylabel="density", title="one jump", ylim=(0, 1.9))
 left.legend(fontsize=8, loc="upper center")
 for column, label, color, style in (
-    (2, "variance δ: slope −1", ORANGE, "--s"),
-    (1, "best constant variance: slope −1", GREEN, "-.^"),
-    (0, "right variance: slope −2", BLUE, "-o"),
+    (3, "given x₀ too, no last step", GREY, ":v"),
+    (2, "δ", ORANGE, "--s"),
+    (1, "best constant", GREEN, "-.^"),
+    (0, "right", BLUE, "-o"),
 ):
     right.plot(Ts, chain[:, column], style, color=color, ms=4, label=label)
-right.set(xscale="log", yscale="log", xlabel="steps T", ylabel="total KL in nats", title="T small jumps")
-right.legend(fontsize=8)
-figure.suptitle(
-    "Squared error is infinitely wrong for one jump, and right for many small ones", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
+right.axhline(one_jump, color=GREY, lw=1, ls=":")
+right.annotate("one jump", (300, one_jump * 1.15), fontsize=8, color=GREY)
+far = np.array([150, 1000])
+for start, power in ((0.5, -1), (0.0016, -2)):
+    right.plot(far, start * (far / far[0]) ** power, color=GREY, lw=1)
+    right.annotate(f"slope {power}".replace("-", "−"), (far[0], start * 1.1), fontsize=8, color=GREY)
+right.set(xscale="log", yscale="log", xlabel="steps T", ylabel="total KL in nats", title="T small jumps, by their variance")
+right.legend(fontsize=8, loc="lower left")
+figure.suptitle("A Gaussian is badly wrong for one jump and right for many small ones", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -441,7 +476,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# In a training run this variance is gradient noise. We measure it by automatic differentiation, one gradient a draw, at the optimum of a model with one parameter, $\theta\,\mathbb E[x_0\mid x_t]$ at $\theta=1$.
+# In a training run this variance is gradient noise. We measure it by automatic differentiation, one gradient per draw, at the optimum of a model with one parameter, $\theta\,\mathbb E[x_0\mid x_t]$ at $\theta=1$.
 
 
 # %%
@@ -498,7 +533,7 @@ nb.claim(
 # %% [markdown]
 # ### What the longer sequence costs
 #
-# $n$ patches at $T$ levels are $N=nT$ tokens. Full causal attention looks at $N(N+1)/2$ pairs. The post's mask lets the token (patch $i$, level $t$) see only itself and the *clean* versions of earlier patches: $Tn(n+1)/2$ pairs, fewer by a factor that tends to $T$. The third
+# $n$ patches at $T$ levels are $N=nT$ tokens. Full causal attention looks at $N(N+1)/2$ pairs. The post's mask lets the token (patch $i$, level $t$) see only itself and the *clean* tokens of earlier patches: $Tn(n+1)/2$ pairs, fewer by a factor that tends to $T$. The third
 # design, of DARL and MAR, takes the diffusion out of the Transformer: clean patches only, $n(n+1)/2$ pairs, and a small head that is called $nK$ times.
 
 
@@ -547,16 +582,16 @@ axes.imshow(np.where(noised_mask(3, 3), 1.0, 0.35 * np.tril(np.ones((9, 9)))), c
 tick = [f"{i + 1}{level}" for i in range(3) for level in ("noisy", "mid", "clean")]
 axes.set_xticks(range(9), tick, rotation=60, fontsize=8)
 axes.set_yticks(range(9), tick, fontsize=8)
-axes.set(xlabel="key", ylabel="query")
+axes.set(xlabel="key: what is seen", ylabel="query: who sees")
 axes.grid(False)
-axes.set_title("Clean patches are context, noisy ones see only\nthemselves: 18 of 45 pairs", fontsize=10)
+axes.set_title("A token sees itself and the clean tokens\nof earlier patches: 18 of 45 pairs", fontsize=10)
 nb.show(figure)
 
 # %% [markdown]
 # ### The order
 #
-# The chain rule holds for every permutation $o$ of the patches, $p(x)=\prod_kp(x_{o_k}\mid x_{o_{<k}})$: a perfect model does not care. For Gaussian data with covariance $C$ the conditional variances $v_k$ are the squared diagonal of the Cholesky factor of the permuted $C$, and
-# $\prod_kv_k=\det C$ whatever the order. But squared error means *one shared* $\sigma$ for all places. Then the best loss is $\frac12\log(2\pi e\,\overline v)$ a dimension, with the arithmetic mean $\overline v$, and it exceeds the truth by
+# Think of a black border around a picture. Seen first it costs nothing; a digit is expensive whenever it comes. The chain rule holds for every permutation $o$ of the patches, $p(x)=\prod_kp(x_{o_k}\mid x_{o_{<k}})$: a perfect model does not care. For Gaussian data with covariance $C$ the conditional variances $v_k$ are the squared diagonal of the Cholesky factor of the permuted $C$, and
+# $\prod_kv_k=\det C$ whatever the order. But squared error means *one shared* $\sigma$ for all places. Then the best loss is $\frac12\log(2\pi e\,\overline v)$ per dimension, with the arithmetic mean (AM) $\overline v$ in place of the geometric one (GM), and it exceeds the truth by
 #
 # $$\tfrac12\log\frac{\mathrm{AM}(v)}{\mathrm{GM}(v)}\ge0 .$$
 #
@@ -638,7 +673,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# ## The algorithm: one Transformer, five heads
+# ## The algorithm: one Transformer, four heads
 #
 # An image becomes a sequence of patches $x_1,\dots,x_n\in\mathbb R^p$. A causal Transformer reads the class and the patches before position $k$ and returns $z_k$; a head turns $z_k$ into a law
 # for $x_k$. A token carries its patch, its own place and the place to be predicted *next*, so that any order can be learned.
@@ -692,12 +727,12 @@ class Mean(torch.nn.Module):
 
 
 # %% [markdown]
-# **Mixture.** $C$ diagonal Gaussians {cite}`tschannen2023givt`, with $C=1$ the Gaussian head. No deviation may fall below a *floor*: E2 shows why.
+# **Mixture.** Eight diagonal Gaussians, as in GIVT {cite}`tschannen2023givt`, with weights, means and standard deviations of their own. No deviation may fall below a *floor*: E2 shows why.
 
 
 # %%
 class Mixture(torch.nn.Module):
-    """C diagonal Gaussians with deviations above ``floor``, trained by likelihood (nats a patch); ``tau`` scales a sample's noise."""
+    """C diagonal Gaussians with deviations above ``floor``, trained by likelihood (nats per patch); ``tau`` scales a sample's noise."""
 
     def __init__(self, init, d, p, count, floor):
         super().__init__()
@@ -735,12 +770,12 @@ def kmeans(points, codes, seed, rounds=20):
 
 
 # %% [markdown]
-# **Codes.** Vector quantization by k-means and the cross-entropy of a language model: what the post wants to do without.
+# **Codes.** Vector quantization (VQ): a patch becomes the index of the nearest of 128 codes, found by k-means, and the loss is the cross-entropy of a language model. This is what the post wants to do without.
 
 
 # %%
 class Codes(torch.nn.Module):
-    """Logits over the codes of a ``book`` (codes, p); a sample is a code at temperature ``tau``."""
+    """Logits over the codes of a ``book`` (codes, p); a sample is a code at temperature ``tau``, at 0 the likeliest."""
 
     def __init__(self, init, d, book):
         super().__init__()
@@ -751,18 +786,18 @@ class Codes(torch.nn.Module):
         return nn.cross_entropy_per_run(self.out(z), nearest(x, self.book))
 
     def sample(self, z, rng, tau):
-        return self.book[draw((self.out(z) / tau).log_softmax(-1), rng)]
+        return self.book[draw((self.out(z) / max(tau, 1e-4)).log_softmax(-1), rng)]
 
 
 # %% [markdown]
 # **Diffusion.** The post's second way, and MAR's {cite}`li2024mar`: a small network denoises $x_k$ given $z_k$. For one $z_k$ the loss draws $K$ noise levels, so the Transformer's work is shared. The network sees
-# $x_k+\varsigma\varepsilon$ scaled to unit size and predicts $v=(\varepsilon-\varsigma x_k)/\sqrt{1+\varsigma^2}$, a mixture of noise and clean patch that is well scaled at every level (MAR predicts $\varepsilon$; at our size that trains
-# several times more slowly).
+# $x_k+\varsigma\varepsilon$ scaled to unit size and predicts $v=(\varepsilon-\varsigma x_k)/\sqrt{1+\varsigma^2}$ {cite}`salimans2022progressive`, a mixture of noise and clean patch that is well scaled at every level; MAR predicts $\varepsilon$. Level and $z_k$ enter by adaptive layer norm (adaLN
+# {cite}`peebles2023dit`): they shift, scale and gate each block. MAR trains with 1000 levels and $K=4$, samples with 100 steps and scales their noise by $\tau=0.95$ where there is no guidance; we take 25 steps.
 
 
 # %%
 class Diffusion(torch.nn.Module):
-    """Denoises a patch given z; K noise levels a patch in training, ``STEPS`` ancestral steps in sampling, their noise scaled by ``tau``."""
+    """Denoises a patch given z; K noise levels per patch in training, ``STEPS`` ancestral steps in sampling, their noise scaled by ``tau``."""
 
     def __init__(self, init, d, p, width, K):
         super().__init__()
@@ -793,7 +828,7 @@ def nearest(x, book):
 
 
 def draw(log_weights, rng):
-    """One index a row from log probabilities (..., C)."""
+    """One index per row from log probabilities (..., C)."""
     return torch.multinomial(log_weights.exp().flatten(0, -2), 1, generator=rng).view(log_weights.shape[:-1])
 
 
@@ -873,7 +908,7 @@ def dequantised(patches, rng, noise=0.0):
 
 # %% tags=["hide-input"]
 def build(arm, seeds, pictures, d, depth, heads, width):
-    """The untrained stack of an arm, one run a seed: model, head. An arm is a dict of head, floor, noise, K, codes and order."""
+    """The untrained stack of an arm, one run per seed: model, head. An arm is a dict of head, floor, noise, K, codes and order."""
     init, p = nn.Init(seeds), pictures.shape[-1]
     kind = arm["head"]
     book = kmeans(pictures.flatten(0, 1), arm["codes"], seed=0) if kind == "codes" else None
@@ -889,16 +924,16 @@ def build(arm, seeds, pictures, d, depth, heads, width):
 
 
 def trained(device, arm, rates, seeds, train_patches, labels, size, steps, batch):
-    """Train an arm at every rate with every seed in one stack, rate by rate; one seed has the same batches at every rate."""
+    """Train an arm at every rate with every seed in one stack, rate by rate; a seed has the same start and the same batches at every rate and with every head."""
     stack = list(seeds) * len(rates)
     model, head = (part.to(device) for part in build(arm, stack, train_patches.cpu(), **size))
-    rng = torch.Generator(device).manual_seed(1)
+    rng, noise = (torch.Generator(device).manual_seed(k) for k in (1, 8))  # of the batches, of the head
 
     def loss(step):
         rows = torch.randint(len(labels), (len(seeds), batch), generator=rng, device=device)
         x = dequantised(train_patches[rows], rng, arm.get("noise", 0.0)).repeat(len(rates), 1, 1, 1)
         x = in_order(x, model.orders)
-        return head.loss(model(x[:, :, :-1], labels[rows].repeat(len(rates), 1)), x, rng)
+        return head.loss(model(x[:, :, :-1], labels[rows].repeat(len(rates), 1)), x, noise)
 
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = optim.StackedAdam(parameters, torch.tensor(rates).repeat_interleave(len(seeds)), weight_decay=0.02)
@@ -958,32 +993,43 @@ def real_sample(teacher, seed):
 
 
 def study(device, arms, rates, seeds, size, steps, batch):
-    """Train, sample and measure every arm: {arm: {"loss": (rates, seeds), "taus": {tau: {measure: (rates, seeds)}}, "shown": {tau: ten pictures}}}.
+    """Train, sample and measure every arm: {arm: {"loss": (rates, seeds), "taus": {tau: {measure: (rates, seeds)}}, "shown": {tau: pictures}}}.
 
-    Pictures are shown for the first seed at the rate whose FD to the training pictures is smallest, in the 17 grey levels 0..16.
+    Two pictures of each class are shown (the classes 0..9 twice) for the first seed at the rate whose FD to the training pictures is
+    smallest, in the 17 grey levels 0..16; for tau = 0, 1 and the tau whose FD to the training pictures is smallest.
     """
     teacher = diffusion.teacher("digits8", device)
     images = teacher.images
     patches, test = (patchify(x[:, 0, :, :, None], 4, 4) for x in (images.train, images.test))
-    first = [int((images.test_labels == c).nonzero()[0]) for c in range(10)]
+    first = [int((images.test_labels == c).nonzero()[j]) for j in range(2) for c in range(10)]
     floor = [quality(dequantised(real_sample(teacher, s), torch.Generator(device).manual_seed(10 + s)), teacher) for s in range(8)]
     out = {"floor": {k: [f[k] for f in floor] for k in floor[0]}, "arms": {}}
     table = lambda values: torch.tensor(values, dtype=torch.float64).view(len(rates), len(seeds)).tolist()
     for arm in arms:
         model, head = trained(device, arm, rates, seeds, patches, images.train_labels, size, steps, batch)
         mine = {"loss": table(test_loss(model, head, test, images.test_labels).tolist()), "taus": {}, "shown": {}}
+        scores = {}
         for tau in arm["taus"]:
             x = unpatchify(generate(model, head, images.test_labels, torch.Generator(device).manual_seed(4), tau, 4), 4, 4, 8, 8, 1)[..., 0]
             rows = [quality(run[:, None], teacher) for run in x]
             mine["taus"][str(tau)] = {k: table([row[k] for row in rows]) for k in rows[0]}
             best = int(np.argmin(np.mean(mine["taus"][str(tau)]["fd_train"], axis=1)))
+            scores[str(tau)] = min(np.mean(mine["taus"][str(tau)]["fd_train"], axis=1))
             mine["shown"][str(tau)] = ((x[best * len(seeds), first] + 1) * 8).round().clamp(0, 16).int().tolist()
+        kept = {"0", "1", min(scores, key=scores.get, default="1")}
+        mine["shown"] = {tau: pictures for tau, pictures in mine["shown"].items() if tau in kept}
         out["arms"][arm["name"]] = mine
     return out
 
 
+def tuned(arm, tau=None):
+    """(tau, rate index) of an arm with the smallest FD to the training pictures, at one tau where it is given."""
+    table = {(t, i): np.mean(row) for t, m in arm["taus"].items() if tau in (None, t) for i, row in enumerate(m["fd_train"])}
+    return min(table, key=table.get)
+
+
 def step_seconds(device, Ks, size, batch, repeats):
-    """Seconds of a training step with K noise levels a patch, for each K: the fastest of ``repeats``, taken in turns."""
+    """Seconds of a training step with K noise levels per patch, for each K: the fastest of ``repeats``, taken in turns."""
     x = torch.rand(1, batch, 16, 4, generator=torch.Generator().manual_seed(5)).to(device)
     labels = torch.zeros(1, batch, dtype=torch.long, device=device)
     rng, steps, fastest = torch.Generator(device).manual_seed(6), {}, dict.fromkeys(map(str, Ks), math.inf)
@@ -1008,6 +1054,11 @@ def step_seconds(device, Ks, size, batch, repeats):
 # %% tags=["hide-input"]
 def seeded(k):
     return torch.Generator().manual_seed(k)
+
+
+def largest(x):
+    """The largest absolute entry, as a float."""
+    return float(x.detach().abs().max())
 
 
 draws_z = torch.randn(2, 5, 3, 6, generator=seeded(31))  # (R, B, n, d)
@@ -1044,6 +1095,8 @@ with torch.no_grad():
     by_hand = torch.stack([F.cross_entropy(logits[r].flatten(0, 1), brute[r].flatten()) for r in range(2)])
     shares = torch.stack([(codes.sample(wide_z, seeded(36), 0.8) == book[c]).all(-1).double().mean(1) for c in range(5)], 1)
     heads["codes: loss"] = float((codes.loss(draws_z, draws_x, None) - by_hand).abs().max())
+    likeliest = codes.sample(draws_z[:, :, 0], seeded(37), 0) - book[logits[:, :, 0].argmax(-1)]
+    heads["codes, τ = 0: a sample is the likeliest code"] = largest(likeliest)
     heads["codes, τ = 0.8: shares of the codes"] = float((shares - (logits[:, 0, 0] / 0.8).softmax(-1)).abs().max())
 
 
@@ -1078,12 +1131,56 @@ def with_net(net, K=3):
 ones = torch.ones(1, 300, 10, 4)
 times = torch.linspace(0, 1, 11, dtype=torch.float64)
 edge = math.atan(math.exp(-2.5))
-normal_samples = with_net(Oracle(normal=True)).sample(torch.zeros(1, 50_000, 4), seeded(41), 1)
+normal_samples = {tau: with_net(Oracle(normal=True)).sample(torch.zeros(1, 50_000, 4), seeded(41), tau) for tau in (1, 0.5)}
 grid = sampling_grid()
-spread_of = float(grid[0]) ** 2  # variance of the chain around its mean, step by step
-for now, after in itertools.pairwise(grid.tolist()):
+spread_of = dict.fromkeys(normal_samples, float(grid[0]) ** 2)  # variance of the chain around its mean, step by step
+for (now, after), tau in itertools.product(itertools.pairwise(grid.tolist()), spread_of):
     keep = (after / now) ** 2
-    spread_of = (keep + (1 - keep) * 0.04 / (0.04 + now**2)) ** 2 * spread_of + after**2 * (1 - keep)
+    spread_of[tau] = (keep + (1 - keep) * 0.04 / (0.04 + now**2)) ** 2 * spread_of[tau] + tau**2 * after**2 * (1 - keep)
+
+
+class Spy(Oracle):
+    """Counts the rows that it is given."""
+
+    def forward(self, x, sigma, know):
+        self.rows = x.shape[1]
+        return super().forward(x, sigma, know)
+
+
+def denoiser_by_hand(net, x, sigma, know):
+    """``Denoiser.forward`` of one run, from its weights, row by row: x, know (N, ..), sigma (N,)."""
+    w = {name: value[0] for name, value in net.named_parameters()}
+    out = []
+    for xi, si, ki in zip(x, sigma, know, strict=True):
+        waves = [math.log(si) * f for f in net.frequencies.tolist()]
+        features = torch.tensor([math.sin(a) for a in waves] + [math.cos(a) for a in waves])
+        u = ki + features @ w["time.weight"]
+        u = u * torch.sigmoid(u)
+        h = xi / math.sqrt(1 + si**2) @ w["inlet.weight"]
+        norm = lambda v: (v - v.mean()) / (v.var(correction=0) + 1e-5).sqrt()
+        for k in range(2):
+            shift, scale, gate = (u @ w[f"modulate.{k}.weight"]).view(3, -1)
+            inner = (norm(h) * (1 + scale) + shift) @ w[f"up.{k}.weight"]
+            h = h + gate * ((inner * torch.sigmoid(inner)) @ w[f"down.{k}.weight"])
+        shift, scale = (u @ w["last.weight"]).view(2, -1)
+        out.append((norm(h) * (1 + scale) + shift) @ w["outlet.weight"])
+    return torch.stack(out)
+
+
+net = Denoiser(nn.Init([7]), 6, 4, 8)
+with torch.no_grad():
+    for layer in net.modulate:  # open the gates
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=seeded(45)) / 3)
+    net_x, net_sigma, net_z = (
+        torch.randn(1, 9, 4, generator=seeded(46)),
+        torch.linspace(0.1, 8, 9),
+        torch.randn(1, 9, 6, generator=seeded(47)),
+    )
+    by_net = net(net_x, net_sigma[None, :, None], net.know(net_z))[0]
+    net_gap = by_net - denoiser_by_hand(net, net_x[0], net_sigma.tolist(), net_z[0] @ net.know.weight[0])
+    steered = [with_net(net).sample(z, seeded(48), 1) for z in (net_z, net_z + 1)]  # same noise, other z
+spy = Spy()
+with_net(spy).loss(draws_x[:1], draws_x[:1], seeded(43))
 flat = torch.full((1, 4, 4), 0.4)
 noised_flat = flat + 1.7 * torch.randn(1, 4, 4, generator=seeded(42))
 with torch.no_grad():
@@ -1091,6 +1188,10 @@ with torch.no_grad():
         "loss of a net that knows the clean patch": float(with_net(Oracle()).loss(draws_x[:1], draws_x[:1], seeded(43))),
         "loss of v = 0 where |x| = 1, minus 1": float(with_net(Nothing()).loss(ones, ones, seeded(44))) - 1,
         "loss of v = 0 where x = 0, minus 1/2": float(with_net(Nothing()).loss(0 * ones, 0 * ones, seeded(44))) - 0.5,
+        "eps of the net that knows a patch outside of the box: kept within": float(
+            (Oracle().eps(5 * flat)(noised_flat, 1.7) - (noised_flat - 17 / 16) / 1.7).abs().max()
+        ),
+        "the network against its forward pass by hand": largest(net_gap),
         "eps of the net that knows": float((Oracle().eps(flat)(noised_flat, 1.7) - (noised_flat - flat) / 1.7).abs().max()),
         "noise levels against tan(a + t(π/2 − 2a))": float(
             (levels(times).double() / torch.tan(edge + times * (math.pi / 2 - 2 * edge)) - 1).abs().max()
@@ -1123,16 +1224,17 @@ with torch.no_grad():
 
 
 class Counter:
-    """A head whose k-th sample is the number k / 10."""
+    """A head whose k-th sample is the number k / unit."""
 
-    def __init__(self):
-        self.k = -1
+    def __init__(self, unit=10):
+        self.k, self.unit = -1, unit
 
     def sample(self, z, rng, tau):
         self.k += 1
-        return torch.full((*z.shape[:2], 2), self.k / 10)
+        return torch.full((*z.shape[:2], 2), self.k / self.unit)
 
 
+in_box = generate(toy, Counter(1), torch.tensor([0, 1]), None, 1, 2)  # samples 0, 1, 2, 3
 placed = (generate(toy, Counter(), torch.tensor([0, 1]), None, 1, 2)[:, 0, :, 0] * 10).round().int().tolist()
 filled = dequantised(torch.zeros(200_000), seeded(52))
 noisy = dequantised(torch.zeros(200_000), seeded(52), 0.25)
@@ -1149,6 +1251,7 @@ def by_loop(arm, rate, seed, turn, patches, labels, size, steps, batch):
     for step in range(steps):
         rows = torch.randint(len(labels), (2, batch), generator=rng)
         x = patches[rows] + (torch.rand(2, batch, 16, 4, generator=rng) - 0.5) / 8
+        x = x + arm["noise"] * torch.randn(x.shape, generator=rng)
         x = x[turn : turn + 1][:, :, order]
         warm = max(1, round(0.1 * steps))
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
@@ -1161,7 +1264,7 @@ def by_loop(arm, rate, seed, turn, patches, labels, size, steps, batch):
 
 
 small_size = {"d": 8, "depth": 1, "heads": 2, "width": 8}
-arm_tested = {"head": "mean", "order": "zig-zag"}
+arm_tested = {"head": "mean", "order": "zig-zag", "noise": 0.25}
 some = data.pictures("digits8")
 some_patches, some_labels = patchify(some.train[:40, 0, :, :, None], 4, 4), some.train_labels[:40]
 stacked = trained(torch.device("cpu"), arm_tested, [1e-2, 3e-2], [5, 6], some_patches, some_labels, small_size, 6, 7)
@@ -1198,7 +1301,13 @@ tiny_fd = [[quality(tiny_x[2 * i + j][:, None], teacher8)["fd"] for j in range(2
 tiny_best = int(np.argmin(np.mean(tiny_study["taus"]["1"]["fd_train"], axis=1)))
 ones_first = int((some.test_labels == 1).nonzero()[0])
 shown_gap = torch.tensor(tiny_study["shown"]["1"][1]) / 8 - 1 - tiny_x[2 * tiny_best, ones_first].clamp(-1, 1)
-measures = {name: quality(x, teacher8) for name, x in (("real", fake), ("blurred", blurred), ("test", teacher8.images.test))}
+toy_table = {"0": {"fd": [[1, 1], [5, 5]], "fd_train": [[4, 4], [3, 3]]}, "1": {"fd": [[2, 2], [6, 6]], "fd_train": [[9, 0], [2, 1]]}}
+normals = torch.randn(60, 3, generator=seeded(62), dtype=torch.float64)
+normals = normals - normals.mean(0)
+measures = {
+    name: quality(x, teacher8)
+    for name, x in (("real", fake), ("blurred", blurred), ("test", teacher8.images.test), ("wrong class", fake.flip(0)))
+}
 square = torch.tensor([[0.0, 1.0], [3.0, 1.0]])
 pair_pictures, pair_labels = torch.tensor([[[0.0]], [[2.0]], [[5.0]]]), torch.tensor([0, 0, 1])
 named_orders = scan_orders(4)
@@ -1218,23 +1327,36 @@ nb.claim(
     holds=[
         *[
             ledger.close(f"{what}: gap", heads[what], 0, abs=1e-5, digits=1, machine=True)
-            for what in ("mean: loss", "mixture: loss", "codes: loss", "mean, τ = 0: deviation of a sample")
+            for what in (
+                "mean: loss",
+                "mixture: loss",
+                "codes: loss",
+                "mean, τ = 0: deviation of a sample",
+                "codes, τ = 0: a sample is the likeliest code",
+            )
         ],
         *[
             ledger.close(f"{what}: gap, 200,000 draws", heads[what], 0, abs=0.02, digits=2, machine=True)
             for what in heads
-            if "loss" not in what and what != "mean, τ = 0: deviation of a sample"
+            if "loss" not in what and "likeliest" not in what and what != "mean, τ = 0: deviation of a sample"
         ],
         *[ledger.close(what, value, 0, abs=0.02 if "v = 0" in what else 1e-4, digits=2, machine=True) for what, value in diff.items()],
         ledger.close("first of the sampling levels, e^2.5", float(grid[0]), math.exp(2.5), rel=1e-9),
-        ledger.close("25 steps from the exact denoiser of N(0.1, 0.2²): mean", float(normal_samples.mean()), 0.1, abs=0.01, machine=True),
+        ledger.close("rows that the network sees: K = 3, 5 pictures of 3 patches", spy.rows, 3 * 5 * 3, abs=0.5),
+        ledger.more("another z and the same noise: a sample moves by", float((steered[1] - steered[0]).abs().mean()), 0.02, machine=True),
         ledger.close(
-            "their deviation against the recursion of the 25 steps",
-            float(normal_samples.std()),
-            math.sqrt(spread_of),
-            rel=0.01,
-            machine=True,
+            "25 steps from the exact denoiser of N(0.1, 0.2²): mean", float(normal_samples[1].mean()), 0.1, abs=0.01, machine=True
         ),
+        *[
+            ledger.close(
+                f"τ = {tau}: their deviation against the recursion of the 25 steps",
+                float(normal_samples[tau].std()),
+                math.sqrt(spread_of[tau]),
+                rel=0.01,
+                machine=True,
+            )
+            for tau in spread_of
+        ],
         ledger.close("uniform filling: variance times 12 · 8²", float(filled.var()) * 12 * 64, 1, abs=0.02, machine=True),
         ledger.close("with noise 0.25: deviation", float((noisy - filled).std()), 0.25, abs=0.005, machine=True),
     ],
@@ -1257,7 +1379,10 @@ nb.claim(
             lambda r: tuple(placed[r]),
             lambda r: ((1, 3, 0, 2), (0, 1, 2, 3))[r],
         ),
-        ledger.less("two rates, two seeds, six steps: parameters against torch.optim.AdamW", apart, 1e-4, digits=1, machine=True),
+        ledger.close("sampled patches are kept within the box", float(in_box.max()), 17 / 16, rel=1e-6),
+        ledger.less(
+            "two rates, two seeds, six steps, noised patches: parameters against torch.optim.AdamW", apart, 1e-4, digits=1, machine=True
+        ),
         ledger.less(
             "study: losses, rate by rate and seed by seed",
             float(np.abs(np.array(tiny_study["loss"]).flatten() - tiny_loss.numpy()).max()),
@@ -1300,6 +1425,21 @@ nb.claim(
         ),
         ledger.close("spread of the test pictures themselves", measures["test"]["spread"], 1, rel=1e-5, machine=True),
         ledger.close("FD of the test pictures themselves", measures["test"]["fd"], 0, abs=1e-3, digits=1, machine=True),
+        ledger.more("accuracy of real pictures", measures["real"]["accuracy"], 0.95, machine=True),
+        ledger.less("accuracy of pictures in the wrong order", measures["wrong class"]["accuracy"], 0.3, machine=True),
+        ledger.more("FD of the test pictures to the training pictures", measures["test"]["fd_train"], 0.01, machine=True),
+        ledger.close(
+            "Fréchet distance of x and 2x + (1, 2, 2): 9 + tr Cov(x)",
+            metrics.frechet(normals, 2 * normals + torch.tensor([1.0, 2.0, 2.0])),
+            9 + float(normals.var(0).sum()),
+            rel=1e-6,
+        ),
+        sym.enumeration(
+            "rate and τ are chosen by the FD to the training pictures",
+            (None, "0"),
+            lambda tau: tuned({"taus": toy_table}, tau),
+            {None: ("1", 1), "0": ("0", 1)}.get,
+        ),
         sym.enumeration(
             "4 × 4 orders",
             ["boustrophedon", "zig-zag", "border first", "centre first", "coarse to fine", "checkerboard"],
@@ -1326,16 +1466,19 @@ nb.claim(
 # %% [markdown]
 # ## Experiments
 #
-# Data: scikit-learn's digits, 8 × 8 in 17 grey levels, 1200 to train and 597 to test; $4\times4$ patches of $2\times2$ pixels, uniform noise fills the steps between grey levels. 597 pictures are drawn for the labels of the test
-# pictures. FD is the Fréchet distance to the test pictures in the 32 features of a small classifier (accuracy 0.99). *Floor*: the same measure for 597 training pictures with the same classes. Spread is the variance within a class over the real one, SW2 the sliced Wasserstein-2 distance of the
-# patches. Every arm is trained at the same three rates with three seeds; the rate is chosen by the FD to the *training* pictures. Runs called recorded come from a CPU (width 48, two layers, 300 steps; a size is what two cores allow), live ones from this page (width 32, 150 steps).
+# Data: scikit-learn's digits, 8 × 8 in 17 grey levels, 1200 to train and 597 to test; $4\times4$ patches of $2\times2$ pixels, uniform noise fills the steps between grey levels. For the labels of the test pictures 597 pictures are drawn.
+#
+# - *FD* is the Fréchet distance to the test pictures in the 32 features of a small classifier (accuracy 0.99): that of two Gaussians with the samples' means and covariances. *Floor*: the same measure for 597 training pictures with the same classes.
+# - *Spread* is the variance within a class over the real one, *SW2* the sliced Wasserstein-2 distance of the patches, *edges* the difference of neighbouring pixels over the real one.
+# - In E1 every arm has the same three rates, three seeds and grid of $\tau$, and the best is found by the FD to the *training* pictures. E1b to E4 train longer at the middle rate, which was the best of E1 for every head, and choose $\tau$ in the same way. Three seeds are few: "better" means that the difference exceeds its standard error by the 97.5 % quantile of Student's $t$, 2.8 (paired, 4.3).
+# - *Recorded* runs come from a CPU and are as small as that demands (width 48, two layers; 150 steps in E1, 300 in the others); *live* runs are smaller (width 32; 30, 120 and 40 steps in E1, E1b and E2 to E4). Nothing here is trained to its end.
 
 
 # %% tags=["hide-input"]
 def attention_costs(device, n, T, K, d, batch, repeats):
     """Seconds of forward and backward of two layers on three designs, the fastest of ``repeats``, and the error of the masked design.
 
-    "full": all nT tokens, causal; "mask": the same tokens under ``noised_mask``; "split": n clean tokens and a head at K levels a patch.
+    "full": all nT tokens, causal; "mask": the same tokens under ``noised_mask``; "split": n clean tokens and a head at K levels per patch.
     """
     rng = torch.Generator().manual_seed(7)
     weights = [
@@ -1352,7 +1495,7 @@ def attention_costs(device, n, T, K, d, batch, repeats):
         if name != "split":
             return h
         tokens, know = (v.flatten(0, 1)[None].repeat(1, K, 1) for v in (clean, h))
-        return head(tokens, torch.ones_like(tokens[..., :1]), head.know(know))
+        return head(tokens, torch.ones_like(tokens[..., :1]), head.know(know))  # (1, batch n K, d)
 
     fastest = dict.fromkeys(masks, math.inf)
     for _, name in itertools.product(range(repeats), masks):
@@ -1361,7 +1504,8 @@ def attention_costs(device, n, T, K, d, batch, repeats):
         fastest[name] = min(fastest[name], watch.wall_s)
     # at the clean level the masked design sees what a causal Transformer on clean patches sees
     gap = (forward("mask")[:, T - 1 :: T] - two_layers(x[:, T - 1 :: T], weights, masks["split"])).abs().max()
-    return {"seconds": fastest, "gap": float(gap.detach())}
+    rows = {"layers": sum(w.numel() for w in weights[0]), "head calls": forward("split").shape[1] / batch}
+    return {"seconds": fastest, "gap": float(gap.detach()), **rows}
 
 
 def two_layers(x, weights, mask, heads=4):
@@ -1385,51 +1529,52 @@ SIZE = nb.at_scale(
     gpu={"d": 96, "depth": 2, "heads": 6, "width": 96},
     full={"d": 48, "depth": 2, "heads": 4, "width": 48},
 )
-LENGTH = nb.at_scale(
-    cpu={"seeds": [0, 1, 2], "steps": 120, "batch": 48},
-    gpu={"seeds": [0, 1, 2], "steps": 600, "batch": 64},
-    full={"seeds": [0, 1, 2], "steps": 300, "batch": 64},
+SEEDS = [0, 1, 2]
+SHORT = nb.at_scale(  # of the grid of rates, E1
+    cpu={"seeds": SEEDS, "steps": 30, "batch": 48},
+    gpu={"seeds": SEEDS, "steps": 300, "batch": 64},
+    full={"seeds": SEEDS, "steps": 150, "batch": 48},
 )
-RATES = nb.at_scale(cpu=[8e-3], gpu=[1e-3, 3e-3, 9e-3], full=[2e-3, 6e-3, 18e-3])
-RATE = nb.at_scale(cpu=[8e-3], gpu=[9e-3], full=[18e-3])
+LONG = nb.at_scale(  # of E1b to E4, at the rate that is best in E1
+    cpu={"seeds": SEEDS, "steps": 120, "batch": 48},
+    gpu={"seeds": SEEDS, "steps": 600, "batch": 64},
+    full={"seeds": SEEDS, "steps": 300, "batch": 48},
+)
+BRIEF = nb.at_scale(cpu={"seeds": SEEDS, "steps": 40, "batch": 48}, gpu=LONG, full=LONG)  # E2 to E4
+RATES = nb.at_scale(cpu=[1e-3, 8e-3], gpu=[3e-3, 9e-3, 27e-3], full=[6e-3, 18e-3, 54e-3])
+RATE = nb.at_scale(cpu=[8e-3], gpu=[9e-3], full=[18e-3])  # the middle one
+TAUS = [0, 0.8, 1]  # one grid for all heads
 ARMS = {
-    "mean": {"head": "mean", "taus": [0, 1]},
-    "VQ 128": {"head": "codes", "codes": 128, "taus": [0.8, 1]},
-    "diffusion": {"head": "diffusion", "K": 4, "taus": [0.8, 1]},
-    "mixture": {"head": "mixture", "floor": 0.2, "taus": [0, 1]},
-    "Gaussian": {"head": "gaussian", "floor": 0.2, "taus": [0, 1]},
-    "VQ 512": {"head": "codes", "codes": 512, "taus": [0.8, 1]},
+    "mean": {"head": "mean", "taus": TAUS},
+    "VQ 128": {"head": "codes", "codes": 128, "taus": TAUS},
+    "diffusion": {"head": "diffusion", "K": 4, "taus": TAUS},
+    "mixture": {"head": "mixture", "floor": 0.2, "taus": TAUS},
 }
 SHARP = {"noise 0": {"floor": 0.001}, "noise 0.25": {"floor": 0.001, "noise": 0.25}, "floor 0.4": {"floor": 0.4}}
-SHARP = {name: {"head": "mixture", "taus": [1], **arm} for name, arm in SHARP.items()}
-LEVELS = {f"K = {K}": {"head": "diffusion", "K": K, "taus": [0.8]} for K in (1,)}
+SHARP = {name: {"head": "mixture", "taus": TAUS, **arm} for name, arm in SHARP.items()}
+LEVELS = {"K = 1": {"head": "diffusion", "K": 1, "taus": [0.8]}}
 ORDERS = {order: {"head": "mean", "order": order, "taus": []} for order in ("border first", "random")}
 only = lambda arms, *names: [{"name": name, **arms[name]} for name in names or arms]
 LIVE1 = [dict(arm, taus=[0, 1] if arm["name"] == "mean" else [0.8]) for arm in only(ARMS, "mean", "VQ 128", "diffusion")]
 silent = lambda arms: [dict(arm, taus=[]) for arm in arms]  # train and take the loss, draw nothing
-SHORT = nb.at_scale(cpu={"seeds": [0, 1, 2], "steps": 40, "batch": 48}, gpu=LENGTH, full=LENGTH)
 
 # %% tags=["hide-input"]
-e1 = nb.run("E1", study, arms=nb.at_scale(cpu=LIVE1, gpu=only(ARMS), full=only(ARMS)), rates=RATES, size=SIZE, **LENGTH)
-e3 = nb.run("E3", study, arms=nb.at_scale(cpu=silent(only(LEVELS)), gpu=only(LEVELS), full=only(LEVELS)), rates=RATE, size=SIZE, **SHORT)
-e4 = nb.run("E4", study, arms=only(ORDERS), rates=RATE, size=SIZE, **SHORT)
+e1 = nb.run("E1", study, arms=nb.at_scale(cpu=silent(only(ARMS, "mean")), gpu=only(ARMS), full=only(ARMS)), rates=RATES, size=SIZE, **SHORT)
+e1b = nb.run("E1b", study, arms=nb.at_scale(cpu=LIVE1, gpu=only(ARMS), full=only(ARMS)), rates=RATE, size=SIZE, **LONG)
+e3 = nb.run("E3", study, arms=nb.at_scale(cpu=silent(only(LEVELS)), gpu=only(LEVELS), full=only(LEVELS)), rates=RATE, size=SIZE, **BRIEF)
+e4 = nb.run("E4", study, arms=only(ORDERS), rates=RATE, size=SIZE, **BRIEF)
 LIVE2 = silent(only(SHARP, "noise 0", "floor 0.4"))
-e2 = nb.run("E2", study, arms=nb.at_scale(cpu=LIVE2, gpu=only(SHARP), full=only(SHARP)), rates=RATE, size=SIZE, **SHORT)
+e2 = nb.run("E2", study, arms=nb.at_scale(cpu=LIVE2, gpu=only(SHARP), full=only(SHARP)), rates=RATE, size=SIZE, **BRIEF)
 DESIGN = nb.at_scale(cpu={"batch": 8}, gpu={"batch": 64}, full={"batch": 16}) | {"n": 16, "T": 8, "K": 4, "d": 96}
-e6 = nb.run("E6", costs, Ks=[1, 2, 4, 8], size=SIZE, batch=LENGTH["batch"], repeats=nb.at_scale(cpu=5, gpu=30, full=25), design=DESIGN)
+e6 = nb.run("E6", costs, Ks=[1, 2, 4, 8], size=SIZE, batch=LONG["batch"], repeats=nb.at_scale(cpu=12, gpu=30, full=25), design=DESIGN)
 
 # %% tags=["hide-input"]
-REC = {id: nb.recorded(id) for id in ("E1", "E2", "E3", "E4")}
+REC = {id: nb.recorded(id) for id in ("E1", "E1b", "E2", "E3", "E4")}
 SE = {id: f"{run.provenance}; digits, 3 seeds" for id, run in REC.items()}
-R1, R2, R3, R4 = (REC[id].result["arms"] for id in ("E1", "E2", "E3", "E4"))
+GRID, R1, R2, R3, R4 = (run.result["arms"] for run in REC.values())
 FLOOR = REC["E1"].result["floor"]
 LIVE = "live, cpu, 3 seeds, width 32"
-
-
-def tuned(arm, tau=None):
-    """(tau, rate index) of an arm with the smallest FD to the training pictures, at one tau where it is given."""
-    table = {(t, i): np.mean(row) for t, m in arm["taus"].items() if tau in (None, t) for i, row in enumerate(m["fd_train"])}
-    return min(table, key=table.get)
+T4, T2 = (float(scipy.stats.t.ppf(0.975, freedom)) for freedom in (4, 2))  # three seeds against three, three pairs
 
 
 def at_best(arm, measure, tau=None):
@@ -1438,71 +1583,134 @@ def at_best(arm, measure, tau=None):
     return arm["taus"][t][measure][i]
 
 
-CURVES = {
-    "mean, τ = 0": ("mean", "0"),
-    "mean + noise, τ = 1": ("mean", "1"),
-    "Gaussian, floor 0.2": ("Gaussian", None),
-    "mixture, floor 0.2": ("mixture", None),
-}
-CURVES |= {"VQ 128": ("VQ 128", None), "VQ 512": ("VQ 512", None), "diffusion, K = 4": ("diffusion", None)}
+CURVES = {"mean, τ = 0": ("mean", "0"), "mean + its noise, τ = 1": ("mean", "1"), "mean, tuned τ": ("mean", None)}
+CURVES |= {"mixture, floor 0.2": ("mixture", None), "VQ 128": ("VQ 128", None), "diffusion, K = 4": ("diffusion", None)}
 mean_of = lambda values: float(np.mean(values))
+apart_by = lambda a, b: (
+    abs(mean_of(a) - mean_of(b)) / math.hypot(*(np.std(v, ddof=1) / math.sqrt(len(v)) for v in (a, b)))
+)  # standard errors
 
 # %% [markdown]
-# ### E1: five heads
+# ### E1: four heads
 #
-# What do the heads draw? Every arm at its best rate and $\tau$; the table gives mean ± standard error over the seeds.
+# First the rates, in short runs.
+
+# %% tags=["hide-input"]
+rows = []
+for name, arm in GRID.items():
+    fds = [min(np.mean(m["fd_train"][i]) for m in arm["taus"].values()) for i in range(3)]
+    t, i = tuned(arm)
+    rows.append([name, *[f"≈{fd:.2f}" for fd in fds], t, *["≈" + ledger.with_error(at_best(arm, k), 2) for k in ("fd", "accuracy")]])
+nb.results(
+    "E1",
+    f"{REC['E1'].config['steps']} steps. FD to the training pictures at the best τ for each rate, then the best rate and τ. Recorded: {REC['E1'].provenance}.",
+    ["head", *[f"rate {rate:g}" for rate in REC["E1"].config["rates"]], "best τ", "FD", "accuracy"],
+    rows,
+)
+nb.experiment(
+    "E1",
+    "The middle rate of three is the best for every head; after 150 steps codes with cross-entropy draw far better than all others, between which nothing is resolved.",
+    "verified",
+    holds=[
+        *[
+            ledger.more(
+                f"{name}: FD to the training pictures, the better of the outer rates over the middle one",
+                min(x[0] for x in lows[::2]) / lows[1][0],
+                1.05,
+                machine=True,
+                scope=SE["E1"],
+            )
+            for name, lows in {
+                name: [[min(np.mean(m["fd_train"][i]) for m in arm["taus"].values())] for i in range(3)] for name, arm in GRID.items()
+            }.items()
+        ],
+        *[
+            ledger.better(f"FD: {name} over VQ 128", at_best(GRID[name], "fd"), at_best(GRID["VQ 128"], "fd"), sigmas=T4, scope=SE["E1"])
+            for name in ("mean", "mixture", "diffusion")
+        ],
+        ledger.less(
+            "FD: mean + noise and diffusion differ by so many standard errors",
+            apart_by(at_best(GRID["mean"], "fd"), at_best(GRID["diffusion"], "fd")),
+            T4,
+            machine=True,
+            scope=SE["E1"],
+        ),
+        ledger.more(
+            "live, 30 steps: test loss of the mean at the lower rate over the higher",
+            mean_of(e1["arms"]["mean"]["loss"][0]) / mean_of(e1["arms"]["mean"]["loss"][1]),
+            1.05,
+            machine=True,
+            scope=LIVE,
+        ),
+    ],
+)
+
+# %% [markdown]
+# What do the heads draw after twice as many steps? The table gives mean ± standard error.
 
 # %% tags=["hide-input"]
 rows = []
 for name, (arm, tau) in CURVES.items():
     t, i = tuned(R1[arm], tau)
     cell = lambda k, arm=arm, tau=tau: "≈" + ledger.with_error(at_best(R1[arm], k, tau), 2)
-    rows.append([name, f"{REC['E1'].config['rates'][i]:g}", t, *[cell(k) for k in ("fd", "accuracy", "spread", "sw2", "edges")]])
-rows.append(
-    ["real pictures (floor)", "", "", *["≈" + ledger.with_error(FLOOR[k], 2) for k in ("fd", "accuracy", "spread", "sw2", "edges")]]
-)
+    rows.append([name, t, *[cell(k) for k in ("fd", "accuracy", "spread", "sw2", "edges")]])
+rows.append(["real pictures (floor)", "", *["≈" + ledger.with_error(FLOOR[k], 2) for k in ("fd", "accuracy", "spread", "sw2", "edges")]])
 nb.results(
-    "E1",
-    f"Digits, 597 pictures. Recorded: {REC['E1'].provenance}.",
-    ["head", "rate", "τ", "FD", "accuracy", "spread", "SW2", "edges"],
+    "E1b",
+    f"Digits, 597 pictures, rate {REC['E1b'].config['rates'][0]:g}, {REC['E1b'].config['steps']} steps. Recorded: {REC['E1b'].provenance}.",
+    ["head", "τ", "FD", "accuracy", "spread", "SW2", "edges"],
     rows,
 )
 
 # %% [markdown]
-# The mean alone is always recognised and never varies: ten prototypes, so accuracy is no measure of drawing. With the noise that squared error assumes the pictures vary, but the patches are wrong, their SW2 ten times the floor. A Gaussian that names its own deviations does worse. A mixture with a floor, sampled at
-# its centres, comes nearer, and the diffusion head beats all of these. *Codes with cross-entropy beat the diffusion head*, in FD and in spread; the law of single patches is better from the diffusion head against 128 codes and not against 512. On digits that are nearly black and white the samples make no
-# case against codes. A caution: every arm is best at the largest rate of the grid, so all would gain from a longer search; at the next smaller rate the first five heads come in the same order.
+# The mean alone is recognised and never varies: one prototype per class, so accuracy is no measure of drawing. With its noise the pictures vary, but the patches are wrong: their SW2 is about twice that of any other head. FD separates less. A part of the noise ($\tau=0.8$) helps the mean; the
+# mixture draws best at its centres ($\tau=0$), where only the choice among its eight Gaussians is random; codes, mixture and diffusion head lie close together, and three seeds do not put them in an order. In the law of single patches the diffusion head is first, but its pictures vary less than real ones. At half the steps
+# (E1) it had been no better than the noisy mean: it starts late. These tables say what a small budget buys, not what the heads can reach.
 
 # %% tags=["hide-input"]
-live1 = e1["arms"]
+live1 = e1b["arms"]
 nb.experiment(
-    "E1",
-    "The head decides what is drawn: prototypes from the mean, wrong patches with its noise, digits from the diffusion head; codes with cross-entropy are better still.",
-    "verified",
+    "E1b",
+    "After 300 steps squared error draws prototypes or wrong patches; codes, mixture and diffusion head draw digits, the diffusion head with the best patches; FD does not separate the three.",
+    "partly",
     holds=[
-        ledger.less("mean, τ = 0: spread", mean_of(at_best(R1["mean"], "spread", "0")), 0.05, machine=True, scope=SE["E1"]),
-        ledger.better("FD: mean + noise over diffusion", at_best(R1["mean"], "fd", "1"), at_best(R1["diffusion"], "fd"), scope=SE["E1"]),
-        ledger.better(
-            "FD: Gaussian with floor over diffusion", at_best(R1["Gaussian"], "fd"), at_best(R1["diffusion"], "fd"), scope=SE["E1"]
-        ),
-        ledger.better("FD: diffusion over VQ 128", at_best(R1["diffusion"], "fd"), at_best(R1["VQ 128"], "fd"), scope=SE["E1"]),
-        ledger.better("FD: VQ 128 over real pictures", at_best(R1["VQ 128"], "fd"), FLOOR["fd"], scope=SE["E1"]),
-        ledger.better(
-            "SW2 of patches: VQ 128 over diffusion", at_best(R1["VQ 128"], "sw2"), at_best(R1["diffusion"], "sw2"), scope=SE["E1"]
-        ),
         *[
-            ledger.increasing(
-                f"FD of VQ 128, VQ 512, diffusion, mixture, mean + noise at the rate {REC['E1'].config['rates'][i]:g}",
-                [
-                    mean_of(R1[a]["taus"][t]["fd"][i])
-                    for a, t in (("VQ 128", "0.8"), ("VQ 512", "0.8"), ("diffusion", "0.8"), ("mixture", "0"), ("mean", "1"))
-                ],
-                machine=True,
-                scope=SE["E1"],
+            ledger.better(
+                f"FD: mean without noise over {name}", at_best(R1["mean"], "fd", "0"), at_best(R1[name], "fd"), sigmas=T4, scope=SE["E1b"]
             )
-            for i in (1, 2)
+            for name in ("mixture", "VQ 128", "diffusion")
         ],
-        ledger.less("live: spread of the mean", mean_of(at_best(live1["mean"], "spread", "0")), 0.05, machine=True, scope=LIVE),
+        *[
+            ledger.better(
+                f"SW2 of patches: mean + noise over {name}",
+                at_best(R1["mean"], "sw2", "1"),
+                at_best(R1[name], "sw2"),
+                sigmas=T4,
+                scope=SE["E1b"],
+            )
+            for name in ("mixture", "VQ 128", "diffusion")
+        ],
+        ledger.better(
+            "SW2 of patches: VQ 128 over diffusion",
+            at_best(R1["VQ 128"], "sw2"),
+            at_best(R1["diffusion"], "sw2"),
+            sigmas=T4,
+            scope=SE["E1b"],
+        ),
+        ledger.better(
+            "SW2 of patches: mixture over diffusion",
+            at_best(R1["mixture"], "sw2"),
+            at_best(R1["diffusion"], "sw2"),
+            sigmas=T4,
+            scope=SE["E1b"],
+        ),
+        ledger.better(
+            "spread: real pictures over diffusion", FLOOR["spread"], at_best(R1["diffusion"], "spread"), sigmas=T4, scope=SE["E1b"]
+        ),
+        ledger.less(
+            "live: spread of the mean without noise", mean_of(at_best(live1["mean"], "spread", "0")), 0.05, machine=True, scope=LIVE
+        ),
+        ledger.more("live: spread of the mean with noise", mean_of(at_best(live1["mean"], "spread", "1")), 0.3, machine=True, scope=LIVE),
         ledger.less(
             "live: SW2, diffusion over mean + noise",
             mean_of(at_best(live1["diffusion"], "sw2")) / mean_of(at_best(live1["mean"], "sw2", "1")),
@@ -1517,6 +1725,16 @@ nb.experiment(
             machine=True,
             scope=LIVE,
         ),
+    ],
+    fails=[
+        ledger.less(
+            f"not resolved: FD of diffusion and {name} differ by so many standard errors",
+            apart_by(at_best(R1["diffusion"], "fd"), at_best(R1[name], "fd", tau)),
+            T4,
+            machine=True,
+            scope=SE["E1b"],
+        )
+        for name, tau in (("mixture", None), ("VQ 128", None), ("mean", None), ("mean", "1"))
     ],
 )
 linear_fit = np.polynomial.Polynomial.fit([0.0, 1.0, 2.0, 3.0], [1.0, -1.0, 2.0, 0.5], 1).convert().coef
@@ -1551,15 +1769,22 @@ nb.claim(
     "Samples of the squared-error model are averages without its noise and noisy with it.",
     "verified",
     holds=[
-        ledger.less("τ = 0: spread", mean_of(at_best(R1["mean"], "spread", "0")), 0.05, machine=True, scope=SE["E1"]),
         ledger.better(
-            "τ = 0: FD over that of the diffusion head", at_best(R1["mean"], "fd", "0"), at_best(R1["diffusion"], "fd"), scope=SE["E1"]
+            "without noise, worse than with: FD", at_best(R1["mean"], "fd", "0"), at_best(R1["mean"], "fd", "1"), sigmas=T4, scope=SE["E1b"]
         ),
         ledger.better(
-            "τ = 1: SW2 of the patches over that of the diffusion head",
+            "with noise: edges over those of the samples without",
+            at_best(R1["mean"], "edges", "1"),
+            at_best(R1["mean"], "edges", "0"),
+            sigmas=T4,
+            scope=SE["E1b"],
+        ),
+        ledger.better(
+            "with noise: SW2 of the patches over that of the diffusion head",
             at_best(R1["mean"], "sw2", "1"),
             at_best(R1["diffusion"], "sw2"),
-            scope=SE["E1"],
+            sigmas=T4,
+            scope=SE["E1b"],
         ),
     ],
 )
@@ -1567,41 +1792,46 @@ nb.claim(
 # %% [markdown]
 # ### E2: why likelihood heads fail, and what repairs them
 #
-# A Gaussian or mixture head can name its own deviation. Where the background is constant it names a tiny one, and the likelihood of those places drowns everything else. The post's "wonder of noise" can be had in one knob: train on patches with Gaussian noise. The honest
-# baseline is a plain *floor* under the deviation, which also tames the likelihood. All arms: mixture of 8, one rate, $\tau=1$.
+# A mixture head names its own deviations. Where the background is constant it names tiny ones, and the likelihood of those places drowns everything else. The post's "wonder of noise" can be had in one knob: train on patches with Gaussian noise. The plain alternative is a *floor*
+# under the deviation. All arms: mixture of 8, one rate (untuned), each at its best $\tau$ of the same grid, which lets the arm trained on noise leave some of it away.
 
 # %% tags=["hide-input"]
 knobs = {"nothing": R2["noise 0"], "noise 0.25 in training": R2["noise 0.25"], "floor 0.2": R1["mixture"], "floor 0.4": R2["floor 0.4"]}
-row_of = {name: 2 if name == "floor 0.2" else 0 for name in knobs}  # the rate of E2 is the third of E1
-knob = lambda name, measure: knobs[name]["taus"]["1"][measure][row_of[name]]
-knob_loss = lambda name: knobs[name]["loss"][row_of[name]]
+knob = lambda name, measure: at_best(knobs[name], measure)
+knob_loss = lambda name: knobs[name]["loss"][0]
 rows = [
-    [name, *["≈" + ledger.with_error(knob(name, k), 2) for k in ("fd", "accuracy", "sw2")], "≈" + ledger.with_error(knob_loss(name), 2)]
+    [
+        name,
+        tuned(knobs[name])[0],
+        *["≈" + ledger.with_error(v, 2) for v in (*(knob(name, k) for k in ("fd", "accuracy", "sw2")), knob_loss(name))],
+    ]
     for name in knobs
 ]
 nb.results(
     "E2",
-    f"Mixture head, samples with their noise. Recorded: {REC['E2'].provenance}.",
-    ["against sharp Gaussians", "FD", "accuracy", "SW2", "test NLL, nats a patch"],
+    f"Mixture head. Recorded: {REC['E2'].provenance}.",
+    ["against sharp Gaussians", "τ", "FD", "accuracy", "SW2", "test NLL, nats per patch"],
     rows,
 )
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E2",
-    "A mixture head without a floor has the best likelihood and the worst samples; noise in training helps, and a floor on the deviation helps at least as much.",
-    "verified",
+    "A mixture head without a floor has the best likelihood and unusable samples; noise in training repairs much of that, and so does a floor.",
+    "partly",
     holds=[
-        ledger.better("test NLL: floor 0.2 over nothing", knob_loss("floor 0.2"), knob_loss("nothing"), scope=SE["E2"]),
-        *[ledger.better(f"FD: nothing over {name}", knob("nothing", "fd"), knob(name, "fd"), scope=SE["E2"]) for name in list(knobs)[1:]],
-        ledger.better("accuracy: floor 0.4 over nothing", knob("floor 0.4", "accuracy"), knob("nothing", "accuracy"), scope=SE["E2"]),
-        ledger.less(
-            "mean FD: floor 0.4 over noise 0.25 (not resolved)",
-            mean_of(knob("floor 0.4", "fd")) / mean_of(knob("noise 0.25 in training", "fd")),
-            1,
-            machine=True,
-            scope=SE["E2"],
-        ),
+        *[
+            ledger.better(f"test NLL: {name} over nothing", knob_loss(name), knob_loss("nothing"), sigmas=T4, scope=SE["E2"])
+            for name in list(knobs)[1:]
+        ],
+        *[
+            ledger.better(f"FD: nothing over {name}", knob("nothing", "fd"), knob(name, "fd"), sigmas=T4, scope=SE["E2"])
+            for name in list(knobs)[1:]
+        ],
+        *[
+            ledger.better(f"accuracy: {name} over nothing", knob(name, "accuracy"), knob("nothing", "accuracy"), sigmas=T4, scope=SE["E2"])
+            for name in list(knobs)[1:]
+        ],
         ledger.more(
             "live, 40 steps: NLL of floor 0.4 over nothing",
             mean_of(e2["arms"]["floor 0.4"]["loss"][0]) - mean_of(e2["arms"]["noise 0"]["loss"][0]),
@@ -1610,76 +1840,87 @@ nb.experiment(
             scope=LIVE,
         ),
     ],
+    fails=[
+        ledger.less(
+            "single patches do not show it: SW2 of nothing and floor 0.4 differ by so many standard errors",
+            apart_by(knob("nothing", "sw2"), knob("floor 0.4", "sw2")),
+            T4,
+            machine=True,
+            scope=SE["E2"],
+        ),
+        ledger.less(
+            "FD of noise 0.25 and floor 0.4 differ by so many standard errors: not resolved",
+            apart_by(knob("noise 0.25 in training", "fd"), knob("floor 0.4", "fd")),
+            T4,
+            machine=True,
+            scope=SE["E2"],
+        ),
+    ],
 )
 nb.claim(
     "C5",
-    "Noising makes squared error a proper loss.",
+    "Noising makes squared error a proper loss for the law of a patch.",
     "verified",
     holds=[
-        ledger.less("total KL of 512 steps with squared error's variance, over one jump (D6)", chain[-1, 2] / kl_to_gaussian(0.1), 0.06),
+        ledger.less("total KL of 1024 steps with the best constant variances, over one jump (D6)", chain[-1, 1] / one_jump, 0.01),
         ledger.better(
-            "digits: FD of one jump (mean + noise) over that of 25 small ones (diffusion head)",
-            at_best(R1["mean"], "fd", "1"),
-            at_best(R1["diffusion"], "fd"),
-            scope=SE["E1"],
+            "digits: SW2 of the patches after one jump (mean + noise) over that after 25 small ones (diffusion head)",
+            at_best(R1["mean"], "sw2", "1"),
+            at_best(R1["diffusion"], "sw2"),
+            sigmas=T4,
+            scope=SE["E1b"],
         ),
     ],
 )
 
 # %% [markdown]
-# The likelihood prefers the worst model: without a floor the test NLL is the best of all and the digits cannot be recognised. Noise in training repairs most of it, and so does a floor, which costs nothing.
+# The likelihood prefers the model whose digits are hardest to recognise. It is not the worst in everything: the law of its single patches is fine, the pictures are not. Between noise and floor nothing is resolved.
 #
 # ### E3: several noise levels for one $z$
 #
-# The Transformer's pass is the expensive part, the head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same number of Transformer steps, same rate, $\tau=0.8$:
+# The Transformer's pass is the expensive part of a large model, its head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same starts, same batches, same number of Transformer steps, same rate, $\tau=0.8$:
 
 # %% tags=["hide-input"]
 step_ratio = {K: e6["steps"][K] / e6["steps"]["1"] for K in ("2", "4", "8")}
-levels_of = {"1": (R3["K = 1"], 0), "4": (R1["diffusion"], 2)}
-by_K = {K: {m: arm["taus"]["0.8"][m][i] for m in ("fd", "accuracy")} | {"loss": arm["loss"][i]} for K, (arm, i) in levels_of.items()}
+levels_of = {"1": R3["K = 1"], "4": R1["diffusion"]}
+by_K = {K: {m: arm["taus"]["0.8"][m][0] for m in ("fd", "accuracy")} | {"loss": arm["loss"][0]} for K, arm in levels_of.items()}
 rows = [
     [f"K = {K}", *["≈" + ledger.with_error(v[m], 3) for m in ("fd", "accuracy", "loss")], f"≈{e6['steps'][K] / e6['steps']['1']:.2f}"]
     for K, v in by_K.items()
 ]
 nb.results(
     "E3",
-    f"Diffusion head, 300 steps. Recorded: {REC['E3'].provenance}; time of a step on this machine.",
-    ["levels", "FD", "accuracy", "test loss", "time of a step"],
+    f"Diffusion head, {REC['E3'].config['steps']} steps. Recorded: {REC['E3'].provenance}. Time of a step: live, width {SIZE['width']}, on this machine.",
+    ["levels", "FD", "accuracy", "test loss", "time of a step over K = 1"],
     rows,
 )
 
-# %% [markdown]
-# Each of the three seeds gains, by a tenth of the FD on average; between seeds that is not resolved. A step takes one and a half to two times as long, because our head is not small beside two layers of the same width. In MAR's proportions (exercise 2) it would be half as much again.
-
 # %% tags=["hide-input"]
+gain = {m: [a - b for a, b in zip(by_K["1"][m], by_K["4"][m], strict=True)] for m in ("fd", "loss")}
+paired = {m: mean_of(v) / (np.std(v, ddof=1) / math.sqrt(3)) for m, v in gain.items()}
 nb.experiment(
     "E3",
-    "At equal Transformer steps K = 4 beats K = 1, for less than K times the cost.",
-    "partly",
+    "At equal Transformer steps K = 4 beats K = 1.",
+    "not reproduced",
     holds=[
-        ledger.more(
-            "FD, seed by seed (same start, same batches): smallest gain of K = 4",
-            min(a - b for a, b in zip(by_K["1"]["fd"], by_K["4"]["fd"], strict=True)),
-            0,
+        ledger.less(
+            "live, K = 1, 40 steps: test loss over 1/2, that of v = 0 for patches of no variance",
+            mean_of(e3["arms"]["K = 1"]["loss"][0]) / 0.5,
+            1.3,
             machine=True,
-            scope=SE["E3"],
+            scope=LIVE,
         ),
-        ledger.less("time of a step: K = 4 over K = 1", step_ratio["4"], 2.4, machine=True, scope="this machine"),
+        ledger.less("time of a step: K = 4 over K = 1", step_ratio["4"], 3, machine=True, scope="this machine, width 32"),
     ],
     fails=[
-        ledger.less(
-            "mean gain of FD in standard errors between seeds: not resolved",
-            (mean_of(by_K["1"]["fd"]) - mean_of(by_K["4"]["fd"]))
-            / math.hypot(*(np.std(by_K[K]["fd"], ddof=1) / math.sqrt(3) for K in by_K)),
-            2,
-            machine=True,
-            scope=SE["E3"],
-        ),
+        ledger.less(f"gain in {what}, seed by seed, in standard errors: not resolved", paired[m], T2, machine=True, scope=SE["E3"])
+        for m, what in (("fd", "FD"), ("loss", "test loss"))
     ],
 )
 
-
 # %% [markdown]
+# On average $K=4$ is better in both measures, but three pairs do not resolve it; and our head is not small beside two layers of the same width, so that a step takes markedly longer. In MAR's proportions (exercise 2) the price would be 1.5.
+#
 # ### E4: which order?
 #
 # First exactly, for Gaussians: the covariance of the digits' 64 pixels (plus $0.01\,I$), and a stationary field with covariance $e^{-r/4}$ on $16\times16$. One geometric mean for all orders; the arithmetic mean is the squared error that a perfect linear model would reach.
@@ -1694,10 +1935,44 @@ v_field = {name: conditional_variances(C_field, order) for name, order in scan_o
 AM = {name: float(v.mean()) for name, v in v_digits.items()}
 AM_field = {name: float(v.mean()) for name, v in v_field.items()}
 GM = {name: float(v.log().mean().exp()) for name, v in v_digits.items()}
-pixel_order = torch.tensor(scan_orders(8)["raster"])
 last_pixel = float(1 / torch.linalg.inv(C_digits)[63, 63])  # the variance of one pixel given all others
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Four small maps of the 8 by 8 pixels of digits, coloured by the variance of a pixel given those before it, for the orders raster, border first, centre first and random, with the path drawn. Scan orders leave small variances almost everywhere; centre first and random start with large ones. The titles give the arithmetic means, 0.148, 0.143, 0.161 and 0.157."}}
+# %% [markdown]
+# One random order proves nothing, so here are two thousand of them for the digits and two hundred for the field. And *why* does border first win on digits? The border is nearly constant; if that were all, its lead should vanish without the border. Three controls: the inner $6\times6$
+# pixels only; only the pixels whose variance is at least 0.05; all pixels scaled to unit variance.
+
+
+# %%
+def random_means(C, count, seed=0):
+    """Arithmetic mean of the conditional variances in ``count`` random orders: (count,)."""
+    rng = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(len(C), generator=rng) for _ in range(count)])
+    return torch.linalg.cholesky(C[orders[:, :, None], orders[:, None, :]]).diagonal(dim1=1, dim2=2).square().mean(1)
+
+
+def by_order(C, side, keep=None):
+    """Arithmetic mean for every scan order; with ``keep``, of those pixels alone, in the order in which the scan meets them."""
+    orders = scan_orders(side).items()
+    return {name: float(conditional_variances(C, [k for k in o if keep is None or k in keep]).mean()) for name, o in orders}
+
+
+shuffled, shuffled_field = random_means(C_digits, 2000), random_means(C_field, 200)
+inside = torch.tensor([i * 8 + j for i in range(1, 7) for j in range(1, 7)])
+scale = C_digits.diagonal().sqrt()
+lively = {k for k in range(64) if float(pixels[:, k].var()) >= 0.05}
+controls = {
+    "inner 6 × 6": by_order(C_digits[inside][:, inside], 6),
+    f"{len(lively)} pixels of variance ≥ 0.05": by_order(C_digits, 8, lively),
+    "unit variances": by_order(C_digits / scale[:, None] / scale, 8),
+}
+nb.results(
+    "E4",
+    f"Arithmetic means for pixels, exact. Random orders: digits {float(shuffled.mean()):.4f} ± {float(shuffled.std()):.4f} (2000, standard deviation), field {float(shuffled_field.mean()):.4f} ± {float(shuffled_field.std()):.4f} (200).",
+    ["order", "digits", *controls, "field"],
+    [[name, *[f"{means[name]:.4f}" for means in (AM, *controls.values(), AM_field)]] for name in AM],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four small maps of the 8 by 8 pixels of digits, coloured by the variance of a pixel given those before it, for the orders raster, border first, centre first and random, with the path drawn from a round dot to a square. Scan orders leave small variances almost everywhere; centre first and random start with large ones. The titles give the arithmetic means, 0.148, 0.143, 0.161 and 0.157."}}
 figure, panels = plt.subplots(1, 4, figsize=(9.4, 2.7))
 for axes, name in zip(panels, ("raster", "border first", "centre first", "random"), strict=True):
     order = scan_orders(8)[name]
@@ -1705,15 +1980,25 @@ for axes, name in zip(panels, ("raster", "border first", "centre first", "random
     shown[order] = v_digits[name].numpy()
     picture = axes.imshow(shown.reshape(8, 8), cmap="Blues", vmin=0, vmax=0.6)
     axes.plot([k % 8 for k in order], [k // 8 for k in order], color=ORANGE, lw=0.8, alpha=0.9)
+    for k, marker in ((order[0], "o"), (order[-1], "s")):
+        axes.plot(k % 8, k // 8, marker, color=ORANGE, ms=6, mec="black")
     axes.set_title(f"{name}: mean {AM[name]:.3f}", fontsize=9)
     axes.axis("off")
 figure.colorbar(picture, ax=panels, label="Var(pixel | earlier)", shrink=0.8)
 figure.suptitle(
-    "The product of these variances is the same for every order, their mean is not", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "The product of these variances is the same for every order, their mean is not (from ● to ■)",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
 # %% [markdown]
+# Line-by-line scans beat random, coarse-to-fine and checkerboard orders on both. The spirals depend on the data. On digits border first is best and centre first worse than most random orders; on the stationary field centre first is best, by very little, and border first worse than raster. The controls
+# say what helps border first: its lead over the best line scan shrinks to nothing on the inner pixels, stays when only lively pixels are kept, and turns into a deficit at unit variances. So it is the variance that grows from the rim inwards, not the constant pixels alone. We believe that an order
+# gains by predicting the loud pixels last, when most is known.
+#
 # For patches, and given the class as our models are, the same calculation predicts the squared error of a linear model of $2\times2$ patches. Does the order of the predictions survive in trained Transformers?
 
 
@@ -1734,58 +2019,76 @@ rest = (pieces - torch.stack([pieces[digits.train_labels == c].mean(0) for c in 
 C_patches = rest.T @ rest / len(rest) + torch.eye(64, dtype=torch.float64) / 768  # with the variance of the uniform filling
 linear = {name: patch_error(C_patches, order) for name, order in scan_orders(4).items()}
 one_by_one = float(conditional_variances(C_patches, range(64)).mean())
-learned = {"raster": R1["mean"]["loss"][2], "border first": R4["border first"]["loss"][0], "random": R4["random"]["loss"][0]}
+learned = {"raster": R1["mean"]["loss"][0]} | {name: R4[name]["loss"][0] for name in ORDERS}
 
 # %% tags=["hide-input"]
-rows = [
-    [
-        name,
-        f"{AM[name]:.4f}",
-        f"{AM_field[name]:.4f}",
-        f"{linear[name]:.4f}",
-        "≈" + ledger.with_error(learned[name], 4) if name in learned else "",
-    ]
-    for name in AM
-]
+rows = [[name, f"{linear[name]:.4f}", "≈" + ledger.with_error(learned[name], 4) if name in learned else ""] for name in AM]
 nb.results(
     "E4",
-    f"Squared error a number, by order. Geometric means: {GM['raster']:.4f} (digits), {float(v_field['raster'].log().mean().exp()):.4f} (field). Trained, recorded: {REC['E4'].provenance}.",
-    ["order", "digits, pixels, exact", "field, exact", "2 × 2 patches and class, linear", "trained Transformer"],
+    f"Squared error per number, 2 × 2 patches given the class, by order. Trained at one rate, recorded: {REC['E4'].provenance}.",
+    ["order", "linear model, exact", "trained Transformer, test"],
     rows,
 )
 
 # %% tags=["hide-input"]
+lead = lambda means: means["border first"] / min(v for k, v in means.items() if k != "border first")
+inner, wide, unit = controls.values()
+line = scan_orders(4)["zig-zag"]
+filled_in = torch.cat([rest, math.sqrt(len(rest) / 768) * torch.eye(64, dtype=torch.float64)]).view(
+    -1, 16, 4
+)  # rows of second moment C_patches
+left_over = 0.0
+for k, place in enumerate(line):  # regressions on the pictures themselves
+    now = filled_in[:, place]
+    past = filled_in[:, line[:k]].flatten(1)
+    left_over += float((now - past @ torch.linalg.lstsq(past, now).solution if k else now).square().sum())
+regressed = left_over / len(rest) / 64
+random_rng = torch.Generator().manual_seed(0)
+for _ in range(2000):
+    permuted = torch.randperm(64, generator=random_rng)
+again = float(shuffled[-1]), float(conditional_variances(C_digits, permuted).mean())
+
+# %% tags=["hide-input"]
 nb.experiment(
     "E4",
-    "Under squared error local scan orders beat coarse-to-fine and random ones, and border first wins on digits because the border is almost constant; trained Transformers agree that a random order is worse than raster and border first, and do not tell these two apart.",
+    "Under a shared variance line scans beat random, coarse-to-fine and checkerboard orders; whether border or centre comes first helps or hurts by the data; trained Transformers agree that a random order is worse than raster.",
     "verified",
     holds=[
-        ledger.close("digits, raster: arithmetic mean", AM["raster"], 0.14809, rel=1e-4, digits=5),
-        ledger.close("digits: geometric mean", GM["raster"], 0.08553, rel=1e-3),
+        ledger.close("digits, raster: arithmetic mean, by an independent calculation", AM["raster"], 0.14809, rel=1e-4, digits=5),
+        ledger.close("field, raster: likewise", AM_field["raster"], 0.28083, rel=1e-4, digits=5),
+        ledger.close("digits: geometric mean, likewise", GM["raster"], 0.08553, rel=1e-3),
         *[
             ledger.less(
-                f"{where}: largest mean of the scans over the smallest of random, coarse to fine, checkerboard",
+                f"{where}: largest mean of the line scans over the smallest of random orders, coarse to fine, checkerboard",
                 max(means[k] for k in ("raster", "boustrophedon", "zig-zag")),
-                min(means[k] for k in ("random", "coarse to fine", "checkerboard")),
+                min(means["coarse to fine"], means["checkerboard"], float(random.min())),
             )
-            for where, means in (("digits", AM), ("field", AM_field))
+            for where, means, random in (("digits", AM, shuffled), ("field", AM_field, shuffled_field))
         ],
-        ledger.less(
-            "digits: border first over the best other order",
-            AM["border first"] / min(v for k, v in AM.items() if k != "border first"),
-            0.98,
-        ),
+        ledger.close("the last of the random orders, against the mean for that order", *again, rel=1e-9),
+        ledger.less("digits: border first over the best other order", lead(AM), 0.98),
+        ledger.more("digits: share of random orders better than centre first", float((shuffled < AM["centre first"]).double().mean()), 0.9),
+        ledger.more("field: border first over raster", AM_field["border first"] / AM_field["raster"], 1.01),
+        ledger.close("inner 6 × 6: no lead of border first", lead(inner), 1, abs=0.01),
+        ledger.less("lively pixels alone: it stays", lead(wide), 0.98),
+        ledger.more("unit variances: it is gone", lead(unit), 1.01),
         ledger.close("patches of one pixel: patch_error against Cholesky", patch_error(C_patches, range(64), p=1), one_by_one, rel=1e-9),
-        ledger.increasing("linear model, patches: border first, raster, random", [linear[k] for k in ("border first", "raster", "random")]),
-        ledger.better("trained, test MSE: random over border first", learned["random"], learned["border first"], scope=SE["E4"]),
-        ledger.better("trained, test MSE: random over raster", learned["random"], learned["raster"], scope=SE["E4"]),
-        ledger.less(
-            "raster against border first, in standard errors",
-            abs(mean_of(learned["raster"]) - mean_of(learned["border first"]))
-            / math.hypot(*(np.std(learned[k], ddof=1) / math.sqrt(3) for k in ("raster", "border first"))),
-            2,
+        ledger.close("patch_error against regressions on the data, zig-zag", patch_error(C_patches, line), regressed, rel=1e-6),
+        ledger.close(
+            "variance added to a pixel, over that of uniform filling",
+            float((C_patches - rest.T @ rest / len(rest)).diagonal().mean() / filled.double().var()),
+            1,
+            abs=0.02,
             machine=True,
-            scope=SE["E4"],
+        ),
+        ledger.increasing("linear model, patches: border first, raster, random", [linear[k] for k in ("border first", "raster", "random")]),
+        ledger.better("trained, test MSE: random over raster", learned["random"], learned["raster"], sigmas=T4, scope=SE["E4"]),
+        ledger.less(
+            "live, 40 steps: the larger test MSE over the variance of a pixel",
+            max(mean_of(e4["arms"][name]["loss"][0]) for name in ORDERS) / float(pieces.var()),
+            0.8,
+            machine=True,
+            scope=LIVE,
         ),
     ],
 )
@@ -1805,7 +2108,7 @@ nb.claim(
         ],
         ledger.close("raster: the last variance is that given all other pixels", float(v_digits["raster"][-1]), last_pixel, rel=1e-9),
         ledger.more(
-            "½ log(AM/GM): centre first over border first, nats a pixel", 0.5 * math.log(AM["centre first"] / AM["border first"]), 0.05
+            "½ log(AM/GM): centre first over border first, nats per pixel", 0.5 * math.log(AM["centre first"] / AM["border first"]), 0.05
         ),
     ],
 )
@@ -1831,15 +2134,19 @@ def understanding(side, codes, seed):
     return float(right.double().mean()), 1 - float(lost)
 
 
-BOOKS = {4: (2, 4, 8, 32, 128, 512), 2: (8, 64, 512), 1: (64, 512)}  # tokens a side: sizes of the codebook
+BOOKS = {4: (2, 4, 8, 32, 128, 512), 2: (8, 64, 512), 1: (64, 512)}  # tokens per side: sizes of the codebook
 read = {(side, codes): [understanding(side, codes, seed) for seed in range(2)] for side, sizes in BOOKS.items() for codes in sizes}
 bits = {key: key[0] ** 2 * math.log2(key[1]) for key in read}
 accuracy = {key: mean_of([r[0] for r in runs]) for key, runs in read.items()}
 recovered = {key: mean_of([r[1] for r in runs]) for key, runs in read.items()}
 raw_accuracy = understanding(4, 0, 0)[0]
 raw_bits = 64 * math.log2(17)
+every = torch.cat([patchify(x[:, 0, :, :, None], 4, 4) for x in (digits.train, digits.test)])
+codebook, index = every.flatten(0, 1).unique(dim=0, return_inverse=True)  # one code for every patch that occurs
+lossless_bits = 16 * math.log2(len(codebook))
+restored = unpatchify(codebook[index].view(every.shape), 4, 4, 8, 8, 1)[..., 0]
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against bits an image, for 16 tokens of 2 by 2 pixels, 4 tokens of 4 by 4, and one token for the whole digit. Left, accuracy of the class: the single token reaches 0.97 at 9 bits, four tokens 0.98 at 36 bits, sixteen tokens need 80 bits for the same. Right, recovered variance of the pixels: it rises with the bits on all three curves and is still below one at 144 bits."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against bits per image, for 16 tokens of 2 by 2 pixels, 4 tokens of 4 by 4, and one token for the whole digit. Left, accuracy of the class: the single token reaches 0.97 at 9 bits, four tokens 0.98 at 36 bits, sixteen tokens need 80 bits for the same. Right, recovered variance of the pixels: it rises with the bits on all three curves and reaches one only with a code for every patch that occurs, at 211 bits."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.4), sharex=True)
 for (side, sizes), color, style in zip(BOOKS.items(), (BLUE, ORANGE, GREEN), ("-o", "--s", "-.^"), strict=True):
     at = [bits[side, c] for c in sizes]
@@ -1847,12 +2154,14 @@ for (side, sizes), color, style in zip(BOOKS.items(), (BLUE, ORANGE, GREEN), ("-
     right.plot(at, [recovered[side, c] for c in sizes], style, color=color, ms=4)
 for axes, value in ((left, raw_accuracy), (right, 1.0)):
     axes.axhline(value, color=GREY, lw=1, ls=":")
+right.plot(lossless_bits, 1.0, "*", color=BLUE, ms=9)
+right.annotate("a code for\nevery patch", (75, 0.9), fontsize=8, color=BLUE)
 left.annotate("raw pixels (262 bits)", (60, raw_accuracy + 0.006), fontsize=8, color=GREY)
-left.set(xscale="log", xlabel="bits an image", ylabel="accuracy", title="which digit?")
-right.set(xscale="log", xlabel="bits an image", ylabel="share of variance", title="which grey level?")
+left.set(xscale="log", xlabel="bits per image", ylabel="accuracy", title="which digit?")
+right.set(xscale="log", xlabel="bits per image", ylabel="share of variance", title="which grey level?")
 left.legend(fontsize=8)
 figure.suptitle(
-    "The class survives nine well-chosen bits, the grey levels do not survive any quantization",
+    "What a code must keep depends on the question: a class needs few bits, grey levels many",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -1864,7 +2173,7 @@ nb.show(figure)
 scope5 = "digits, k-means, 2 seeds"
 nb.experiment(
     "E5",
-    "The class of a digit can be read from a few bits if the code is good, one token of 9 bits beats sixteen of 3; the grey levels need every bit.",
+    "The class of a digit can be read from few bits if the code is good, one token of 9 bits beats sixteen of 3; grey levels need many more, and sixteen tokens of 13.2 bits keep these pictures exactly.",
     "verified",
     holds=[
         ledger.more("16 tokens of 5 bits: accuracy", accuracy[4, 32], 0.96, machine=True, scope=scope5),
@@ -1873,46 +2182,81 @@ nb.experiment(
         ledger.increasing("recovered variance, 16 tokens, 2 to 512 codes", [recovered[4, c] for c in BOOKS[4]], machine=True, scope=scope5),
         ledger.less("recovered variance at 144 bits", recovered[4, 512], 0.985, machine=True, scope=scope5),
         ledger.close("raw pixels: recovered", understanding(4, 0, 0)[1], 1, abs=1e-9),
+        ledger.close(
+            "codes for all patches: largest error of a pixel", largest(restored - torch.cat([digits.train, digits.test])[:, 0]), 0, abs=1e-9
+        ),
+        ledger.less("their bits over those of raw pixels", lossless_bits / raw_bits, 0.85),
+        ledger.close("bits per token", lossless_bits / 16, 13.17, abs=0.05),
+        ledger.close("16 tokens of 512 codes, bits: counted", bits[4, 512], len((511).__format__("b")) * 16, abs=1e-9),
     ],
 )
 nb.claim(
     "C4",
-    "32 × 32 tokens are hardly better than 32: still 128 times short of the pixels; but what is lost need not matter to the reader.",
-    "partly",
-    holds=[ledger.close("raw bits over bits of 1024 tokens", 256 * 256 * 3 * 8 / (1024 * math.log2(4096)), 128, abs=1e-9)],
-    fails=[ledger.less("digits: accuracy that 112 bits of 262 lose", raw_accuracy - accuracy[4, 128], 0.012, machine=True, scope=scope5)],
+    "32 × 32 tokens out of 4096 are still 128 times short of the raw bytes of a 256 × 256 image; whether that hardly helps is a judgement, which arithmetic does not decide.",
+    "verified",
+    holds=[
+        ledger.close(
+            "bits of the array over bits of the indices",
+            np.zeros((256, 256, 3), np.uint8).nbytes * 8 / sum((4096 - 1).bit_length() for _ in range(32 * 32)),
+            names(*CASES["raw bytes"]) / names(*CASES["32 × 32 tokens"]),
+            abs=1e-9,
+        )
+    ],
 )
 
 # %% [markdown]
+# Two cautions. A class has 3.3 bits, and 512 codes for 1200 whole pictures are nearly a list of the training pictures, so that nine bits suffice says little. And raw pixels are themselves a code, of 17 levels: what is lost is lost by a *short* code, not by being discrete.
+#
 # ### E6: what the designs cost
 #
-# Time of a forward and backward pass of two layers at $n=16$ patches, $T=8$ levels, width 96, and what multiplications alone predict: a token costs $12d^2$ a layer in its matrices, a pair $2d$ in attention, a call of the head about $15d^2$.
+# Time of a forward and backward pass of two layers at $n=16$ patches, $T=8$ levels, width $d=96$, and what multiplications alone predict: a token costs $12d^2$ per layer in its matrices, a pair $2d$ in attention, a call of the head about $15d^2$. Per layer, full attention costs about $nT\cdot d\,nT$, the matrices
+# $nT\cdot12d^2$: *what decides is $nT$ against $12d$*.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
+head_weights = lambda d: sum(v.numel() for v in Denoiser(nn.Init([0]), d, d, d).parameters())
+
+
+def work(n, T, K, d):
+    """Multiplications of two layers for an image of n patches at T levels in the three designs, and of the head alone."""
+    tokens = {"full": n * T, "mask": n * T, "split": n}
+    pairs = {"full": n * T * (n * T + 1) // 2, "mask": T * n * (n + 1) // 2, "split": n * (n + 1) // 2}
+    head = n * K * head_weights(d)
+    return {k: 2 * (12 * d**2 * tokens[k] + 2 * d * pairs[k]) + (head if k == "split" else 0) for k in pairs} | {"head": head}, pairs
+
+
 d6, n6, T6, K6 = DESIGN["d"], DESIGN["n"], DESIGN["T"], DESIGN["K"]
-pairs6 = {"full": n6 * T6 * (n6 * T6 + 1) // 2, "mask": int(noised_mask(n6, T6).sum()), "split": n6 * (n6 + 1) // 2}
-tokens6 = {"full": n6 * T6, "mask": n6 * T6, "split": n6}
-head_weights = sum(v.numel() for v in Denoiser(nn.Init([0]), d6, d6, d6).parameters())
-work6 = {k: 2 * (12 * d6**2 * tokens6[k] + 2 * d6 * pairs6[k]) + (n6 * K6 * head_weights if k == "split" else 0) for k in pairs6}
-rows = [[k, pairs6[k], f"{work6[k] / 1e6:.1f}", *[f"≈{1000 * e['seconds'][k]:.1f}" for e in (e6,)]] for k in ("full", "mask", "split")]
+(work6, pairs6), (all8, _) = work(n6, T6, K6, d6), work(n6, T6, T6, d6)
+rows = [[k, pairs6[k], f"{work6[k] / 1e6:.1f}", f"≈{1000 * e6['seconds'][k]:.1f}"] for k in ("full", "mask", "split")]
+rows.append(["split, K = 8", pairs6["split"], f"{all8['split'] / 1e6:.1f}", ""])
 nb.results(
     "E6",
-    "n = 16, T = 8, K = 4, width 96, batch 8, on this machine",
-    ["design", "attention pairs", "10⁶ multiplications an image", "ms"],
+    f"n = {n6}, T = {T6}, K = {K6}, width {d6}, batch {DESIGN['batch']}, on this machine",
+    ["design", "attention pairs", "10⁶ multiplications per image", "ms"],
     rows,
 )
+long6, pairs_long = work(256, 100, 4, 768)  # an image of 256 tokens at 100 levels
+attention_share = 2 * 2 * 768 * pairs_long["full"] / long6["full"]
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E6",
-    "The mask saves seven eighths of the attention pairs and, in dense code, no time; taking the diffusion out of the Transformer does.",
+    "The mask saves attention pairs only: almost nothing where nT is far below 12d, a factor of 3.7 at n = 256, T = 100, d = 768. Taking the diffusion out of the Transformer saves its matrices too; with as many head calls as there were levels little of that is left for a head as wide as the Transformer.",
     "verified",
     holds=[
-        ledger.close("pairs, full over mask", pairs6["full"] / pairs6["mask"], 7.588, rel=1e-3),
-        ledger.more("time of the mask over full", e6["seconds"]["mask"] / e6["seconds"]["full"], 0.6, machine=True, scope="this machine"),
-        ledger.more("time of full over split", e6["seconds"]["full"] / e6["seconds"]["split"], 1.25, machine=True, scope="this machine"),
-        ledger.less("multiplications, full over mask: the matrices do not shrink", work6["full"] / work6["mask"], 1.15),
-        ledger.more("full over split", work6["full"] / work6["split"], 2),
+        ledger.close("pairs, full over mask", pairs6["full"] / int(noised_mask(n6, T6).sum()), (n6 * T6 + 1) / (n6 + 1), rel=1e-9),
+        ledger.close("weights of a layer over d²", e6["layers"] / d6**2, 12, abs=1e-9),
+        ledger.close("calls of the head per image", e6["head calls"], n6 * K6, abs=0.5),
+        ledger.more(
+            "time of the mask over full", e6["seconds"]["mask"] / e6["seconds"]["full"], 0.6, machine=True, scope="this machine, dense code"
+        ),
+        ledger.more("time of full over split", e6["seconds"]["full"] / e6["seconds"]["split"], 1, machine=True, scope="this machine"),
+        ledger.less("multiplications, full over mask", work6["full"] / work6["mask"], 1.15),
+        ledger.close("n = 256, T = 100, d = 768: full over mask", long6["full"] / long6["mask"], 3.7, rel=0.01),
+        ledger.close("attention's share of the full design there", attention_share, 0.74, abs=0.01),
+        ledger.close("K = 4: head's share of the split design", work6["head"] / work6["split"], 0.71, abs=0.01),
+        ledger.close("K = 4: mask over split", work6["mask"] / work6["split"], 2.29, abs=0.05),
+        ledger.close("K = T = 8: mask over split", all8["mask"] / all8["split"], 1.35, abs=0.02),
+        ledger.close("K = T = 8: full over split", all8["full"] / all8["split"], 1.48, abs=0.02),
     ],
 )
 nb.claim(
@@ -1921,7 +2265,7 @@ nb.claim(
     "verified",
     holds=[
         sym.enumeration(
-            "tokens over patches, and pairs a patch level",
+            "tokens over patches, and pairs per level",
             [(3, 3), (16, 8)],
             lambda c: (noised_mask(*c).shape[0] // c[0], int(noised_mask(*c).sum()) // c[1]),
             lambda c: (c[1], c[0] * (c[0] + 1) // 2),
@@ -1937,11 +2281,11 @@ nb.claim(
 )
 nb.claim(
     "C8",
-    "Splitting the diffusion off is cheaper than noising the sequence, and K = 4 noise levels cost less than twice K = 1 (equal in width, the head is a third of the model here).",
+    "Splitting the diffusion off is cheaper than noising the sequence, and four noise levels cost less than three times one (head as wide as the Transformer).",
     "verified",
     holds=[
-        ledger.more("multiplications: noised sequence over split", work6["mask"] / work6["split"], 2),
-        ledger.less("time of a training step: K = 4 over K = 1", step_ratio["4"], 2.4, machine=True, scope="this machine"),
+        ledger.more("multiplications: noised sequence, masked, over split at K = T = 8", all8["mask"] / all8["split"], 1.2),
+        ledger.less("time of a training step: K = 4 over K = 1", step_ratio["4"], 3, machine=True, scope="this machine, width 32"),
     ],
 )
 
@@ -1949,13 +2293,13 @@ nb.claim(
 # ## The paper's numbers beside ours
 #
 # MAR's experiments are ImageNet at 256 × 256 with 208 to 943 million parameters; ours are digits with a hundred thousand. What can be compared is the pattern. The first three rows are from the README of MAR's code, the ablation rows are quoted from memory of the paper's table and unconfirmed;
-# no verdict rests on them.
+# no verdict rests on them. Their FID is measured with a classifier of photographs, our FD with one of digits: across, only orders can be compared.
 
 # %% tags=["hide-input"]
 ours = lambda arm: "≈" + ledger.with_error(at_best(R1[arm], "fd"), 2)
 nb.results(
     "C11",
-    f"FID of MAR (ImageNet, 256 × 256; with guidance) and our FD (digits, recorded: {REC['E1'].provenance}; real pictures {mean_of(FLOOR['fd']):.2f})",
+    f"FID of MAR (ImageNet, 256 × 256; with guidance unless said otherwise) and our FD (digits, recorded: {REC['E1b'].provenance}; real pictures {mean_of(FLOOR['fd']):.2f})",
     ["model", "cross-entropy on codes", "diffusion head"],
     [
         ["MAR-B, 208M, IS 281.7", "", "2.31"],
@@ -1964,7 +2308,9 @@ nb.results(
         ["raster, causal (from memory)", "4.92", "4.69"],
         ["random order, causal (from memory)", "4.36", "4.07"],
         ["random order, bidirectional (from memory)", "3.50", "1.84"],
-        ["ours, raster, causal, 4 tokens a side", ours("VQ 128"), ours("diffusion")],
+        ["raster, causal, no guidance (from memory)", "19.58", "19.23"],
+        ["random order, bidirectional, no guidance (from memory)", "8.75", "3.43"],
+        ["ours, raster, causal, 4 × 4 tokens", ours("VQ 128"), ours("diffusion")],
     ],
 )
 nb.claim(
@@ -1987,25 +2333,25 @@ nb.claim(
 )
 
 # %% [markdown]
-# Causal raster order is where the two heads are closest in MAR's table, too: 4.92 and 4.69. The gap opens when the context becomes bidirectional and the order random, which is outside of this notebook.
+# In that table causal raster order, our setting, is where the two heads are closest. The gap opens when the context becomes bidirectional and the order random, which is outside of this notebook.
 #
 # ## Beyond the post
 #
-# - **Two rates** (D6, X1). "Small steps are Gaussian" is true at rate $T^{-1}$ with the variance that squared error fixes, at $T^{-2}$ if the step's variance is right. A constant variance, well chosen, saves a factor of nine and not the rate.
-# - **A constant for double sampling** (D8): $\bar\beta_{t-1}^2\bar\beta_t^2/(\bar\alpha_{t-1}^2\beta_t^2)$. At 128 levels the gradient's variance is some seventy times larger than with the clean patch as target.
+# - **Two rates** (D6, X1). "Small steps are Gaussian" is true at rate $T^{-1}$ with one variance per level, which is what squared error stands for, and at $T^{-2}$ if the variance may depend on the state. With $\delta$ a chain of fewer than twenty steps is worse than one jump.
+# - **A constant for double sampling** (D8): $\bar\beta_{t-1}^2\bar\beta_t^2/(\bar\alpha_{t-1}^2\beta_t^2)$, and C6 measures it as noise of the gradient.
 # - **Squared error has a favourite order** (D10): AM/GM. It asks for many easy places, and pays for surprises at the rate of a square, not of a logarithm.
-# - **The mask saves the small part** (E6). At $n=16$, $T=8$ attention is a tenth of the multiplications; the matrices of $T$ times as many tokens are the rest, and no mask removes them. That, and not the pairs, is the case for the split head.
-# - **Later work.** Fluid {cite}`fan2024fluid` scales the split design and finds continuous tokens and random order best; mixtures of Gaussians are GIVT {cite}`tschannen2023givt`; Transfusion {cite}`zhou2024transfusion` diffuses whole images inside a language model; randomised order also repairs discrete
-#   models {cite}`yu2024rar`; VAR {cite}`tian2024var` replaces the order of places by an order of scales.
+# - **When a mask pays** (E6): where $nT$ is not small beside $12d$.
+# - **Around the post.** GIVT {cite}`tschannen2023givt` (mixtures of Gaussians) and VAR {cite}`tian2024var` (an order of scales in place of places) came before it. After it, Fluid {cite}`fan2024fluid` scales the split design and finds continuous tokens and random order best; Transfusion
+#   {cite}`zhou2024transfusion` diffuses whole images inside a language model; randomised order also helps models of codes {cite}`yu2024rar`.
 #
 # ## What does not hold
 #
-# - **"Squared error is only an assumption"**: with the right variances it is harmless at many small steps (D6), at one jump it is infinitely wrong (D5), and with likelihood and a floor it is not needed at all (E2).
-# - **"Codes cannot be read"** (C4, E5). One token of nine bits says which digit it is in 97 of 100 cases. What no code keeps are the grey levels. The case for lossless input is a case about unknown questions.
-# - **The samples** (E1). At our size quantized patches with cross-entropy are not worse than the diffusion head but better in FD. MAR's own table (from memory) has them nearly equal in the setting that we copy, raster and causal.
-# - **"Several noise levels for free"** (E3). The gain from $K=1$ to $4$ is a tenth of the FD, not resolved by three seeds, and at our proportions a step costs one and a half to two times as much.
-# - **"A sparse mask makes it efficient"** (C7, E6). It removes attention pairs; most of the work is elsewhere.
-# - **Tuning.** The best rate is the largest of the grid for every head of E1. That is fair between heads and says that none is at its best.
+# - **That codes are a poor way to draw** (E1). Here a codebook with cross-entropy is not worse than the diffusion head. This is a small case: digits nearly black and white, little training. MAR's table (from memory) has the two nearly equal in the setting that we copy.
+# - **That a short code cannot be read** (E5). The class survives; the grey levels survive only a long code. The case for lossless input is a case about questions not known in advance.
+# - **That a sparse mask makes the long sequence efficient** (E6). It removes attention pairs; where $nT\ll12d$ most of the work is elsewhere.
+# - **That likelihood cannot draw** (E2). A floor under the deviations repairs most of what noise repairs.
+#
+# **Limits of this notebook.** One data set of tiny pictures, three seeds, a short training at sizes for two CPU cores; E2 to E4 at one rate. MAR's numbers are ImageNet's; nothing here speaks of large models.
 #
 # ## Exercises
 #
@@ -2035,7 +2381,7 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# Count the weights of the head: a block has $w^2$ twice and $3w^2$ for its shift, scale and gate. About 36 million, a sixth of the model; $K=4$ makes the step half as expensive again, not four times.
+# Count the weights of the head: a block has $w^2$ twice and $3w^2$ for its shift, scale and gate. About 36 million, a sixth of the model; a step with $K=4$ costs 1.5 times as much, not four times.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2071,7 +2417,8 @@ nb.claim(
     holds=[
         ledger.close("scan", float(scan9.mean()), (1 + 8 * (1 - rho9**2)) / 9, rel=1e-9),
         ledger.close("coarse to fine", float(fine9.mean()), (1 + 2 * (1 - rho9**8) + 2 * middle(2) + 4 * middle(1)) / 9, rel=1e-9),
-        ledger.less("scan over coarse to fine", float(scan9.mean() / fine9.mean()), 0.95),
+        ledger.close("scan, as the solution says", float(scan9.mean()), 0.28, abs=0.005),
+        ledger.close("coarse to fine, likewise", float(fine9.mean()), 0.33, abs=0.005),
     ],
 )
 
