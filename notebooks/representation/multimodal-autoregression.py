@@ -1956,6 +1956,7 @@ def by_order(C, side, keep=None):
     return {name: float(conditional_variances(C, [k for k in o if keep is None or k in keep]).mean()) for name, o in orders}
 
 
+# %%
 shuffled, shuffled_field = random_means(C_digits, 2000), random_means(C_field, 200)
 inside = torch.tensor([i * 8 + j for i in range(1, 7) for j in range(1, 7)])
 scale = C_digits.diagonal().sqrt()
