@@ -24,7 +24,7 @@ class Notebook:
     def __init__(self, slug: str, seed: int = 0):
         self.slug, self.seed = slug, seed
         self.scale = runtime.scale()
-        self.device = runtime.device(self.scale)
+        self.device = runtime.wanted_device(self.scale)
         self._ledger = Ledger(slug, self.scale)
         self._records = records.load(slug)
         runtime.seed_everything(seed)

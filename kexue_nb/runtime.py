@@ -29,25 +29,25 @@ def scale() -> str:
 
 
 def device(scale: str):
-    """The torch device of a scale: CUDA for ``gpu`` and ``full``, unless ``KEXUE_DEVICE`` is ``cpu``.
-
-    Raises RuntimeError where a CUDA device is needed and there is none, ValueError for another ``KEXUE_DEVICE``.
-    """
+    """The torch device of a scale. Raises RuntimeError where ``gpu`` or ``full`` is asked for and there is no CUDA device."""
     import torch
 
-    asked = os.environ.get("KEXUE_DEVICE", "")
-    if asked not in ("", "cpu"):
-        raise ValueError(f"KEXUE_DEVICE={asked!r}: give cpu, or leave it unset")
-    if scale == "cpu" or asked == "cpu":
+    if scale == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RuntimeError(
-            f"scale {scale!r} needs a CUDA GPU and torch sees none; run with KEXUE_SCALE=cpu, or record on the CPU with KEXUE_DEVICE=cpu"
-        )
+        raise RuntimeError(f"scale {scale!r} needs a CUDA GPU and torch sees none; run with KEXUE_SCALE=cpu")
     if cap := os.environ.get("KEXUE_GPU_MEMORY_GB"):
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         torch.cuda.set_per_process_memory_fraction(min(1.0, float(cap) / total))
     return torch.device("cuda")
+
+
+def wanted_device(scale: str):
+    """:func:`device`, or the CPU at any scale where ``KEXUE_DEVICE`` is ``cpu``. Raises ValueError for another ``KEXUE_DEVICE``."""
+    asked = os.environ.get("KEXUE_DEVICE", "")
+    if asked not in ("", "cpu"):
+        raise ValueError(f"KEXUE_DEVICE={asked!r}: give cpu, or leave it unset")
+    return device("cpu" if asked else scale)
 
 
 def has_bf16() -> bool:

@@ -73,10 +73,10 @@ def test_device(gpu):
 
 def test_the_cpu_on_request(no_gpu, monkeypatch):
     monkeypatch.setenv("KEXUE_DEVICE", "cpu")
-    assert runtime.device("full") == runtime.device("gpu") == torch.device("cpu")
+    assert runtime.wanted_device("full") == runtime.wanted_device("gpu") == torch.device("cpu")
     monkeypatch.setenv("KEXUE_DEVICE", "cuda:1")
     with pytest.raises(ValueError, match="give cpu"):
-        runtime.device("full")
+        runtime.wanted_device("full")
 
 
 @pytest.mark.parametrize(("cap", "share"), [("16", 0.2), ("80", 1.0), ("100", 1.0), ("0.8", 0.01)])
