@@ -2193,6 +2193,9 @@ for i in (0, 1):
 # %% tags=["hide-input"]
 word_X, word_sides = vectors(common_words(words), cpu), [vectors(side, cpu) for side in (judged.left, judged.right)]
 of_layer = lambda X, l, *c: peer(peer_cosines(X[l], *(v[l] for v in word_sides), *c), judged.score.numpy())
+word_cov = np.cov(word_X[1].numpy().T, bias=True)
+softly = np.linalg.cholesky(np.linalg.inv(word_cov + SOFT[0] * np.linalg.norm(word_cov, 2) * np.eye(384)))
+u, v = ((side[1] - word_X[1].mean(0)).numpy() @ softly for side in word_sides)
 spots = {
     "study, 384 coordinates: layer 1, whitened, k = 128": (E2["contrasts"][1]["whitened, k = 128"][0], of_layer(word_X, 1, 1, 1, 128)),
     "study: layer 6, whitened in full": (E2["contrasts"][6]["whitened"][0], of_layer(word_X, 6, 1, 1, 381)),
@@ -2202,6 +2205,11 @@ spots = {
     ),
     "sample_sizes: layer 1, own words, k = d": (E2b["own"][0][0], of_layer(vectors(judged.texts, cpu), 1, 1, 1, 383)),
 }
+if nb.scale != "full":  # there E1b is about sentences
+    spots["baselines, 384 coordinates: layer 1, smallest floor"] = (
+        E1b["soft"][1][0],
+        peer((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)), judged.score.numpy()),
+    )
 drawn_pairs = [(i.tolist(), j.tolist()) for i, j in resampled(np.array([[3, 1, 3], [2, 2, 2], [0, 4, 1]]))]
 nb.claim(
     "X7",
