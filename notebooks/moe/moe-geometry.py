@@ -16,8 +16,9 @@
 # **The point.** A feed-forward layer is exactly a sum of $n$ smaller ones. Which $k$ of them come closest to it is NP-hard; for
 # orthogonal ones it is the $k$ longest, and from that rule the whole MoE layer follows, with a router that predicts lengths. In trained
 # Transformers the blocks are far from orthogonal, and yet the longest are nearer the optimum than before training (figure); the largest
-# projections are nearer still. "A mixture approximates its own dense version" holds for ReLU and Softmax routers; a Sigmoid router leaves
-# out 20 to 50 % of it. A quarter of the arithmetic is more than a quarter of the time.
+# projections are nearer still. "A mixture approximates its own dense version" holds for ReLU routers; in the larger of our models a
+# Softmax router leaves out more than a quarter of it, and with all experts switched on the model is far worse. On the GPU an eighth of the
+# arithmetic takes half of the time.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1200,7 +1201,7 @@ e2 = nb.run(
         full=[*matched, *unmatched, *frozen, *plain_cells(16, 32, 4)],
     ),
     seeds=nb.at_scale(cpu=[0, 1], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[1e-3, 3e-3, 1e-2]),
+    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[3e-3, 1e-2, 3e-2, 1e-1]),
     shape=nb.at_scale(
         cpu=tiny_shape,
         gpu={**tiny_shape, "d": 64, "depth": 2, "heads": 4, "context": 64},
@@ -1211,7 +1212,7 @@ e2 = nb.run(
         gpu={"width": 32, "experts": 16, "k": 4, "method": "dense"},
         full={"width": 32, "experts": 16, "k": 4, "method": "dense"},
     ),
-    steps=nb.at_scale(cpu=60, gpu=300, full=600),
+    steps=nb.at_scale(cpu=60, gpu=300, full=1000),
     batch=16,
     bf16=False,
     windows=nb.at_scale(cpu=32, gpu=256, full=512),
@@ -1231,7 +1232,7 @@ e3 = nb.run(
         gpu={"width": 64, "experts": 16, "k": 4, "method": "dense"},
         full={"width": 128, "experts": 32, "k": 4, "method": "grouped"},
     ),
-    steps=nb.at_scale(cpu=40, gpu=200, full=500),
+    steps=nb.at_scale(cpu=40, gpu=200, full=1000),
     batch=nb.at_scale(cpu=8, gpu=16, full=32),
     bf16=nb.at_scale(cpu=False, gpu=False, full=True),
     windows=nb.at_scale(cpu=32, gpu=64, full=128),
@@ -1616,13 +1617,14 @@ nb.show(figure)
 # %% [markdown]
 # ### Six kinds of mixture
 #
-# The activation of the router decides more than the division does. ReLU routers concentrate their weight on a few experts and come close
-# to the plain layer with all hidden units; what $k$ experts leave out is a small part of the dense version. A Softmax does so less, a
-# Sigmoid hardly: its weights all start near one half, the $n-k$ that are left out weigh more than the $k$ that are kept, and the dense
-# version is not what was trained: with $k=n$ its loss is far *worse* (last table). So "top-$k$ approximates the dense model" is a
-# statement about a routed layer with light tails, not about every $h$.
+# Is what the $k$ experts leave out a small part of the dense version? In the small models, for every router. In the larger ones only a
+# ReLU keeps to it: it concentrates its weight on a few experts. A Softmax or Sigmoid router leaves a third to a half of its weight outside,
+# nobody ever asked what that part does, and with $k=n$ the loss is clearly *worse* (last table). So "top-$k$ approximates the dense model"
+# is a statement about a router with light tails, not about every $h$. The routers without competition, ReLU and Sigmoid, end lower than a
+# Softmax at both sizes, by 0.01 to 0.04 nats.
 #
-# At the start the six layers put out vectors of very different size, so that unmatched arms differ in more than their geometry (X3).
+# At the start the six layers put out vectors of very different size, so that unmatched arms differ in more than their geometry. It is this
+# start, not the router, that decides who seems to gain by the division (X3).
 
 # %% tags=["hide-input"]
 start_shape = {"context": 64, "d": 64, "depth": 1, "heads": 4}
@@ -1642,32 +1644,34 @@ names2 = [name for name, _, _ in kinds]
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "Much of what normalisation seems to gain is the scale at the start: unmatched, the six layers begin 11 times apart in size.",
+    "The scale at the start confounds: unmatched, the six layers begin 11 times apart in size. Matched, a Softmax mixture gains by the "
+    "division and a Sigmoid mixture does not; unmatched it is the other way round.",
     "verified",
     holds=[
         ledger.close("largest over smallest output RMS at the start", loudest, 11.2, rel=0.15, machine=True),
         *[ledger.close(f"{name}: matched", w[1], 0.5, abs=1e-4, machine=True) for name, w in start_rms.items()],
         ledger.more(
-            "Softmax, raw: loss unmatched less matched, in standard errors",
-            paired(t2["Softmax, raw, unmatched"]["loss"], t2["Softmax, raw"]["loss"]),
+            "Softmax: gain by the division, matched less unmatched, in standard errors",
+            paired(gain_of("Softmax"), gain_of("Softmax", ", unmatched")),
             2,
             scope=scope2,
         ),
+        ledger.more("Sigmoid: unmatched less matched", paired(gain_of("Sigmoid", ", unmatched"), gain_of("Sigmoid")), 2, scope=scope2),
     ],
 )
 active = t2["dense, active units"]["loss"]
 nb.experiment(
     "E2",
-    "Small models: Softmax and ReLU mixtures beat the plain layer of the same arithmetic, and ReLU with unit "
-    "experts is no worse than with raw ones.",
+    "Small models: all three mixtures with unit experts beat the plain layer of the same arithmetic; with raw experts a Softmax does not "
+    "clearly.",
     "verified",
     holds=[
         *[
             ledger.more(f"plain, active units, less {name}, in standard errors", paired(active, t2[name]["loss"]), 2, scope=scope2)
             for name in names2
-            if "Sigmoid" not in name
+            if "unit" in name
         ],
-        ledger.more("ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 0, scope=scope2),
+        ledger.less("less Softmax, raw", paired(active, t2["Softmax, raw"]["loss"]), 2, scope=scope2),
         *[
             ledger.less(
                 f"live, {name}: training loss after 60 steps",
@@ -1688,17 +1692,29 @@ nb.claim(
     "trained networks depending on the router's activation.",
     "partly",
     holds=[
-        ledger.less(
-            f"{kind}, unit: gap ‖y_k − y_n‖²/‖y_n‖², mean over seeds and layers",
-            float(t3[f"{kind}, unit"]["gap"].mean()),
-            bound,
-            scope=scope3,
-        )
-        for kind, bound in (("ReLU", 0.1), ("Softmax", 0.2))
+        *[
+            ledger.less(
+                f"small models, {kind}, unit: gap ‖y_k − y_n‖²/‖y_n‖², mean over seeds and layers",
+                float(t2[f"{kind}, unit"]["gap"].mean()),
+                0.05,
+                scope=scope2,
+            )
+            for kind in ("Softmax", "Sigmoid", "ReLU")
+        ],
+        ledger.less("larger models, ReLU, unit", float(t3["ReLU, unit"]["gap"].mean()), 0.05, scope=scope3),
     ],
     fails=[
-        ledger.more("Sigmoid, unit: gap", float(t3["Sigmoid, unit"]["gap"].mean()), 0.2, scope=scope3),
-        ledger.less("Sigmoid, unit: share of Σρ that the k largest hold", float(t3["Sigmoid, unit"]["share"][3]), 0.5, scope=scope3),
+        ledger.more("larger models, Softmax, unit: gap", float(t3["Softmax, unit"]["gap"].mean()), 0.2, scope=scope3),
+        ledger.more("Sigmoid, unit", float(t3["Sigmoid, unit"]["gap"].mean()), 0.1, scope=scope3),
+        *[
+            ledger.more(
+                f"{kind}, unit: loss with k = n less loss with k, nats",
+                float((t3[f"{kind}, unit"]["dense loss"] - t3[f"{kind}, unit"]["loss"]).mean()),
+                0.05,
+                scope=scope3,
+            )
+            for kind in ("Softmax", "Sigmoid")
+        ],
         ledger.more(
             "live, Sigmoid, unit, 60 steps: gap", float(np.mean(e2["Sigmoid, unit"]["gap"])), 0.2, machine=True, scope="cpu, 2 seeds"
         ),
@@ -1706,56 +1722,54 @@ nb.claim(
 )
 nb.claim(
     "C10",
-    "Without the division experts are chosen by something that is not the length of their term.",
-    "verified",
+    "Without the division experts are chosen by something that is not the length of their term: so with Softmax and Sigmoid; a trained "
+    "ReLU router chooses the longest all the same.",
+    "partly",
     holds=[
         *[
             ledger.less(
                 f"{kind}, raw: share of the k largest ρ among the k largest ρ‖v‖",
                 float(t3[f"{kind}, raw"]["overlap"].mean()),
-                0.97,
+                0.9,
                 scope=scope3,
             )
-            for kind in ("Softmax", "Sigmoid", "ReLU")
+            for kind in ("Softmax", "Sigmoid")
         ],
         ledger.less("live, ReLU, raw, 60 steps", float(np.mean(e2["ReLU, raw"]["overlap"])), 0.99, machine=True, scope="cpu, 2 seeds"),
     ],
+    fails=[ledger.more("ReLU, raw, trained", float(t3["ReLU, raw"]["overlap"].mean()), 0.95, scope=scope3)],
 )
+gain3 = lambda kind: paired(t3[f"{kind}, raw"]["loss"], t3[f"{kind}, unit"]["loss"])
 nb.claim(
     "C11",
-    "Dividing by the length makes the geometry clear; the post promises no better loss. From matched starts a ReLU "
-    "mixture gains by it, a Sigmoid mixture does not.",
+    "Dividing by the length makes the geometry clear; the post promises no better loss. From matched starts a ReLU mixture gains by it at "
+    "both sizes; a Sigmoid gains in the larger models only, a Softmax in the small ones only.",
     "partly",
     holds=[
-        ledger.more("ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 2, scope=scope2)
+        ledger.more(
+            "small, ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 2, scope=scope2
+        ),
+        ledger.more("larger, ReLU", gain3("ReLU"), 2, scope=scope3),
     ],
     fails=[
-        ledger.less(
-            "Sigmoid: raw less unit, in standard errors", paired(t2["Sigmoid, raw"]["loss"], t2["Sigmoid, unit"]["loss"]), 2, scope=scope2
-        )
+        ledger.less("small, Sigmoid", paired(t2["Sigmoid, raw"]["loss"], t2["Sigmoid, unit"]["loss"]), 2, scope=scope2),
+        ledger.less("larger, Softmax", gain3("Softmax"), 2, scope=scope3),
     ],
 )
 nb.claim(
     "C12",
-    "Activations that do not normalise over the experts avoid harmful competition and sometimes work better: ReLU does, Sigmoid does not.",
-    "partly",
+    "Activations that do not normalise over the experts avoid harmful competition and sometimes work better: with unit experts ReLU and "
+    "Sigmoid end below Softmax at both sizes.",
+    "verified",
     holds=[
         ledger.more(
-            f"{label}: Softmax, unit, less ReLU, unit, in standard errors",
-            paired(t["Softmax, unit"]["loss"], t["ReLU, unit"]["loss"]),
+            f"{label}: Softmax, unit, less {kind}, unit, in standard errors",
+            paired(t["Softmax, unit"]["loss"], t[f"{kind}, unit"]["loss"]),
             2,
             scope=scope,
         )
         for label, t, scope in (("E2", t2, scope2), ("E3", t3, scope3))
-    ],
-    fails=[
-        ledger.less(
-            f"{label}: Softmax, unit, less Sigmoid, unit, in standard errors",
-            paired(t["Softmax, unit"]["loss"], t["Sigmoid, unit"]["loss"]),
-            2,
-            scope=scope,
-        )
-        for label, t, scope in (("E2", t2, scope2), ("E3", t3, scope3))
+        for kind in ("ReLU", "Sigmoid")
     ],
 )
 
@@ -1808,7 +1822,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of the six kinds of mixture in the small models above that of the dense model of the same seed, recorded, from matched and unmatched starts, with standard errors, beside two horizontal lines for the plain layer with all and with the active hidden units. ReLU mixtures lie lowest, Sigmoid mixtures highest; the raw Softmax mixture suffers most from an unmatched start."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss of the six kinds of mixture in the small models above that of the dense model of the same seed, recorded, from matched and unmatched starts, with standard errors, beside two horizontal lines for the plain layer with all and with the active hidden units. The raw Softmax mixture is worst; from matched starts both Sigmoid mixtures and the unit ReLU mixture are best, from unmatched starts the raw Sigmoid and the unit Softmax lose their place."}}
 figure, axes = plt.subplots(figsize=(7.6, 3.6))
 for i, name in enumerate(names2):
     for offset, suffix, color, mark in ((-0.12, "", BLUE, "o"), (0.12, ", unmatched", ORANGE, "s")):
@@ -1820,11 +1834,11 @@ axes.axhline((active - t2["dense, all units"]["loss"]).mean(), color=GREY, ls=":
 axes.axhline(0, color=GREY, lw=1.2, label="dense, all units")
 axes.set_xticks(range(6), [name.replace(", ", "\n") for name in names2])
 axes.set_ylabel("held-out loss above the dense layer (nats)")
-axes.set_title("The activation matters more than the division; an unmatched start misleads")
+axes.set_title("Who gains by the division depends on the size at the start")
 axes.legend(fontsize=8)
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of the total router weight that the j largest weights hold against j, for Softmax, Sigmoid and ReLU routers with unit experts in the larger models, recorded. ReLU rises fastest and holds nearly everything within k = 4; Softmax follows; Sigmoid rises almost along the diagonal."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of the total router weight that the j largest weights hold against j, for Softmax, Sigmoid and ReLU routers with unit experts in the larger models, recorded. ReLU holds over nine tenths within k = 4; Softmax less than two thirds and Sigmoid half, and both go on rising to the last expert."}}
 figure, axes = plt.subplots(figsize=(6.8, 3.4))
 for kind, color, mark in (("ReLU", BLUE, "o-"), ("Softmax", GREEN, "s--"), ("Sigmoid", RED, "^-.")):
     share_row = t3[f"{kind}, unit"]["share"]
@@ -1838,7 +1852,7 @@ for kind, color, mark in (("ReLU", BLUE, "o-"), ("Softmax", GREEN, "s--"), ("Sig
     )
 axes.axvline(r3.config["experts"]["k"], color=GREY, lw=1, ls=":")
 axes.set(xlabel="j", ylabel="share of Σρ in the j largest", ylim=(0, 1.03))
-axes.set_title("What a Sigmoid router leaves out is not small")
+axes.set_title("What a Softmax or Sigmoid router leaves out is not small")
 axes.legend(fontsize=8, loc="lower right")
 nb.show(figure)
 
@@ -1849,13 +1863,17 @@ nb.show(figure)
 # scores for the choice alone and moves it against the load, $b\leftarrow b-\eta_b\operatorname{sign}(F-\frac1n)$ with $F$ the shares of
 # the load. Even perfect balance leaves a MaxVio above 0 in a batch of $T$ tokens, whose loads are binomial counts:
 # `moe.max_violation_floor`.
+#
+# With $\eta_b=10^{-3}$ this works for Softmax and Sigmoid and not for ReLU (X6). In 1,000 steps a bias moves by at most 1; scores of the
+# former two lie between 0 and 1, those of a ReLU have no ceiling. That is the likely reason; we have not tried other $\eta_b$.
 
 # %% tags=["hide-input"]
 probe_tokens = 16 * r3.config["shape"]["context"]
 floor3 = moe.max_violation_floor(probe_tokens, r3.config["experts"]["experts"], r3.config["experts"]["k"])
 nb.experiment(
     "E3",
-    "Larger models: the order of the activations and the gaps of E2 come back; mixtures beat the plain layer of the same arithmetic.",
+    "Larger models: mixtures without competition beat the plain layer of the same arithmetic, a Softmax mixture does not clearly; what is "
+    "left out is least for ReLU, most for Softmax.",
     "verified",
     holds=[
         *[
@@ -1865,47 +1883,47 @@ nb.experiment(
                 2,
                 scope=scope3,
             )
-            for name in ("Softmax, unit", "ReLU, unit")
+            for name in ("Sigmoid, unit", "ReLU, unit")
         ],
-        ledger.more(
-            "gap: Sigmoid, unit, over ReLU, unit",
-            float(t3["Sigmoid, unit"]["gap"].mean() / t3["ReLU, unit"]["gap"].mean()),
-            2,
-            scope=scope3,
-        ),
+        ledger.less("less Softmax, unit", paired(t3["dense, active units"]["loss"], t3["Softmax, unit"]["loss"]), 2, scope=scope3),
+        *[
+            ledger.more(
+                f"gap: {a}, unit, over {b}, unit", float(t3[f"{a}, unit"]["gap"].mean() / t3[f"{b}, unit"]["gap"].mean()), 1.5, scope=scope3
+            )
+            for a, b in (("Sigmoid", "ReLU"), ("Softmax", "Sigmoid"))
+        ],
         *[
             ledger.less(f"live, {name}: training loss after 40 steps", float(np.mean(m["train"])), 4.0, machine=True, scope="cpu, 2 seeds")
             for name, m in e3.items()
         ],
     ],
 )
+over_unbalanced = {
+    kind: float(t3[f"{kind}, unit, balanced"]["violation"].mean() / t3[f"{kind}, unit"]["violation"].mean())
+    for kind in ("Softmax", "Sigmoid", "ReLU")
+}
 nb.claim(
     "X6",
-    "Without balancing the load is uneven; loss-free balancing lowers MaxVio without a gradient.",
-    "verified",
+    "Without balancing the load is uneven; loss-free balancing at the usual rate lowers MaxVio of Softmax and Sigmoid routers, not of ReLU.",
+    "partly",
     holds=[
         *[
             ledger.more(f"{kind}, unit: MaxVio without balancing", float(t3[f"{kind}, unit"]["violation"].mean()), 1, scope=scope3)
-            for kind in ("Softmax", "Sigmoid", "ReLU")
+            for kind in over_unbalanced
         ],
-        *[
-            ledger.less(
-                f"{kind}, unit: with over without",
-                float(t3[f"{kind}, unit, balanced"]["violation"].mean() / t3[f"{kind}, unit"]["violation"].mean()),
-                0.7,
-                scope=scope3,
-            )
-            for kind in ("Softmax", "Sigmoid", "ReLU")
-        ],
+        *[ledger.less(f"{kind}, unit: with over without", over_unbalanced[kind], 0.7, scope=scope3) for kind in ("Softmax", "Sigmoid")],
         ledger.less(f"floor, {probe_tokens} tokens", floor3, 0.3),
     ],
+    fails=[ledger.more("ReLU, unit: with over without", over_unbalanced["ReLU"], 0.9, scope=scope3)],
 )
 
 # %% [markdown]
 # ### Time
 #
 # Arithmetic falls to $k/n$; time does not fall as far. Sorting, gathering and scattering tokens moves memory that the plain layer does
-# not move, and that part does not shrink with $d$ as the products do.
+# not move, and the grouped product runs below the speed of one large product. The time grows in proportion to $k$, as it should, at about
+# three times the price of a plain layer with as many active units. So the wide layer ($d=2048$, 32 experts of 1024 units, 16,384 tokens)
+# pays up to $k=8$ of 32; the narrow one ($d=256$) never does: at every $k$ the plain layer with *all* units is faster.
 
 # %% tags=["hide-input"]
 wide_x, narrow_x, ks_x = rx.result["wide"], rx.result["narrow"], rx.config["ks"]
@@ -1930,6 +1948,14 @@ nb.claim(
         ledger.increasing("wide layer, forward and backward: time over k", relative(wide_x, 1), scope="full"),
         ledger.less("k = 4: time over that of the dense layer, forward and backward", relative(wide_x, 1)[four], 0.6, scope="full"),
         ledger.more("its time over its arithmetic", relative(wide_x, 1)[four] / arithmetic(4, n_x, c_x), 1, scope="full"),
+        ledger.more("narrow layer: least time over k, over that of the dense layer", min(relative(narrow_x, 1)), 1, scope="full"),
+        ledger.close(
+            "wide layer: time over that of the plain layer with k·c units, mean over k",
+            float(np.mean([g[1] / a[1] for g, a in zip(wide_x["grouped"], wide_x["active"], strict=True)])),
+            3,
+            rel=0.2,
+            scope="full",
+        ),
         ledger.less(
             "k = 4: time over that of computing all experts and masking",
             wide_x["grouped"][four][1] / wide_x["masked"][1],
@@ -1940,7 +1966,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Time of the grouped mixture over the time of the dense layer against the share k/n of chosen experts, log-log, recorded, for a narrow and a wide layer, forward and backward, beside the line of the arithmetic. The wide layer runs along the line a little above it; the narrow one flattens at small shares."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Time of the grouped mixture over the time of the dense layer against the share k/n of chosen experts, log-log, recorded, for a narrow and a wide layer, forward and backward, beside the line of the arithmetic. The wide layer runs parallel to the line, three to seven times above it, and reaches the dense layer between a quarter and a half of the experts; the narrow one lies above the dense layer throughout."}}
 figure, axes = plt.subplots(figsize=(7.0, 3.6))
 share_x = np.array(ks_x) / rx.config["sizes"]["wide"][3]
 axes.plot(share_x, [arithmetic(k, n_x, c_x) for k in ks_x], color=GREY, ls=":", label="arithmetic, k/n + n/(2D), wide")
@@ -1950,7 +1976,7 @@ for row, name, color, mark in ((wide_x, "wide", BLUE, "o"), (narrow_x, "narrow",
 axes.plot(np.array(live_ks) / live_experts, relative(x5["wide"], 1), "^", color=GREEN, label="live, forward and backward (other sizes)")
 axes.axhline(1, color=BLACK, lw=0.8)
 axes.set(xscale="log", yscale="log", xlabel="share of experts chosen, k/n", ylabel="time / time of the dense layer")
-axes.set_title("A quarter of the arithmetic is not a quarter of the time")
+axes.set_title("An eighth of the arithmetic takes half of the time, if the layer is wide")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1972,7 +1998,7 @@ for label, t in (("small", t2), ("large", t3)):
         rows_out.append([label, name, ledger.with_error(m["loss"].tolist()), *cells_out])
 nb.results(
     "E2",
-    "Held-out loss (nats a character, mean ± s.e. over seeds, best of three rates) and geometry, recorded",
+    "Held-out loss (nats a character, mean ± s.e. over seeds, rate tuned) and geometry, recorded",
     ["model", "layer", "loss", "loss with k = n", "MaxVio", "gap to k = n", "overlap"],
     rows_out,
 )
@@ -1989,10 +2015,11 @@ nb.results(
 #
 # ## What does not hold
 #
-# - **"Guaranteed to approximate the dense model"** (C9) is a theorem for orthonormal directions. With a Sigmoid router the terms left out
-#   are no small remainder.
+# - **"Guaranteed to approximate the dense model"** (C9) is a theorem for orthonormal directions. In the larger models a Softmax router's
+#   terms left out are no small remainder, and a Sigmoid's are not negligible.
 # - **Length as the criterion** (C6): the better of the cheap rules is the projection.
-# - **"No competition, better results"** (C12) is true of ReLU here, not of Sigmoid.
+# - **Chosen otherwise without the division** (C10): a trained ReLU router picks the longest terms either way.
+# - **Balancing without a gradient** (X6) does not reach a ReLU router at the usual step.
 # - **Sampling** (C14) singles out the length, but as a method it is several times worse than simply keeping the longest.
 #
 # ## Exercises
