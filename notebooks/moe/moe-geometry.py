@@ -16,9 +16,8 @@
 # **The point.** A feed-forward layer is exactly a sum of $n$ smaller ones. Which $k$ of them come closest to it is NP-hard; for
 # orthogonal ones it is the $k$ longest, and from that rule the whole MoE layer follows, with a router that predicts lengths. In trained
 # Transformers the blocks are far from orthogonal, and yet the longest are nearer the optimum than before training (figure); the largest
-# projections are nearer still. "A mixture approximates its own dense version" holds for ReLU routers; in the larger of our models a
-# Softmax router leaves out more than a quarter of it, and with all experts switched on the model is far worse. On the GPU an eighth of the
-# arithmetic takes half of the time.
+# projections are a little nearer still, but a router predicts them no better. "A mixture approximates its own dense version" holds in our
+# small models and, in the larger ones, for ReLU routers only. For a wide layer on an H100 an eighth of the arithmetic takes half of the time.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -37,6 +36,7 @@ from fractions import Fraction
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.stats
 import sympy as sp
 import torch
 from torch.nn import functional as F
@@ -793,7 +793,7 @@ nb.claim(
 # ## Experiments
 #
 # All networks are causal Transformers on the characters of Shakespeare; the last twentieth of the text is held out. Arms that are
-# compared read the same text, start from the same seeds, and each has its own best learning rate out of three. Four functions do the
+# compared read the same text, start from the same seeds, and each has its own best learning rate, which lies inside the grid. Four functions do the
 # work: one trains a stack of runs, one measures a mixture on held-out text, one opens up a dense network (E1), one holds the clock (X5).
 # First the layer itself: the package's stacked one, which sorts tokens by expert so that it computes the chosen ones only, against the
 # ten lines above.
@@ -884,7 +884,7 @@ def layer_inputs(model, ids, precision):
 # %%
 @torch.no_grad()
 def layer_measures(layer, x):
-    """Gap, overlap and MaxVio (R,), and the share of the weight that the j largest hold (n,), of one layer on x (R, T, d)."""
+    """Gap, overlap and MaxVio (R,), and the share of the weight that the j largest hold (R, n), of one layer on x (R, T, d)."""
     routing = layer.route(x)
     rho, n = routing.weights, routing.weights.shape[-1]
     gates = rho.permute(2, 0, 1)[..., None]  # (n, R, T, 1)
@@ -899,7 +899,7 @@ def layer_measures(layer, x):
     gap = (y_k - y_n).float().square().sum((1, 2)) / y_n.float().square().sum((1, 2))
     overlap = (positive & by_length).sum((1, 2)) / positive.sum((1, 2))
     kept = rho.sort(-1, descending=True).values.cumsum(-1)
-    return gap, overlap, moe.max_violation(moe.expert_load(routing.mask)), (kept.sum(1) / kept[..., -1:].sum(1)).mean(0)
+    return gap, overlap, moe.max_violation(moe.expert_load(routing.mask)), kept.sum(1) / kept[..., -1:].sum(1)
 
 
 # %%
@@ -917,7 +917,7 @@ def measure(device, cell, *, windows, **config):
         rows = [layer_measures(layer, t) for layer, t in zip(model.layers, probe, strict=True)]
         for i, name in enumerate(("gap", "overlap", "violation")):
             out[name] = grid(torch.stack([row[i] for row in rows], 1).nan_to_num(9.0))
-        out["share"] = torch.stack([row[3] for row in rows]).mean(0).nan_to_num(0.0)
+        out["share"] = grid(torch.stack([row[3] for row in rows]).mean(0).nan_to_num(0.0))
         for layer in model.layers:
             layer.k, layer.method = config["experts"]["experts"], "dense"
         out["dense loss"] = grid(tidy(held_out_loss(model, rates * seeds, x, y, precision)))
@@ -968,7 +968,7 @@ def layer_check(kind, unit, k=3, n=7):
         float((got[0] - (y_k - y_n).square().sum((1, 2)) / y_n.square().sum((1, 2))).abs().max()),
         abs(float(got[1][0]) - sum(len(a & b) for a, b in zip(chosen, longest, strict=True)) / sum(map(len, chosen))),
         abs(float(got[2][0]) - float(counts.max() / counts.mean() - 1)),
-        abs(float(got[3][k - 1]) - float((rho.topk(k).values.sum((1, 2)) / rho.sum((1, 2))).mean())),
+        float((got[3][:, k - 1] - rho.topk(k).values.sum((1, 2)) / rho.sum((1, 2))).abs().max()),
     )
 
 
@@ -1313,8 +1313,8 @@ x5 = nb.run(
 # ### The blocks of a dense layer
 #
 # Before training the blocks are nearly orthogonal on average: $\|S\|^2$ is $\sum\|v_i\|^2$. Training turns them towards each other,
-# $\|S\|^2$ becomes several times that sum, and D5's premise $\mu<1$ is lost. One would expect the rule to suffer, and it gets better, for
-# two reasons: lengths have spread, so that a few terms carry much of the sum, and terms that lean the same way are easier to stand in for
+# $\|S\|^2$ becomes several times that sum, and D5's premise $\mu<1$ is lost. One would expect the rule to suffer, and it gets better, with
+# two things that go with training: lengths have spread, so that a few terms carry much of the sum, and terms that lean the same way are easier to stand in for
 # (exercise 3). Ranking by projection is better than ranking by length, most visibly before training; greedy selection is all but optimal.
 # A linear map of $x$ is enough of a router to predict either ranking (X2).
 
@@ -1338,11 +1338,11 @@ def paired(a, b):
 def tuned(record):
     """Each cell's measures at the learning rate with the best mean held-out loss: name -> measure -> one row a seed."""
     best_of = {name: metrics.best_rows([name] * len(m["loss"]), m["loss"])[name] for name, m in record.result.items()}
-    per_rate = lambda name, m, key: m[key] if key == "share" else m[key][best_of[name]]
-    return {name: {key: np.array(per_rate(name, m, key)) for key in m} for name, m in record.result.items()}
+    return {name: {key: np.array(m[key][best_of[name]]) for key in m} for name, m in record.result.items()}
 
 
 t2, t3 = tuned(r2), tuned(r3)
+SURE2, SURE3 = (scipy.stats.t.ppf(0.975, len(r.config["seeds"]) - 1) for r in (r2, r3))  # standard errors: 3.2 with 4 seeds, 4.3 with 3
 scope1 = f"full, {len(r1.config['seeds'])} seeds"
 scope2, scope3 = f"full, {len(r2.config['seeds'])} seeds, rate tuned", f"full, {len(r3.config['seeds'])} seeds, rate tuned"
 live1 = {state: {name: float(np.mean(e1[state][name], axis=(0, 1))[1]) for name in RULES} for state in ("start", "trained")}
@@ -1404,6 +1404,7 @@ nb.experiment(
     holds=[
         ledger.more("‖S‖²/Σ‖v‖², trained, least of the seeds", min(by_seed("trained", "together")), 1.3, scope=scope1),
         ledger.close("before training, mean", float(np.mean(by_seed("start", "together"))), 1, abs=0.1, scope=scope1),
+        ledger.more("coherence μ, trained, median over tokens, least of the seeds", min(by_seed("trained", "mu")), 1, scope=scope1),
         ledger.more(
             "mean |cos|, trained less untrained, in standard errors",
             paired(by_seed("trained", "cosine"), by_seed("start", "cosine")),
@@ -1461,7 +1462,7 @@ nb.claim(
 )
 nb.claim(
     "C6",
-    "Because longer vectors are harder to cancel, length is what to rank by: it is good, the projection ⟨v, S⟩ is better.",
+    "Because longer vectors are harder to cancel, length is what to rank by: it is good, the projection ⟨v, S⟩ is a few percent better.",
     "partly",
     holds=[
         ledger.less(
@@ -1479,6 +1480,13 @@ nb.claim(
             scope=scope1,
         ),
         ledger.more("untrained", paired(by_seed("start", "length"), by_seed("start", "projection")), 3, scope=scope1),
+        ledger.close(
+            "trained: error by projection over error by length",
+            float(np.mean(by_seed("trained", "projection") / by_seed("trained", "length"))),
+            0.96,
+            abs=0.02,
+            scope=scope1,
+        ),
         ledger.less(
             "live, untrained: projection over length",
             live1["start"]["projection"] / live1["start"]["length"],
@@ -1490,7 +1498,8 @@ nb.claim(
 )
 nb.claim(
     "X2",
-    "A linear map of x, fitted by least squares, ranks the blocks of a frozen layer nearly as well as their true lengths do.",
+    "A linear map of x, fitted by least squares, ranks the blocks of a frozen layer nearly as well as their true lengths do. To predict "
+    "projections instead does not help.",
     "verified",
     holds=[
         ledger.less(
@@ -1500,9 +1509,15 @@ nb.claim(
             scope=scope1,
         ),
         ledger.less(
-            "error by predicted projection over random",
-            float(np.mean(by_seed("trained", "predicted projection") / by_seed("trained", "random"))),
-            0.8,
+            "over random",
+            float(np.mean(by_seed("trained", "predicted length") / by_seed("trained", "random"))),
+            0.75,
+            scope=scope1,
+        ),
+        ledger.more(
+            "error by predicted projection less by predicted length, in standard errors",
+            paired(by_seed("trained", "predicted projection"), by_seed("trained", "predicted length")),
+            3.2,
             scope=scope1,
         ),
         ledger.less("the code: a fit with fewer tokens than coordinates ranks as the truth does", fit_gap, 1e-9, machine=True, digits=1),
@@ -1617,14 +1632,17 @@ nb.show(figure)
 # %% [markdown]
 # ### Six kinds of mixture
 #
-# Is what the $k$ experts leave out a small part of the dense version? In the small models, for every router. In the larger ones only a
-# ReLU keeps to it: it concentrates its weight on a few experts. A Softmax or Sigmoid router leaves a third to a half of its weight outside,
-# nobody ever asked what that part does, and with $k=n$ the loss is clearly *worse* (last table). So "top-$k$ approximates the dense model"
-# is a statement about a router with light tails, not about every $h$. The routers without competition, ReLU and Sigmoid, end lower than a
-# Softmax at both sizes, by 0.01 to 0.04 nats.
+# Is what the $k$ experts leave out a small part of the dense version? In the small models, with every trained router, yes. In the larger
+# ones only with a ReLU: Softmax and Sigmoid leave about half of their weight outside, no training signal has shaped that sum, and with
+# $k=n$ in all layers the loss is clearly *worse* (last table). So "top-$k$ approximates the dense model" is a statement about a router that
+# puts its weight on few experts, not about every $h$. (From E2 to E3 width, depth, $n$ and the share $k/n$, from a quarter to an eighth, all
+# change; which of them matters is not separated. A ReLU may give fewer than $k$ experts a positive weight, and then nothing is left out.)
 #
-# At the start the six layers put out vectors of very different size, so that unmatched arms differ in more than their geometry. It is this
-# start, not the router, that decides who seems to gain by the division (X3).
+# The small mixtures end *below* the plain layer with all units, the larger ones do not. The routers without competition tend to end
+# below the Softmax, by 0.01 to 0.04 nats where it is resolved (C12).
+#
+# At the start the six layers put out vectors of very different size, so that unmatched arms differ in more than their geometry: whether a
+# Softmax or a Sigmoid mixture is seen to gain by the division depends on it (X3).
 
 # %% tags=["hide-input"]
 start_shape = {"context": 64, "d": 64, "depth": 1, "heads": 4}
@@ -1638,40 +1656,41 @@ with torch.no_grad():
         walked = list(stack.states(unmatched_ids[None]))
         start_rms[cell["name"].removesuffix(", unmatched")] = (before_rms, float((walked[2] - walked[1]).square().mean().sqrt()))
 loudest = max(w[0] for w in start_rms.values()) / min(w[0] for w in start_rms.values())
-gain_of = lambda kind, suffix="": t2[f"{kind}, raw{suffix}"]["loss"] - t2[f"{kind}, unit{suffix}"]["loss"]
 names2 = [name for name, _, _ in kinds]
 
 # %% tags=["hide-input"]
 nb.claim(
     "X3",
-    "The scale at the start confounds: unmatched, the six layers begin 11 times apart in size. Matched, a Softmax mixture gains by the "
-    "division and a Sigmoid mixture does not; unmatched it is the other way round.",
+    "The scale at the start confounds: unmatched, the six layers begin 11 times apart in size. From matched starts a Softmax mixture is seen to "
+    "gain by the division and a Sigmoid mixture is not; unmatched it is the other way round. A ReLU mixture gains from both.",
     "verified",
     holds=[
         ledger.close("largest over smallest output RMS at the start", loudest, 11.2, rel=0.15, machine=True),
         *[ledger.close(f"{name}: matched", w[1], 0.5, abs=1e-4, machine=True) for name, w in start_rms.items()],
-        ledger.more(
-            "Softmax: gain by the division, matched less unmatched, in standard errors",
-            paired(gain_of("Softmax"), gain_of("Softmax", ", unmatched")),
-            2,
-            scope=scope2,
-        ),
-        ledger.more("Sigmoid: unmatched less matched", paired(gain_of("Sigmoid", ", unmatched"), gain_of("Sigmoid")), 2, scope=scope2),
+        *[
+            (ledger.more if seen else ledger.less)(
+                f"{kind}, {suffix or ', matched'}: raw less unit, in standard errors".replace(", ,", ","),
+                paired(t2[f"{kind}, raw{suffix}"]["loss"], t2[f"{kind}, unit{suffix}"]["loss"]),
+                SURE2 if seen else 2,
+                scope=scope2,
+            )
+            for suffix, kinds_seen in (("", ("Softmax", "ReLU")), (", unmatched", ("Sigmoid", "ReLU")))
+            for kind in ("Softmax", "Sigmoid", "ReLU")
+            for seen in [kind in kinds_seen]
+        ],
     ],
 )
 active = t2["dense, active units"]["loss"]
 nb.experiment(
     "E2",
-    "Small models: all three mixtures with unit experts beat the plain layer of the same arithmetic; with raw experts a Softmax does not "
-    "clearly.",
+    "Small models: all three mixtures with unit experts beat the plain layer of the same arithmetic.",
     "verified",
     holds=[
         *[
-            ledger.more(f"plain, active units, less {name}, in standard errors", paired(active, t2[name]["loss"]), 2, scope=scope2)
+            ledger.more(f"plain, active units, less {name}, in standard errors", paired(active, t2[name]["loss"]), SURE2, scope=scope2)
             for name in names2
             if "unit" in name
         ],
-        ledger.less("less Softmax, raw", paired(active, t2["Softmax, raw"]["loss"]), 2, scope=scope2),
         *[
             ledger.less(
                 f"live, {name}: training loss after 60 steps",
@@ -1704,6 +1723,15 @@ nb.claim(
         ledger.less("larger models, ReLU, unit", float(t3["ReLU, unit"]["gap"].mean()), 0.05, scope=scope3),
     ],
     fails=[
+        *[
+            ledger.less(
+                f"larger models, {kind}, unit: share of Σρ that the k chosen hold",
+                float(t3[f"{kind}, unit"]["share"].mean(0)[r3.config["experts"]["k"] - 1]),
+                0.6,
+                scope=scope3,
+            )
+            for kind in ("Softmax", "Sigmoid")
+        ],
         ledger.more("larger models, Softmax, unit: gap", float(t3["Softmax, unit"]["gap"].mean()), 0.2, scope=scope3),
         ledger.more("Sigmoid, unit", float(t3["Sigmoid, unit"]["gap"].mean()), 0.1, scope=scope3),
         *[
@@ -1722,9 +1750,8 @@ nb.claim(
 )
 nb.claim(
     "C10",
-    "Without the division experts are chosen by something that is not the length of their term: so with Softmax and Sigmoid; a trained "
-    "ReLU router chooses the longest all the same.",
-    "partly",
+    "Without the division experts are chosen by something that is not the length of their term.",
+    "verified",
     holds=[
         *[
             ledger.less(
@@ -1737,40 +1764,49 @@ nb.claim(
         ],
         ledger.less("live, ReLU, raw, 60 steps", float(np.mean(e2["ReLU, raw"]["overlap"])), 0.99, machine=True, scope="cpu, 2 seeds"),
     ],
-    fails=[ledger.more("ReLU, raw, trained", float(t3["ReLU, raw"]["overlap"].mean()), 0.95, scope=scope3)],
 )
-gain3 = lambda kind: paired(t3[f"{kind}, raw"]["loss"], t3[f"{kind}, unit"]["loss"])
 nb.claim(
     "C11",
-    "Dividing by the length makes the geometry clear; the post promises no better loss. From matched starts a ReLU mixture gains by it at "
-    "both sizes; a Sigmoid gains in the larger models only, a Softmax in the small ones only.",
+    "Dividing by the length makes the geometry clear; the post promises no better loss. From matched starts ReLU and Softmax gain by it in "
+    "the small models, Sigmoid in the larger ones; the rest is not resolved.",
     "partly",
     holds=[
-        ledger.more(
-            "small, ReLU: raw less unit, in standard errors", paired(t2["ReLU, raw"]["loss"], t2["ReLU, unit"]["loss"]), 2, scope=scope2
-        ),
-        ledger.more("larger, ReLU", gain3("ReLU"), 2, scope=scope3),
+        *[
+            ledger.more(
+                f"small, {kind}: raw less unit, in standard errors",
+                paired(t2[f"{kind}, raw"]["loss"], t2[f"{kind}, unit"]["loss"]),
+                SURE2,
+                scope=scope2,
+            )
+            for kind in ("ReLU", "Softmax")
+        ],
+        ledger.more("larger, Sigmoid", paired(t3["Sigmoid, raw"]["loss"], t3["Sigmoid, unit"]["loss"]), SURE3, scope=scope3),
     ],
     fails=[
         ledger.less("small, Sigmoid", paired(t2["Sigmoid, raw"]["loss"], t2["Sigmoid, unit"]["loss"]), 2, scope=scope2),
-        ledger.less("larger, Softmax", gain3("Softmax"), 2, scope=scope3),
+        ledger.less("larger, Softmax", paired(t3["Softmax, raw"]["loss"], t3["Softmax, unit"]["loss"]), 2, scope=scope3),
     ],
 )
 nb.claim(
     "C12",
-    "Activations that do not normalise over the experts avoid harmful competition and sometimes work better: with unit experts ReLU and "
-    "Sigmoid end below Softmax at both sizes.",
-    "verified",
+    "Activations that do not normalise over the experts sometimes work better than a Softmax: ReLU in three of four comparisons; with three "
+    "or four seeds Sigmoid is resolved in one. That competition is the reason is not tested.",
+    "partly",
     holds=[
         ledger.more(
-            f"{label}: Softmax, unit, less {kind}, unit, in standard errors",
-            paired(t["Softmax, unit"]["loss"], t[f"{kind}, unit"]["loss"]),
-            2,
+            f"{label}: Softmax less {kind}, {experts}, in standard errors",
+            paired(t[f"Softmax, {experts}"]["loss"], t[f"{kind}, {experts}"]["loss"]),
+            sure,
             scope=scope,
         )
-        for label, t, scope in (("E2", t2, scope2), ("E3", t3, scope3))
-        for kind in ("ReLU", "Sigmoid")
+        for label, t, kind, experts, sure, scope in (
+            ("E2", t2, "ReLU", "unit", SURE2, scope2),
+            ("E2", t2, "ReLU", "raw", SURE2, scope2),
+            ("E3", t3, "ReLU", "raw", SURE3, scope3),
+            ("E2", t2, "Sigmoid", "raw", SURE2, scope2),
+        )
     ],
+    fails=[ledger.less("E3: Softmax less Sigmoid, raw", paired(t3["Softmax, raw"]["loss"], t3["Sigmoid, raw"]["loss"]), 2, scope=scope3)],
 )
 
 # %% [markdown]
@@ -1834,14 +1870,14 @@ axes.axhline((active - t2["dense, all units"]["loss"]).mean(), color=GREY, ls=":
 axes.axhline(0, color=GREY, lw=1.2, label="dense, all units")
 axes.set_xticks(range(6), [name.replace(", ", "\n") for name in names2])
 axes.set_ylabel("held-out loss above the dense layer (nats)")
-axes.set_title("Who gains by the division depends on the size at the start")
+axes.set_title("Whether Softmax or Sigmoid gains by the division depends on the start")
 axes.legend(fontsize=8)
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of the total router weight that the j largest weights hold against j, for Softmax, Sigmoid and ReLU routers with unit experts in the larger models, recorded. ReLU holds over nine tenths within k = 4; Softmax less than two thirds and Sigmoid half, and both go on rising to the last expert."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of the total router weight that the j largest weights hold against j, for Softmax, Sigmoid and ReLU routers with unit experts in the larger models, recorded. ReLU holds nearly everything within k = 4; Softmax and Sigmoid about half, and both go on rising to the last expert."}}
 figure, axes = plt.subplots(figsize=(6.8, 3.4))
 for kind, color, mark in (("ReLU", BLUE, "o-"), ("Softmax", GREEN, "s--"), ("Sigmoid", RED, "^-.")):
-    share_row = t3[f"{kind}, unit"]["share"]
+    share_row = t3[f"{kind}, unit"]["share"].mean(0)
     axes.plot(
         np.arange(1, len(share_row) + 1),
         share_row,
@@ -1851,7 +1887,7 @@ for kind, color, mark in (("ReLU", BLUE, "o-"), ("Softmax", GREEN, "s--"), ("Sig
         label=f"{kind}; gap to the dense version {t3[f'{kind}, unit']['gap'].mean():.2f}",
     )
 axes.axvline(r3.config["experts"]["k"], color=GREY, lw=1, ls=":")
-axes.set(xlabel="j", ylabel="share of Σρ in the j largest", ylim=(0, 1.03))
+axes.set(xlabel="number j of largest weights", ylabel="share of Σρ in the j largest", ylim=(0, 1.03))
 axes.set_title("What a Softmax or Sigmoid router leaves out is not small")
 axes.legend(fontsize=8, loc="lower right")
 nb.show(figure)
@@ -1864,28 +1900,24 @@ nb.show(figure)
 # the load. Even perfect balance leaves a MaxVio above 0 in a batch of $T$ tokens, whose loads are binomial counts:
 # `moe.max_violation_floor`.
 #
-# With $\eta_b=10^{-3}$ this works for Softmax and Sigmoid and not for ReLU (X6). In 1,000 steps a bias moves by at most 1; scores of the
-# former two lie between 0 and 1, those of a ReLU have no ceiling. That is the likely reason; we have not tried other $\eta_b$.
+# With $\eta_b=10^{-3}$ this brings MaxVio of Softmax and Sigmoid routers down to a fraction (X6). For a ReLU router the number says little:
+# where fewer than $k$ weights are positive, the chosen include ties of weight zero, which count as load and contribute nothing.
 
 # %% tags=["hide-input"]
 probe_tokens = 16 * r3.config["shape"]["context"]
 floor3 = moe.max_violation_floor(probe_tokens, r3.config["experts"]["experts"], r3.config["experts"]["k"])
 nb.experiment(
     "E3",
-    "Larger models: mixtures without competition beat the plain layer of the same arithmetic, a Softmax mixture does not clearly; what is "
-    "left out is least for ReLU, most for Softmax.",
+    "Larger models: a ReLU mixture with unit experts beats the plain layer of the same arithmetic; what is left out is least for ReLU, most "
+    "for Softmax.",
     "verified",
     holds=[
-        *[
-            ledger.more(
-                f"plain, active units, less {name}, in standard errors",
-                paired(t3["dense, active units"]["loss"], t3[name]["loss"]),
-                2,
-                scope=scope3,
-            )
-            for name in ("Sigmoid, unit", "ReLU, unit")
-        ],
-        ledger.less("less Softmax, unit", paired(t3["dense, active units"]["loss"], t3["Softmax, unit"]["loss"]), 2, scope=scope3),
+        ledger.more(
+            "plain, active units, less ReLU, unit, in standard errors",
+            paired(t3["dense, active units"]["loss"], t3["ReLU, unit"]["loss"]),
+            SURE3,
+            scope=scope3,
+        ),
         *[
             ledger.more(
                 f"gap: {a}, unit, over {b}, unit", float(t3[f"{a}, unit"]["gap"].mean() / t3[f"{b}, unit"]["gap"].mean()), 1.5, scope=scope3
@@ -1900,30 +1932,30 @@ nb.experiment(
 )
 over_unbalanced = {
     kind: float(t3[f"{kind}, unit, balanced"]["violation"].mean() / t3[f"{kind}, unit"]["violation"].mean())
-    for kind in ("Softmax", "Sigmoid", "ReLU")
+    for kind in ("Softmax", "Sigmoid")
 }
 nb.claim(
     "X6",
-    "Without balancing the load is uneven; loss-free balancing at the usual rate lowers MaxVio of Softmax and Sigmoid routers, not of ReLU.",
-    "partly",
+    "Without balancing the load is uneven; loss-free balancing lowers MaxVio of Softmax and Sigmoid routers without a gradient.",
+    "verified",
     holds=[
         *[
             ledger.more(f"{kind}, unit: MaxVio without balancing", float(t3[f"{kind}, unit"]["violation"].mean()), 1, scope=scope3)
             for kind in over_unbalanced
         ],
-        *[ledger.less(f"{kind}, unit: with over without", over_unbalanced[kind], 0.7, scope=scope3) for kind in ("Softmax", "Sigmoid")],
+        *[ledger.less(f"{kind}, unit: with over without", ratio, 0.5, scope=scope3) for kind, ratio in over_unbalanced.items()],
         ledger.less(f"floor, {probe_tokens} tokens", floor3, 0.3),
     ],
-    fails=[ledger.more("ReLU, unit: with over without", over_unbalanced["ReLU"], 0.9, scope=scope3)],
 )
 
 # %% [markdown]
 # ### Time
 #
 # Arithmetic falls to $k/n$; time does not fall as far. Sorting, gathering and scattering tokens moves memory that the plain layer does
-# not move, and the grouped product runs below the speed of one large product. The time grows in proportion to $k$, as it should, at about
-# three times the price of a plain layer with as many active units. So the wide layer ($d=2048$, 32 experts of 1024 units, 16,384 tokens)
-# pays up to $k=8$ of 32; the narrow one ($d=256$) never does: at every $k$ the plain layer with *all* units is faster.
+# not move, and the grouped product runs below the speed of one large product. On the H100 the time of the wide layer ($d=2048$, 32 experts
+# of 1024 units, 16,384 tokens, bfloat16) is a straight line in $k$ with an offset of about two experts, and about three times that of a
+# plain layer with as many active units. So it pays up to $k=8$ of 32; the narrow one ($d=256$) never does: at every $k$ the plain layer with
+# *all* units is faster. This is one implementation, on top of torch's grouped product.
 
 # %% tags=["hide-input"]
 wide_x, narrow_x, ks_x = rx.result["wide"], rx.result["narrow"], rx.config["ks"]
@@ -1933,7 +1965,7 @@ arithmetic = lambda k, n, c: (2 * c * k + n) / (2 * n * c)  # D11, over that of 
 _, _, c_x, n_x = rx.config["sizes"]["wide"]
 nb.claim(
     "X5",
-    "The time of the grouped layer follows the number of chosen experts, above the line of the arithmetic.",
+    "The time of the grouped layer is affine in the number of chosen experts, above the line of the arithmetic.",
     "verified",
     holds=[
         *[
@@ -1946,6 +1978,7 @@ nb.claim(
             for n, k in ((8, 1), (32, 4))
         ],
         ledger.increasing("wide layer, forward and backward: time over k", relative(wide_x, 1), scope="full"),
+        ledger.more("correlation of time and k", float(np.corrcoef(ks_x, relative(wide_x, 1))[0, 1]), 0.999, scope="full"),
         ledger.less("k = 4: time over that of the dense layer, forward and backward", relative(wide_x, 1)[four], 0.6, scope="full"),
         ledger.more("its time over its arithmetic", relative(wide_x, 1)[four] / arithmetic(4, n_x, c_x), 1, scope="full"),
         ledger.more("narrow layer: least time over k, over that of the dense layer", min(relative(narrow_x, 1)), 1, scope="full"),
@@ -2008,8 +2041,9 @@ nb.results(
 #
 # - **A bound** (D5) says when the rule is nearly optimal; its premise $\mu<1$ fails in trained networks, and the rule does well all the
 #   same.
-# - **Projections** (D7, C6). What a router should predict is $\langle v_i,S\rangle$, the share of the sum that an expert carries, not its
-#   length. In the layer of the post the two are one as long as directions are orthogonal.
+# - **Projections** (D7, C6). What the best set wants is $\langle v_i,S\rangle$, the share of the sum that an expert carries, not its length;
+#   in the layer of the post the two are one as long as directions are orthogonal. The gain is a few percent, and a linear router does not
+#   get it (X2): lengths are easier to predict.
 # - **The scale at the start** (X3) is a confounder of every comparison of routers or of normalised with raw experts.
 # - **The load.** A rule that keeps the longest has no reason to keep all experts busy; the post leaves this to its sequels.
 #
@@ -2017,10 +2051,7 @@ nb.results(
 #
 # - **"Guaranteed to approximate the dense model"** (C9) is a theorem for orthonormal directions. In the larger models a Softmax router's
 #   terms left out are no small remainder, and a Sigmoid's are not negligible.
-# - **Length as the criterion** (C6): the better of the cheap rules is the projection.
-# - **Chosen otherwise without the division** (C10): a trained ReLU router picks the longest terms either way.
-# - **Balancing without a gradient** (X6) does not reach a ReLU router at the usual step.
-# - **Sampling** (C14) singles out the length, but as a method it is several times worse than simply keeping the longest.
+# - **Gradients through the choice** (C15): an expert that is never chosen does not learn, and the dense optimum can stay out of reach.
 #
 # ## Exercises
 #
