@@ -23,10 +23,11 @@ class Scheme:
     """How a layer of attention reads positions; see :mod:`kexue_nb.positions` for the equations.
 
     ``frequencies`` (d_head/2,): angles a step, all 0 for no positions. A query sees its last ``window`` keys and the first ``sinks``
-    (None: all of its past). From the distance ``near`` on, distances are Leaky ReRoPE's with ``leak`` (inf: ReRoPE's), or with ``grouped``
-    Self-Extend's; with ``cached`` the query stands at min(i, sinks + window - 1), StreamingLLM's place in its cache. Logits are multiplied by
-    ``temperature``, and for the query at i by max(log_floor, ln(i + 1)/ln log_base) where ``log_base`` is given. ``norm`` "key", "query" or
-    "cosine" gives keys, queries or both unit length, without the 1/sqrt(d_head). ``slopes`` (H,): ALiBi, minus slope times distance.
+    (window None: all of its past). From the distance ``near`` on, distances are Leaky ReRoPE's with ``leak`` (inf: ReRoPE's), or with
+    ``grouped`` Self-Extend's; with ``cached`` the query stands at min(i, sinks + window - 1), StreamingLLM's place in its cache. Logits
+    are multiplied by ``temperature``, and for the query at i by max(log_floor, ln(i + 1)/ln log_base) where ``log_base`` is given.
+    ``norm`` "key", "query" or "cosine" gives keys, queries or both unit length, without the 1/sqrt(d_head). ``slopes`` (H,): ALiBi,
+    minus slope times distance.
     """
 
     frequencies: Tensor
@@ -91,14 +92,15 @@ class Scheme:
         at = torch.arange(q.shape[-2], device=q.device) if at is None else at
         q, k = self._rotated(q, at), self._rotated(k, at)
         seen = None if self.window is None else positions.visible(q.shape[-2], self.window, self.sinks, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=1.0)
+        four = (t.reshape(-1, *t.shape[-3:]) for t in (q, k, v))  # the fused kernels take no more axes
+        return F.scaled_dot_product_attention(*four, attn_mask=seen, is_causal=seen is None, scale=1.0).view(v.shape)
 
 
 class Decoder(torch.nn.Module):
-    """A stack of causal pre-norm language models (see :mod:`kexue_nb.nn`) without any position of its own: schemes bring them.
+    """A stack of causal pre-norm language models (see :mod:`kexue_nb.nn`) without positions of its own: schemes bring them.
 
-    Ids (R, B, T) and one :class:`Scheme`, or one a layer, give logits (R, B, T, vocabulary). RMS norms with gains, GELU, no biases; matrices
-    N(0, 1/d_in), embeddings N(0, 1).
+    Ids (R, B, T) and one :class:`Scheme`, or one a layer, give logits (R, B, T, vocabulary). RMS norms with gains, GELU, no biases;
+    matrices N(0, 1/d_in), embeddings N(0, 1).
     """
 
     def __init__(self, init: nn.Init, *, vocabulary: int, d: int, depth: int, heads: int):
@@ -120,7 +122,7 @@ class Decoder(torch.nn.Module):
         at: Tensor | None = None,
         watch: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """``at``: positions (T,) in place of 0..T-1. ``watch(layer, weights)`` sees the attention weights (R, B, H, T, T) of every layer."""
+        """``at``: positions (T,) in place of 0..T-1. ``watch(layer, weights)`` sees the attention weights (R, B, H, T, T) of each layer."""
         schemes = [schemes] * self.depth if isinstance(schemes, Scheme) else list(schemes)
         if len(schemes) != self.depth:
             raise ValueError(f"{len(schemes)} schemes for {self.depth} layers; give one, or one a layer")
@@ -157,13 +159,17 @@ def planted(
 ) -> tuple[Tensor, ...]:
     """Text ids (..., T) with ``pairs`` two-token notes (name, value) written over it, and each asked for once later.
 
-    Notes and questions stand at random even places, all notes before all questions; with ``tail`` the questions lie in the last ``tail``
-    tokens and the notes before them. Names are ids first..first+names-1, distinct in a sequence; values follow them. Returns the ids, the
-    places of the asking names (..., pairs), where the model must predict the value, and the distances (..., pairs) back to the notes' names.
+    Notes and questions stand at random even places, all notes before all questions; with ``tail`` the questions lie in the last
+    ``tail`` tokens and the notes before them. Names are ids first..first+names-1, distinct in a sequence; values follow them.
+    Returns the ids, the places of the asking names (..., pairs), where the model must predict the value, and the distances
+    (..., pairs) back to the notes' names.
     """
     shape, length = ids.shape[:-1], ids.shape[-1]
     device = ids.device
-    draw = lambda count, chosen: torch.rand(*shape, count, generator=generator, device=device).topk(chosen, dim=-1).indices
+
+    def draw(count: int, chosen: int) -> Tensor:
+        return torch.rand(*shape, count, generator=generator, device=device).topk(chosen, dim=-1).indices
+
     if tail is None:
         places = 2 * draw(length // 2, 2 * pairs).sort(-1).values
         notes, asked = places[..., :pairs], places[..., pairs:]

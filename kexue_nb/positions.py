@@ -110,9 +110,10 @@ def ntk_by_parts_frequencies(
 ) -> Tensor:
     """[gamma_i + (1 - gamma_i)/s] theta_i (d/2,) float64: pairs of many turns as trained, pairs of few interpolated (NTK-by-parts; YaRN).
 
-    ``length`` is the training length and r_i the turns made in it. With ``ramp="turns"`` gamma = clip((r - slow)/(fast - slow), 0, 1)
-    (arXiv 2309.00071, definition 2; Llama 3 with fast = 4). With ``"index"`` gamma falls linearly in the index i instead, from the pair with
-    ``fast`` turns to the one with ``slow``; ``"index, rounded"`` rounds these two outwards to whole pairs, as YaRN's published code does.
+    ``length`` is the training length, r_i the turns made in it. With ``ramp="turns"`` gamma = clip((r - slow)/(fast - slow), 0, 1)
+    (arXiv 2309.00071, definition 2; Llama 3 with fast = 4). With ``"index"`` gamma falls linearly in the index i instead, from the
+    pair with ``fast`` turns to the one with ``slow``; ``"index, rounded"`` rounds these two outwards to whole pairs, as YaRN's
+    published code does.
     """
     theta = rope_frequencies(d, base)
     if not 0 < slow < fast:
@@ -136,7 +137,7 @@ def yarn_temperature(scale: float) -> float:
 
 
 def log_n_factor(n: Tensor, trained: int, floor: float = 1.0) -> Tensor:
-    """max(floor, ln n / ln L), the factor on the logits of a query that sees ``n`` keys (post 8823; at test time with ``floor`` 1, post 9708)."""
+    """max(floor, ln n / ln L), the factor on the logits of a query that sees ``n`` keys (posts 8823, and 9708 for ``floor`` 1)."""
     if trained < 2:
         raise ValueError(f"trained={trained}: ln L must be positive; give at least 2")
     return (n.double().log() / math.log(trained)).clamp_min(floor)
@@ -170,7 +171,7 @@ def far_positions(at: Tensor, window: int, leak: float = math.inf, grouped: bool
 
 
 def least_leak(length: int, trained: int, window: int) -> float:
-    """The smallest k with which no distance of Leaky ReRoPE in ``length`` tokens exceeds trained - 1: (n - 1 - w)/(L - 1 - w), at least 1."""
+    """The least k with which no distance of Leaky ReRoPE in n = ``length`` tokens exceeds L - 1: (n - 1 - w)/(L - 1 - w), at least 1."""
     if not 1 <= window < trained - 1:
         raise ValueError(f"window={window}: give 1 <= window < {trained - 1}, less than the largest distance of training")
     return max(1.0, (length - 1 - window) / (trained - 1 - window))

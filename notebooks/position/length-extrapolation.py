@@ -55,33 +55,48 @@ def corrected_scale(s, trained, d, base=1e4):
 
 
 # %%
-def reading(method, n, trained, d, device, base=1e4):
-    """The scheme [name, parameters..] for a text of n tokens by a model with heads of size d that was trained on `trained` with plain RoPE."""
-    name, *p = method
+def rescaled(p, n, trained, d, base):
+    """Methods that change the frequencies: name -> scheme for n tokens; p holds the parameters of the one that is wanted."""
     s, theta = max(1.0, n / trained), rope_frequencies(d, base)
-    window = round(p[0] * trained) if p else 0  # of the methods that have one, as a share of the training length
-    by_parts = lambda fast: ntk_by_parts_frequencies(d, s, trained, base, fast=fast)
-    leak = least_leak(n, trained, window) if name in ("Leaky ReRoPE", "Self-Extend") else 1.0
-    made = {
+    by_parts = lambda fast, s=s: ntk_by_parts_frequencies(d, s, trained, base, fast=fast)
+    return {
         "RoPE": lambda: Scheme(theta),
         "RoPE, log n": lambda: Scheme(theta, log_base=trained),
-        "window": lambda: Scheme(theta, window=window),
-        "LM-Infinite": lambda: Scheme(theta, window=window, sinks=4, near=trained - 1),
-        "StreamingLLM": lambda: Scheme(theta, window=window - 4, sinks=4, near=window - 4, cached=True),
         "PI": lambda: Scheme(interpolated_frequencies(theta, s)),
         "PI, fixed": lambda: Scheme(interpolated_frequencies(theta, p[0])),
         "NTK-aware, fixed": lambda: Scheme(ntk_frequencies(d, p[0], base)),
         "dynamic NTK": lambda: Scheme(dynamic_ntk_frequencies(d, n, trained, base, factor=p[0])),
         "NTK, corrected": lambda: Scheme(ntk_frequencies(d, corrected_scale(s, trained, d, base), base)),
         "NTK-by-parts": lambda: Scheme(by_parts(p[0])),
-        "YaRN": lambda: Scheme(by_parts(p[0]), temperature=yarn_temperature(s)),
-        "YaRN, fixed": lambda: Scheme(ntk_by_parts_frequencies(d, p[1], trained, base, fast=p[0]), temperature=yarn_temperature(p[1])),
         "NTK-by-parts, log n": lambda: Scheme(by_parts(p[0]), log_base=trained),
+        "YaRN": lambda: Scheme(by_parts(p[0]), temperature=yarn_temperature(s)),
+        "YaRN, fixed": lambda: Scheme(by_parts(p[0], p[1]), temperature=yarn_temperature(p[1])),
+    }
+
+
+# %%
+def rewired(p, n, trained, theta):
+    """Methods that change distances or what is seen; p[0] is their window as a share of the training length."""
+    window = round(p[0] * trained)
+    leak = least_leak(n, trained, min(window, trained - 2))
+    return {
+        "window": lambda: Scheme(theta, window=window),
+        "LM-Infinite": lambda: Scheme(theta, window=window, sinks=4, near=trained - 1),
+        "StreamingLLM": lambda: Scheme(theta, window=window - 4, sinks=4, near=window - 4, cached=True),
         "ReRoPE": lambda: Scheme(theta, near=window),
         "ReRoPE, log n": lambda: Scheme(theta, near=window, log_base=trained),
         "Leaky ReRoPE": lambda: Scheme(theta, near=window, leak=1 + p[1] * (leak - 1)),
         "Self-Extend": lambda: Scheme(theta, near=window, leak=math.ceil(leak), grouped=True),
-    }[name]()
+    }
+
+
+REWIRED = tuple(rewired([1.0], 2, 8, torch.ones(1)))
+
+
+def reading(method, n, trained, d, device, base=1e4):
+    """The scheme [name, parameters..] for a text of n tokens by a model with heads of size d that was trained on `trained` with RoPE."""
+    name, *p = method
+    made = (rewired(p, n, trained, rope_frequencies(d, base)) if name in REWIRED else rescaled(p, n, trained, d, base))[name]()
     return replace(made, frequencies=made.frequencies.to(device))
 
 
@@ -174,42 +189,35 @@ def keep_rows(model, rows):
 
 
 # %%
+def copy_tests(model, arm, method, seed, *, length, d, heads, depth, multiples, sequences):
+    """Accuracy (multiples, short and long period, seeds) of an architecture [name, base] with a method."""
+    table = []
+    for n in (length * m for m in multiples):
+        schemes = architecture(
+            arm[0], reading(method, n, length, d // heads, model.tokens.weight.device, arm[1]), length, d // heads, heads, depth
+        )
+        table.append(torch.stack([copying(model, schemes, n, period, sequences, seed) for period in (3 * length // 8, int(0.45 * n))]))
+    return torch.stack(table)
+
+
 def copy_experiment(device, *, length, d, heads, depth, arms, rates, seeds, steps, batch, multiples, methods, also, sequences):
-    """E1: accuracy of copying at multiples of the training length, short and long periods, of every method and architecture."""
-    sizes, chosen, models = {"length": length, "d": d, "heads": heads, "depth": depth}, [], []
-    common = {**sizes, "rates": rates, "seeds": seeds, "steps": steps, "batch": batch, "reach": length * max(multiples)}
-
-    def schemes_of(arm, method, n):
-        return architecture(arm[0], reading(method, n, length, d // heads, device, arm[1]), length, d // heads, heads, depth)
-
-    def tests(model, arm, method, seed):
-        periods = lambda n: (3 * length // 8, int(0.45 * n))
-        table = [
-            [copying(model, schemes_of(arm, method, n * length), n * length, p, sequences, seed) for p in periods(n * length)]
-            for n in multiples
-        ]
-        return torch.stack([torch.stack(row) for row in table]).tolist()  # (multiples, short and long, seeds)
-
+    """E1: every architecture trained at every rate and seed; then, at multiples of the training length, every method on plain RoPE."""
+    shape, chosen, models = {"length": length, "d": d, "heads": heads, "depth": depth}, [], {}
+    test = lambda arm, method, seed=61_000: copy_tests(models[arm[0]], arm, method, seed, **shape, multiples=multiples, sequences=sequences)
     for arm in arms:
-        model = train_copier(arm, device, **common)
-        own = schemes_of(arm, ["RoPE"], length)
-        score = torch.stack([copying(model, own, length, p, 4 * sequences, 60_000) for p in (3 * length // 8, int(0.45 * length))])
-        score = score.mean(0).view(len(rates), len(seeds))
-        best = int(score.mean(1).argmax())
-        chosen.append(score)
-        models.append(keep_rows(model, slice(best * len(seeds), (best + 1) * len(seeds))))
-    result = {
-        "at training length": torch.stack(chosen),
-        "direct": [tests(m, a, ["RoPE"], 61_000) for m, a in zip(models, arms, strict=True)],
-    }
-    result["post hoc"] = [tests(models[0], arms[0], method, 61_000) for method in methods]
-    result["choice"] = [tests(models[0], arms[0], method, 62_000) for method in methods]
-    by_name = {arm[0]: i for i, arm in enumerate(arms)}
-    result["also"] = [tests(models[by_name[arm]], arms[by_name[arm]], method, 61_000) for arm, method in also]
-    return result
+        common = {**shape, "rates": rates, "seeds": seeds, "steps": steps, "batch": batch, "reach": length * max(multiples)}
+        model = models[arm[0]] = train_copier(arm, device, **common)
+        at_home = copy_tests(model, arm, ["RoPE"], 60_000, **shape, multiples=[1], sequences=4 * sequences)
+        chosen.append(at_home.mean((0, 1)).view(len(rates), len(seeds)))
+        best = int(chosen[-1].mean(1).argmax())
+        models[arm[0]] = keep_rows(model, slice(best * len(seeds), (best + 1) * len(seeds)))
+    by_name = {arm[0]: arm for arm in arms}
+    result = {"at training length": torch.stack(chosen), "direct": [test(arm, ["RoPE"]) for arm in arms]}
+    result |= {key: [test(arms[0], m, seed) for m in methods] for key, seed in (("post hoc", 61_000), ("choice", 62_000))}
+    return result | {"also": [test(by_name[arm], method) for arm, method in also]}
 
 
-# %%
+# %% tags=["hide-input"]
 METHODS = [
     *(["window", w] for w in (0.5, 1.0)),
     *(["LM-Infinite", w] for w in (0.5, 1.0)),
@@ -261,8 +269,9 @@ e1 = nb.run(
 
 
 # %%
-def train_reader(arm, device, ids, alphabet, *, length, d, heads, depth, rates, seeds, steps, batch, pairs, names, values, bf16):
+def train_reader(arm, device, ids, alphabet, *, length, d, heads, depth, rates, seeds, steps, batch, bf16):
     """A stack of character models, rates x seeds, on text of which half is periodic and all carries notes that are asked for."""
+    pairs, names, values = notes_for(length)
     model = Decoder(nn.Init(list(seeds) * len(rates)), vocabulary=alphabet + names + values, d=d, depth=depth, heads=heads).to(device)
     generator = torch.Generator(device=device).manual_seed(70_000)
     schemes = architecture(arm, reading(["RoPE"], length, length, d // heads, device), length, d // heads, heads, depth)
@@ -352,37 +361,37 @@ def masses(model, schemes, text, length):
 
 
 # %%
-def text_experiment(
-    device, *, length, d, heads, depth, arms, rates, seeds, steps, batch, multiples, methods, also, sequences, bins, fine, bf16
-):
-    """E2 to E5: character models trained on `length` characters and read with up to max(multiples) times as many."""
+def held_out(device, length, multiples, sequences):
+    """The characters to train on, their number, text (sequences, n + 1) from the last tenth, and its notes by context length."""
     characters, letters = data.encode_characters(data.shakespeare())
     characters, split, longest = characters.to(device), int(0.9 * len(characters)), length * max(multiples)
-    pairs, names, values = notes_for(length)
-    shape = {"length": length, "d": d, "heads": heads, "depth": depth}
-    common = {**shape, "rates": rates, "seeds": seeds, "steps": steps, "batch": batch, "pairs": pairs, "names": names, "values": values}
     generator = torch.Generator(device=device).manual_seed(71_000)
     start = torch.randint(split, len(characters) - longest - 1, (sequences, 1), generator=generator, device=device)
-    text = characters[start + torch.arange(longest + 1, device=device)]
-    plant_in = lambda t: planted(t, pairs, names, values, len(letters), length // 4, generator)[:2]
-    notes = {length * m: plant_in(text[:, -(length * m + 1) :][:, : length * m]) for m in multiples}
-    notes = {n: (F.pad(ids, (0, 1)), asked) for n, (ids, asked) in notes.items()}
-    schemes = lambda arm, method: (
-        lambda n: architecture(arm, reading(method, n, length, d // heads, device), length, d // heads, heads, depth)
-    )
-    test = lambda model, arm, method: read_tests(model, schemes(arm, method), text, notes, length=length, multiples=multiples, bins=bins)
+    text, notes = characters[start + torch.arange(longest + 1, device=device)], {}
+    for n in (length * m for m in multiples):
+        ids, asked, _ = planted(text[:, -(n + 1) : -1], *notes_for(length), len(letters), length // 4, generator)
+        notes[n] = F.pad(ids, (0, 1)), asked  # what comes after the last token is not scored
+    return characters[:split], len(letters), text, notes
+
+
+def text_experiment(device, *, shape, arms, methods, also, rates, seeds, steps, batch, multiples, sequences, bins, fine, bf16):
+    """E2 to E5: character models trained on `length` characters and read with up to max(multiples) times as many."""
+    length, d, heads, depth = (shape[key] for key in ("length", "d", "heads", "depth"))
+    characters, letters, text, notes = held_out(device, length, multiples, sequences)
+    schemes = lambda arm, m, n: architecture(arm, reading(m, n, length, d // heads, device), length, d // heads, heads, depth)
+    tests = {"length": length, "multiples": multiples, "bins": bins}
+    test = lambda arm, method: read_tests(models[arm], lambda n: schemes(arm, method, n), text, notes, **tests)
     chosen, models = [], {}
     for arm in arms:
-        model = train_reader(arm, device, characters[:split], len(letters), **common, bf16=bf16)
-        at_home = text_loss(model, schemes(arm, ["RoPE"])(length), text, notes[length]).view(len(rates), len(seeds))
-        best = int(at_home.mean(1).argmin())
-        chosen.append(at_home)
+        model = train_reader(arm, device, characters, letters, **shape, rates=rates, seeds=seeds, steps=steps, batch=batch, bf16=bf16)
+        chosen.append(text_loss(model, schemes(arm, ["RoPE"], length), text, notes[length]).view(len(rates), len(seeds)))
+        best = int(chosen[-1].mean(1).argmin())
         models[arm] = keep_rows(model, slice(best * len(seeds), (best + 1) * len(seeds)))
-    result = {"at training length": torch.stack(chosen), "direct": [test(models[a], a, ["RoPE"]) for a in arms]}
-    result |= {"post hoc": [test(models["RoPE"], "RoPE", m) for m in methods], "also": [test(models[a], a, m) for a, m in also]}
-    result["fine"] = fine_lengths(models["RoPE"], lambda m, n: schemes("RoPE", m)(n), text, length, **fine)
-    mass = {str(m): masses(models["RoPE"], schemes("RoPE", m)(2 * length), text, length) for m in (["RoPE"], ["ReRoPE", 0.25])}
-    return result | {"mass": mass, "characters": len(letters)}
+    result = {"at training length": torch.stack(chosen), "direct": [test(arm, ["RoPE"]) for arm in arms]}
+    result |= {"post hoc": [test("RoPE", method) for method in methods], "also": [test(arm, method) for arm, method in also]}
+    result["fine"] = fine_lengths(models["RoPE"], lambda m, n: schemes("RoPE", m, n), text, length, **fine)
+    mass = {m[0]: masses(models["RoPE"], schemes("RoPE", m, 2 * length), text, length) for m in (["RoPE"], ["ReRoPE", 0.25])}
+    return result | {"mass": mass}
 
 
 # %%
@@ -410,38 +419,21 @@ def fine_lengths(model, schemes_of, text, length, shares, scales):
 e5 = nb.run(
     "E5",
     text_experiment,
-    **nb.at_scale(
-        cpu={"length": 32, "d": 48, "heads": 2, "depth": 2, "arms": ["RoPE"], "rates": [1e-2], "steps": 150, "batch": 16},
-        gpu={
-            "length": 128,
-            "d": 128,
-            "heads": 2,
-            "depth": 4,
-            "arms": ["RoPE", "KeyNorm"],
-            "rates": [2e-3, 4e-3],
-            "steps": 600,
-            "batch": 16,
-        },
-        full={
-            "length": 256,
-            "d": 256,
-            "heads": 4,
-            "depth": 4,
-            "arms": ["RoPE", "KeyNorm", "HWFA", "HWFA2", "ReRoPE", "ALiBi"],
-            "rates": [1e-3, 2e-3, 4e-3],
-            "steps": 1000,
-            "batch": 24,
-        },
+    shape=nb.at_scale(
+        cpu={"length": 32, "d": 48, "heads": 2, "depth": 2},
+        gpu={"length": 128, "d": 128, "heads": 2, "depth": 4},
+        full={"length": 256, "d": 256, "heads": 4, "depth": 4},
     ),
-    seeds=[0, 1, 2],
-    multiples=nb.at_scale(cpu=[1, 2, 4, 8], gpu=[1, 2, 4, 8, 16], full=[1, 2, 4, 8, 16]),
+    arms=nb.at_scale(cpu=["RoPE"], gpu=["RoPE", "KeyNorm"], full=["RoPE", "KeyNorm", "HWFA", "HWFA2", "ReRoPE", "ALiBi"]),
     methods=nb.at_scale(cpu=LIVE, gpu=METHODS, full=METHODS),
     also=nb.at_scale(cpu=[], gpu=[], full=ALSO[:4]),
+    rates=nb.at_scale(cpu=[1e-2], gpu=[2e-3, 4e-3], full=[1e-3, 2e-3, 4e-3]),
+    seeds=[0, 1, 2],
+    steps=nb.at_scale(cpu=150, gpu=600, full=1000),
+    batch=nb.at_scale(cpu=16, gpu=16, full=24),
+    multiples=nb.at_scale(cpu=[1, 2, 4, 8], gpu=[1, 2, 4, 8, 16], full=[1, 2, 4, 8, 16]),
     sequences=nb.at_scale(cpu=12, gpu=8, full=16),
     bins=nb.at_scale(cpu=8, gpu=16, full=16),
-    fine={
-        "shares": [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8],
-        "scales": nb.at_scale(cpu=[1.0, 4.0], gpu=[1.0, 4.0, 8.0], full=[1.0, 2.0, 4.0, 8.0, 16.0]),
-    },
+    fine={"shares": [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8], "scales": nb.at_scale(cpu=[1, 4], gpu=[1, 4, 8], full=[1, 2, 4, 8, 16])},
     bf16=nb.scale != "cpu" and runtime.has_bf16(),
 )
