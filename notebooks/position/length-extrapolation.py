@@ -233,7 +233,7 @@ METHODS = [
     *(["NTK-by-parts, log n", r] for r in (2, 4, 8, 32)),
     ["RoPE"],
     ["RoPE, log n"],
-    *(["ReRoPE", w] for w in (0.25, 0.5, 0.75)),
+    *(["ReRoPE", w] for w in (0.25, 0.5, 0.75, 0.9, 1.0)),
     *(["ReRoPE, log n", w] for w in (0.25, 0.5, 0.75)),
     *(["Leaky ReRoPE", w, m] for w in (0.25, 0.5) for m in (1, 2)),
     *(["Self-Extend", w] for w in (0.25, 0.5, 0.75)),
@@ -246,7 +246,7 @@ ALSO = [
     ["log n", ["ReRoPE", 0.25]],
 ]
 ARMS = ["RoPE", "KeyNorm", "QueryNorm", "CosA", "HWFA", "HWFA2", "log n", "ReRoPE", "NoPE", "ALiBi", "random positions"]
-LIVE = [["window", 1.0], ["PI"], ["dynamic NTK", 1.0], ["YaRN", 4], ["RoPE"], ["ReRoPE", 0.25], ["Leaky ReRoPE", 0.25, 1]]
+LIVE = [["window", 1.0], ["PI"], ["dynamic NTK", 1.0], ["YaRN", 4], ["RoPE"], ["ReRoPE", 0.25], ["ReRoPE", 1.0], ["Leaky ReRoPE", 0.25, 1]]
 
 # %%
 e1 = nb.run(
