@@ -13,7 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/length-extrapolation.ipynb)
 #
-# POINT
+# **The point.** A RoPE model trained on $L$ tokens can be read at $16L$ without further training, if near distances stay as they are and far ones are
+# brought into the trained range. That is what ReRoPE does to distances and YaRN to frequencies; compressing everything (interpolation) or
+# hiding the far (windows) fails. Copying from beyond $L$ at $8L$: 98% with ReRoPE, 94% with YaRN, chance with RoPE, interpolation, a window. The *loss* on
+# text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, and why one must stay well inside $L$.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1809,48 +1812,54 @@ nb.claim(
 # %% [markdown]
 # ## The verdicts
 #
-# Direct extrapolation, windows, interpolation:
+# **Direct extrapolation, windows, interpolation.** Note how little the loss of plain text says: there a window is as good as ReRoPE, and forgets
+# everything. And no sink has formed in a model this small, so that the first tokens are not missed.
 
 # %% tags=["hide-input"]
 E1S, E5S, LIVE_S = {"machine": True, "scope": e1_scope}, {"machine": True, "scope": e5_scope}, {"machine": True, "scope": live_scope}
-low = lambda x: float(np.max(x))  # the worst seed of what should be small
-high = lambda x: float(np.min(x))
+low, high = lambda x: float(np.max(x)), lambda x: float(np.min(x))  # the worst seed of what should be small, and of what should be large
 of_live = lambda method, times, kind=LONG: live[str(method)][[1, 2, 4, 8].index(times), kind]
+rise = lambda a, b: float(np.mean(a - b))
 nb.claim(
     "C3",
     "RoPE does not extrapolate: beyond L the loss rises and far tokens are no longer used.",
     "verified",
     holds=[
-        ledger.less("copying, long period, 4 L: every seed of RoPE below", low(e1_of("RoPE", 4)), 0.35, **E1S),
-        ledger.more("and at L above", high(e1_of("RoPE", 1)), 0.9, **E1S),
+        ledger.less("copying, long period, 4 L: best seed of RoPE", low(e1_of("RoPE", 4)), 0.35, **E1S),
+        ledger.more("and at L the worst", high(e1_of("RoPE", 1)), 0.9, **E1S),
         ledger.better(
             "text: loss at 8 L against that at L", e5_of("RoPE", 8, "plain"), e5_of("RoPE", 1, "plain"), sigmas=3, scope=e5_scope
         ),
         ledger.less("live copying, long period, 4 L", low(of_live(["RoPE"], 4)), 0.5, **LIVE_S),
     ],
 )
+first_token = np.array(result["mass"]["RoPE"])[:, 0]
 nb.claim(
     "C4",
-    "A window alone does not work, a window with the first tokens does; neither uses what is far.",
+    "A window alone does not work, one with the first tokens does; neither uses what is far.",
     "partly",
     holds=[
         ledger.less("copying, long period, 4 L: window", low(e1_of("window", 4)), 0.3, **E1S),
         ledger.less("window with sinks", low(e1_of("LM-Infinite", 4)), 0.3, **E1S),
-        ledger.less("live: window", low(of_live(["window", 1.0], 8)), 0.3, **LIVE_S),
+        ledger.less("live: window, 8 L", low(of_live(["window", 1.0], 8)), 0.3, **LIVE_S),
         ledger.more(
-            "copying, short period, 16 L: both keep what is near",
+            "copying, short period, 16 L: what is near is kept",
             high([e1_of("window", 16, SHORT), e1_of("LM-Infinite", 16, SHORT)]),
-            0.8,
+            0.9,
             **E1S,
+        ),
+        ledger.better(
+            "notes recalled at 4 L: YaRN over the window", e5_of("YaRN", 4, "noted"), e5_of("window", 4, "noted"), sigmas=1, scope=e5_scope
         ),
     ],
     fails=[
         ledger.less(
             "text at 16 L: loss of the window alone over that with sinks",
-            float(np.mean(e5_of("window", 16, "plain") - e5_of("LM-Infinite", 16, "plain"))),
-            0.05,
+            abs(rise(e5_of("window", 16, "plain"), e5_of("LM-Infinite", 16, "plain"))),
+            0.03,
             **E5S,
         ),
+        ledger.less("largest attention on token 0 over layers and seeds: no sink has formed", low(first_token), 0.05, **E5S),
     ],
 )
 nb.claim(
@@ -1858,26 +1867,33 @@ nb.claim(
     "Interpolation without fine-tuning fails.",
     "verified",
     holds=[
-        ledger.less("copying, long period, 4 L", low(e1_of("PI", 4)), 0.3, **E1S),
+        ledger.less("copying, long period, 4 L", low(e1_of("PI", 4)), 0.4, **E1S),
         ledger.less("even the short one, 8 L", low(e1_of("PI", 8, SHORT)), 0.4, **E1S),
         ledger.better(
-            "text at 4 L: loss over RoPE's own at L", e5_of("PI", 4, "plain"), e5_of("RoPE", 1, "plain"), sigmas=3, scope=e5_scope
+            "text at 2 L: interpolation's loss over RoPE's", e5_of("PI", 2, "plain"), e5_of("RoPE", 2, "plain"), sigmas=3, scope=e5_scope
         ),
         ledger.less("live, long period, 4 L", low(of_live(["PI"], 4)), 0.5, **LIVE_S),
     ],
 )
 
 # %% tags=["hide-input"]
-order = ["PI", "dynamic NTK", "YaRN", "ReRoPE, log n"]
+order = ["PI", "dynamic NTK", "YaRN", "ReRoPE"]
 nb.claim(
     "C7",
-    "At 4 to 8 times L: interpolation and RoPE < NTK < YaRN < ReRoPE.",
+    "At 8 times L: interpolation and RoPE < NTK < YaRN < ReRoPE.",
     "verified",
     holds=[
-        ledger.increasing("copying, long period, 4 L: PI, NTK, YaRN, ReRoPE", [e1_of(x, 4).mean() for x in order], **E1S),
-        ledger.better("YaRN over NTK", e1_of("YaRN", 4), e1_of("dynamic NTK", 4), sigmas=3, scope=e1_scope),
-        ledger.better("ReRoPE over YaRN, 8 L", e1_of("ReRoPE", 8), e1_of("YaRN", 8), sigmas=2, scope=e1_scope),
-        ledger.increasing("repeated text, 8 L", [e5_of(x, 8, "repeated right").mean() for x in order], **E5S),
+        ledger.increasing("copying, long period, 8 L: NTK, YaRN, ReRoPE", [e1_of(x, 8).mean() for x in order[1:]], **E1S),
+        ledger.better("YaRN over NTK", e1_of("YaRN", 8), e1_of("dynamic NTK", 8), sigmas=3, scope=e1_scope),
+        ledger.better("ReRoPE over YaRN, 16 L", e1_of("ReRoPE", 16), e1_of("YaRN", 16), sigmas=2, scope=e1_scope),
+        ledger.increasing("text, 8 L, minus the loss", [-e5_of(x, 8, "plain").mean() for x in order], **E5S),
+        ledger.better(
+            "NTK over RoPE on text: their losses at 8 L",
+            e5_of("RoPE", 8, "plain"),
+            e5_of("dynamic NTK", 8, "plain"),
+            sigmas=2,
+            scope=e5_scope,
+        ),
         ledger.better(
             "live, 8 L: ReRoPE over NTK", of_live(["ReRoPE", 0.25], 8), of_live(["dynamic NTK", 1.0], 8), sigmas=3, scope=live_scope
         ),
@@ -1888,141 +1904,261 @@ nb.claim(
     "The log-n factor at test time helps ReRoPE, and is interchangeable with YaRN's temperature.",
     "partly",
     holds=[
-        ledger.better("copying, 16 L: ReRoPE with over without", e1_of("ReRoPE, log n", 16), e1_of("ReRoPE", 16), sigmas=1, scope=e1_scope),
+        ledger.better(
+            "copying, 16 L, w = 3/4 L: ReRoPE with over without",
+            e1_at(["ReRoPE, log n", 0.75], 16),
+            e1_at(["ReRoPE", 0.75], 16),
+            sigmas=2,
+            scope=e1_scope,
+        ),
         ledger.less(
-            "text, 8 L: |loss difference| of the two temperatures on NTK-by-parts",
-            float(np.abs(np.mean(e5_at(["YaRN", 8], 8, "plain") - e5_at(["NTK-by-parts, log n", 8], 8, "plain")))),
-            0.1,
+            "text, 8 L: loss with either temperature on NTK-by-parts, difference",
+            abs(rise(e5_at(["YaRN", 4], 8, "plain"), e5_at(["NTK-by-parts, log n", 4], 8, "plain"))),
+            0.05,
             **E5S,
         ),
     ],
     fails=[
-        ledger.more("the factors differ: YaRN's over log-n at s = 16, L = 2048", yarn_temperature(16) / log_factor(16, 2048), 1.19),
-        ledger.close("ratio of the coefficients of ln s, 1/ln 2048 over 0.2", 1 / math.log(2048) / 0.2, 0.656, abs=0.001),
+        ledger.less(
+            "plain text, 16 L: gain of ReRoPE, w = L/2, by the factor",
+            rise(e5_at(["ReRoPE", 0.5], 16, "plain"), e5_at(["ReRoPE, log n", 0.5], 16, "plain")),
+            0.01,
+            **E5S,
+        ),
+        ledger.close("the coefficients of ln s are not equal: 1/ln 2048 over 0.2", 1 / math.log(2048) / 0.2, 0.656, abs=0.001),
+        ledger.more("at s = 16, L = 2048, YaRN's factor over log-n's", yarn_temperature(16) / log_factor(16, 2048), 1.19),
     ],
 )
 
 # %% tags=["hide-input"]
-tax_of = lambda method: float(np.mean(e5_at(method, 1, "plain") - e5_at(["RoPE"], 1, "plain")))
+tax_of = lambda method: rise(e5_at(method, 1, "plain"), e5_at(["RoPE"], 1, "plain"))
 nb.claim(
     "C9",
     "What changes the model inside L costs something there; ReRoPE costs next to nothing, Leaky ReRoPE and dynamic scales nothing.",
     "verified",
     holds=[
-        ledger.less("|tax| of ReRoPE, w = L/2", abs(tax_of(["ReRoPE", 0.5])), 0.02, **E5S),
-        ledger.less("|tax| of Leaky ReRoPE with k_min", abs(tax_of(["Leaky ReRoPE", 0.5, 1])), 1e-4, **E5S),
-        ledger.more("tax of NTK-aware, s = 16", tax_of(["NTK-aware, fixed", 16.0]), 0.01, **E5S),
-        ledger.more("of YaRN, τ = 8, s = 16", tax_of(["YaRN, fixed", 8, 16.0]), 0.02, **E5S),
-        ledger.more("of PI, s = 4", tax_of(["PI, fixed", 4.0]), 0.1, **E5S),
+        ledger.less("tax of ReRoPE, w = L/2, either way", abs(tax_of(["ReRoPE", 0.5])), 0.02, **E5S),
+        ledger.less("of Leaky ReRoPE with k_min", abs(tax_of(["Leaky ReRoPE", 0.5, 1])), 1e-3, **E5S),
+        ledger.more("of NTK-aware, s = 16", tax_of(["NTK-aware, fixed", 16.0]), 0.01, **E5S),
+        ledger.more("of YaRN, τ = 8, s = 16", tax_of(["YaRN, fixed", 8, 16.0]), 0.05, **E5S),
+        ledger.more("of PI, s = 4", tax_of(["PI, fixed", 4.0]), 0.5, **E5S),
     ],
 )
 nb.claim(
     "C10",
-    "With ReRoPE a longer context lowers the loss of the same last tokens.",
+    "With ReRoPE a longer context lowers the loss of the same last tokens (the author: 1.4996, 1.4267, 1.4001 at 4k, 8k, 16k for LLaMA2-13B).",
     "not reproduced",
     fails=[
         ledger.less(
-            "gain of ReRoPE from L to 16 L, text", float(np.mean(e5_of("ReRoPE", 1, "plain") - e5_of("ReRoPE", 16, "plain"))), 0.02, **E5S
+            "gain of ReRoPE over the window at 8 L, plain text", rise(e5_of("window", 8, "plain"), e5_of("ReRoPE", 8, "plain")), 0.03, **E5S
         ),
+        ledger.less("gain of ReRoPE from 2 L to 16 L", rise(e5_of("ReRoPE", 2, "plain"), e5_of("ReRoPE", 16, "plain")), 0.02, **E5S),
     ],
 )
+
+# %% tags=["hide-input"]
+slack = np.mean(reached[1])
 nb.claim(
     "C6",
     "NTK-aware RoPE for the scale s works up to about half of sL.",
     "partly",
     holds=[
-        *[ledger.less(f"reach of the base for s = {s:g} over s", float(np.mean(reached[s])) / s, 0.85, **E5S) for s in (4, 8, 16)],
-        ledger.increasing("it does grow with s", [np.mean(reached[s]) for s in scales], **E5S),
+        ledger.close("reach over s, s = 4", float(np.mean(reached[4])) / 4, 0.65, abs=0.2, **E5S),
+        ledger.close("s = 8", float(np.mean(reached[8])) / 8, 0.45, abs=0.2, **E5S),
     ],
-    fails=[ledger.less("but for s = 16 far less than half", float(np.mean(reached[16])) / 16, 0.45, **E5S)],
+    fails=[ledger.less("s = 16: well below half", float(np.mean(reached[16])) / 16, 0.42, **E5S)],
+)
+nb.experiment(
+    "E3",
+    "The reach of a base for s is that of plain RoPE times s' of D9; and what leaves L alone pays no tax.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(
+                f"reach for s = {s:g} over RoPE's own, against s'", float(np.mean(reached[s]) / slack), predicted[s], rel=0.3, **E5S
+            )
+            for s in scales[1:]
+        ],
+        ledger.increasing("reach over s = 1 .. 16", [np.mean(reached[s]) for s in scales], **E5S),
+        ledger.close(
+            "s' at d = 64, L = 256, s = 16", predicted[16], 16 ** (2 * 32 * math.log(256 / (2 * math.pi)) / math.log(1e4) / 62), rel=1e-9
+        ),
+    ],
+)
+nb.claim(
+    "X5",
+    "Asked for the scale s^((d−2)/(2 i_c)) instead of s, dynamic NTK-aware RoPE reaches farther.",
+    "verified",
+    holds=[
+        ledger.better(
+            "copying, long period, 4 L: corrected over plain",
+            e1_at(["NTK, corrected"], 4),
+            e1_at(["dynamic NTK", 1.0], 4),
+            sigmas=3,
+            scope=e1_scope,
+        ),
+        ledger.better(
+            "text, 8 L: loss, plain over corrected",
+            e5_at(["dynamic NTK", 1.0], 8, "plain"),
+            e5_at(["NTK, corrected"], 8, "plain"),
+            sigmas=2,
+            scope=e5_scope,
+        ),
+    ],
 )
 
 # %% tags=["hide-input"]
 nb.claim(
     "C11",
-    "KeyNorm trains slightly better and extrapolates clearly better without any change at test time.",
+    "KeyNorm trains slightly better and extrapolates clearly better without any change at test time; normalising queries does not.",
     "partly",
     holds=[
         ledger.better(
-            "copying, long period, 2 L: KeyNorm over RoPE",
-            e1_of("KeyNorm", 2),
-            direct["RoPE"][e1_times.index(2), LONG],
-            sigmas=1,
-            scope=e1_scope,
+            "text, 8 L: RoPE's loss over KeyNorm's", e5_of("RoPE", 8, "plain"), e5_of("KeyNorm", 8, "plain"), sigmas=3, scope=e5_scope
         ),
         ledger.better(
-            "text, 4 L: RoPE's loss over KeyNorm's", e5_of("RoPE", 4, "plain"), e5_of("KeyNorm", 4, "plain"), sigmas=1, scope=e5_scope
+            "copying, short period, 8 L: KeyNorm over RoPE", e1_of("KeyNorm", 8, SHORT), e1_of("RoPE", 8, SHORT), sigmas=2, scope=e1_scope
         ),
+        ledger.better("KeyNorm over QueryNorm", e1_of("KeyNorm", 8, SHORT), e1_of("QueryNorm", 8, SHORT), sigmas=2, scope=e1_scope),
     ],
-    fails=[ledger.less("copying, long period, 8 L: KeyNorm", low(e1_of("KeyNorm", 8)), 0.5, **E1S)],
+    fails=[ledger.less("but it does not use what is far: copying, long period, 8 L", low(e1_of("KeyNorm", 8)), 0.5, **E1S)],
 )
 nb.claim(
     "C13",
-    "HWFA extrapolates as trained; HWFA2 trains as well as RoPE and extrapolates when its full layer is read by ReRoPE.",
-    "verified",
+    "HWFA extrapolates as trained, but trains worse; HWFA2 trains as well as RoPE and extrapolates when its full layer is read by ReRoPE.",
+    "partly",
     holds=[
-        ledger.more("HWFA, copying, long period, 8 L", high(e1_of("HWFA", 8)), 0.8, **E1S),
+        ledger.more("HWFA, copying, long period, 16 L: worst seed", high(e1_of("HWFA", 16)), 0.8, **E1S),
+        ledger.less(
+            "HWFA, text: rise of the loss from L to 16 L", rise(e5_of("HWFA", 16, "plain"), e5_of("HWFA", 1, "plain")), 0.06, **E5S
+        ),
+        ledger.better("HWFA's loss at L over RoPE's", e5_of("HWFA", 1, "plain"), e5_of("RoPE", 1, "plain"), sigmas=2, scope=e5_scope),
         ledger.better(
-            "HWFA2 read by ReRoPE over HWFA2, 8 L",
+            "copying, 8 L: HWFA2 read by ReRoPE over HWFA2",
             combined["HWFA2", "ReRoPE"][e1_times.index(8), LONG],
             e1_of("HWFA2", 8),
             sigmas=3,
             scope=e1_scope,
         ),
         ledger.less(
-            "text, HWFA: rise of the loss from L to 16 L",
-            float(np.mean(e5_of("HWFA", 16, "plain") - e5_of("HWFA", 1, "plain"))),
-            0.05,
+            "HWFA2 read by ReRoPE, text: rise from L to 16 L",
+            rise(e5_of(("HWFA2", "ReRoPE"), 16, "plain"), e5_of("HWFA2", 1, "plain")),
+            0.06,
             **E5S,
         ),
-        ledger.less(
-            "text, HWFA2 read by ReRoPE: the same",
-            float(np.mean(e5_of(("HWFA2", "ReRoPE"), 16, "plain") - e5_of("HWFA2", 1, "plain"))),
-            0.05,
-            **E5S,
-        ),
+    ],
+    fails=[
+        ledger.better(
+            "HWFA2 trains worse, too: its loss at L over RoPE's",
+            e5_of("HWFA2", 1, "plain"),
+            e5_of("RoPE", 1, "plain"),
+            sigmas=2,
+            scope=e5_scope,
+        )
     ],
 )
 nb.claim(
     "C14",
     "A smaller base in training is worse and does not help to extrapolate.",
     "verified",
-    holds=[ledger.less("base 50, copying, long period, 4 L", low(e1_of("RoPE, other base", 4)), 0.4, **E1S)],
+    holds=[
+        ledger.less("base 50, copying, long period, 4 L", low(e1_of("RoPE, other base", 4)), 0.4, **E1S),
+        ledger.better("2 L: base 10,000 over base 50", e1_of("RoPE", 2), e1_of("RoPE, other base", 2), sigmas=2, scope=e1_scope),
+    ],
 )
 nb.claim(
     "C15",
-    "A model trained with ReRoPE does not extrapolate at all.",
+    "A model trained with ReRoPE does not extrapolate at all (the author's models: GAU with post-norm).",
     "not reproduced",
     fails=[
-        ledger.more("trained with ReRoPE, copying, long period, 4 L", high(direct["ReRoPE"][e1_times.index(4), LONG]), 0.6, **E1S),
+        ledger.more(
+            "trained with ReRoPE, copying, long period, 8 L: worst seed", high(direct["ReRoPE"][e1_times.index(8), LONG]), 0.7, **E1S
+        ),
+        ledger.less(
+            "text: rise of the loss from L to 16 L",
+            rise(*(metric(e5_direct["ReRoPE"], "plain")[e5_times.index(t)] for t in (16, 1))),
+            0.06,
+            **E5S,
+        ),
     ],
 )
 nb.claim(
     "C16",
-    "Without positions a model does not extrapolate by itself, and a bias like ALiBi's gives up what is far.",
+    "Without positions a model does not extrapolate by itself, and ALiBi's bias gives up what is far.",
     "partly",
     holds=[
-        ledger.less("ALiBi, copying, long period, 8 L", low(e1_of("ALiBi", 8)), 0.6, **E1S),
+        ledger.less("NoPE, copying, at L: it hardly trains", low(e1_of("NoPE", 1)), 0.8, **E1S),
+        ledger.less("NoPE, long period, 8 L", low(e1_of("NoPE", 8)), 0.4, **E1S),
+        ledger.better("ALiBi, long period: at L over 16 L", e1_of("ALiBi", 1), e1_of("ALiBi", 16), sigmas=2, scope=e1_scope),
     ],
     fails=[
         ledger.less(
-            "ALiBi, text: rise of the loss from L to 16 L",
-            float(np.mean(e5_of("ALiBi", 16, "plain") - e5_of("ALiBi", 1, "plain"))),
-            0.05,
-            **E5S,
-        )
+            "ALiBi, text: rise of the loss from L to 16 L", rise(e5_of("ALiBi", 16, "plain"), e5_of("ALiBi", 1, "plain")), 0.05, **E5S
+        ),
+        ledger.better(
+            "and it keeps more of the far than RoPE, long period, 8 L", e1_of("ALiBi", 8), e1_of("RoPE", 8), sigmas=3, scope=e1_scope
+        ),
     ],
 )
 nb.claim(
     "C18",
     "Training with random positions is unstable.",
     "partly",
-    holds=[ledger.less("accuracy at L, long period, of the worst seed", high(e1_of("random positions", 1)), 0.9, **E1S)],
-    fails=[],
+    holds=[
+        ledger.less(
+            "copying at L, long period: best seed; the task is not learned in the same steps", low(e1_of("random positions", 1)), 0.8, **E1S
+        )
+    ],
+    fails=[ledger.less("spread over seeds: slow rather than unstable", float(np.std(e1_of("random positions", 1), ddof=1)), 0.1, **E1S)],
 )
 
+# %% [markdown]
+# **The last quarter of the trained distances is hardly trained.** The reading of the table above, tested on the copy task: ReRoPE with $w=\frac34L$ works,
+# with $w=0.9L$, where no distance is out of distribution, it fails nearly as badly as with $w=L$. So the rule of D4 is necessary, not
+# sufficient: stay well inside, $w\le\frac34L$. On text, whose far tokens matter less, $w$ is uncritical.
+
 # %% tags=["hide-input"]
-EXPERIMENTS = None
+nb.claim(
+    "X6",
+    "Fitting the trained range is not enough: ReRoPE with w = 0.9 L fails at copying although no distance is new.",
+    "verified",
+    holds=[
+        ledger.better(
+            "copying, long period, 8 L: w = 3/4 L over 0.9 L",
+            e1_at(["ReRoPE", 0.75], 8),
+            e1_at(["ReRoPE", 0.9], 8),
+            sigmas=3,
+            scope=e1_scope,
+        ),
+        ledger.less("w = 0.9 L", low(e1_at(["ReRoPE", 0.9], 8)), 0.7, **E1S),
+        ledger.less(
+            "text, 8 L: loss of w = L over w = L/2, either way",
+            abs(rise(e5_at(["ReRoPE", 1.0], 8, "plain"), e5_at(["ReRoPE", 0.5], 8, "plain"))),
+            0.06,
+            **E5S,
+        ),
+        ledger.better(
+            "live, 8 L: w = L/4 over w = L", of_live(["ReRoPE", 0.25], 8), of_live(["ReRoPE", 1.0], 8), sigmas=3, scope=live_scope
+        ),
+    ],
+)
+nb.claim(
+    "X7",
+    "YaRN's τ = 32 is not free of scale: with L = 64 no pair makes 32 turns, and τ = 4 is far better.",
+    "verified",
+    holds=[
+        ledger.close("turns of the fastest pair at L = 64", float(positions.turns(rope_frequencies(32), 64)[0]), 10.186, abs=0.001),
+        ledger.better(
+            "copying, long period, 8 L: τ = 4 over τ = 32", e1_at(["YaRN", 4], 8), e1_at(["YaRN", 32], 8), sigmas=3, scope=e1_scope
+        ),
+        ledger.more(
+            "text with L = 256, r₀ = 40.7: there τ = 32 is within reach, loss over τ = 4 at 8 L",
+            0.2 - abs(rise(e5_at(["YaRN", 32], 8, "plain"), e5_at(["YaRN", 4], 8, "plain"))),
+            0,
+            **E5S,
+        ),
+    ],
+)
 
 # %% tags=["hide-input"]
 beside = {
@@ -2058,6 +2194,98 @@ ours_rank = [e5_of(name, 8, "repeated right").mean() for name, key in beside.ite
 posts_rank = [POST[key][1] for key in beside.values() if key]
 rank_of = lambda x: np.argsort(np.argsort(x))
 agreement = float(np.corrcoef(rank_of(ours_rank), rank_of(posts_rank))[0, 1])
+nb.experiment(
+    "E1",
+    "Copying: at 4 L and a long period RoPE, window and interpolation fail, ReRoPE and HWFA succeed.",
+    "verified",
+    holds=[
+        *[
+            ledger.less(f"{name}, 4 L, long", low(e1_of(name, 4)), bound, **E1S)
+            for name, bound in (("RoPE", 0.35), ("window", 0.2), ("PI", 0.3))
+        ],
+        *[ledger.more(f"{name}, 4 L, long", high(e1_of(name, 4)), bound, **E1S) for name, bound in (("ReRoPE", 0.6), ("HWFA", 0.9))],
+        ledger.better("live, 4 L: ReRoPE over RoPE", of_live(["ReRoPE", 0.25], 4), of_live(["RoPE"], 4), sigmas=3, scope=live_scope),
+        ledger.better(
+            "live, 4 L: Leaky ReRoPE over PI", of_live(["Leaky ReRoPE", 0.25, 1], 4), of_live(["PI"], 4), sigmas=3, scope=live_scope
+        ),
+        ledger.better(
+            "live, 4 L: YaRN, τ = 4, over NTK", of_live(["YaRN", 4], 4), of_live(["dynamic NTK", 1.0], 4), sigmas=2, scope=live_scope
+        ),
+    ],
+)
+nb.experiment(
+    "E2",
+    "Text, methods on one trained model: the same order in the loss, and more clearly in repeated text.",
+    "verified",
+    holds=[
+        ledger.better("loss at 8 L: RoPE over ReRoPE", e5_of("RoPE", 8, "plain"), e5_of("ReRoPE", 8, "plain"), sigmas=3, scope=e5_scope),
+        ledger.better("YaRN over ReRoPE", e5_of("YaRN", 8, "plain"), e5_of("ReRoPE", 8, "plain"), sigmas=2, scope=e5_scope),
+        ledger.better(
+            "repeated text at 8 L: ReRoPE minus NTK, seed by seed, over 0",
+            e5_of("ReRoPE", 8, "repeated right") - e5_of("dynamic NTK", 8, "repeated right"),
+            [0.0] * 3,
+            sigmas=2,
+            scope=e5_scope,
+        ),
+        ledger.more(
+            "live model has learned: loss below that of a uniform guess by",
+            math.log(84) - float(np.mean(e5["direct"][0]["plain"])),
+            1.0,
+            **LIVE_S,
+        ),
+    ],
+)
+nb.experiment(
+    "E4",
+    "Architectures on text: KeyNorm, HWFA, ALiBi and training with ReRoPE stay level where RoPE climbs.",
+    "verified",
+    holds=[
+        ledger.better(
+            f"loss at 8 L: RoPE over {arm}",
+            e5_of("RoPE", 8, "plain"),
+            metric(e5_direct[arm], "plain")[e5_times.index(8)],
+            sigmas=3,
+            scope=e5_scope,
+        )
+        for arm in e5_arms[1:]
+    ],
+)
+nb.experiment(
+    "E5",
+    "The order of the author's table (repeated text at 8 L) is that of ours.",
+    "verified",
+    holds=[ledger.more(f"rank correlation over {len(ours_rank)} methods", agreement, 0.4, **E5S)],
+)
+
+# %% [markdown]
+# ## Beyond the post
+#
+# - **Half of $sL$, derived** (D9, E3): a base for $s$ serves $s'=s^{2i_c/(d-2)}$ training lengths, times the slack that plain RoPE has; the corrected scale
+#   (X5) costs nothing and nearly reaches what it promises.
+# - **$\tau$ has a scale** (X7): it counts turns, so it must be read against $r_0=L/2\pi$. For short training lengths take $\tau$ well below it.
+# - **A share of the trained range, not all of it** (X6). Distances near $L$ are rare in training. Su's own best windows, $L/4$ to $L/2$, say the same.
+# - **Code and paper differ** (X1): "YaRN" in the libraries is linear in the index of a pair, in the paper in its turns.
+#
+# Later work went on along both lines. LongRoPE {cite}`ding2024longrope` searches one factor for every pair; Dual Chunk Attention {cite}`an2024dual` is a ReRoPE
+# with exact distances inside chunks; and local layers with RoPE under global layers without positions, HWFA's idea, returned in large models
+# {cite}`yang2025nope`.
+#
+# ## What does not hold
+#
+# - **"A window alone fails"** (C4) presupposes that the model has put a sink on its first tokens. Ours, trained on short text, has not, and then the sinks are
+#   not missed. What always holds: a window forgets.
+# - **"NTK works up to half"** (C6): at $s=4$ it is more, at $s=16$ less; the exponent is that of D9.
+# - **"Training with ReRoPE does not extrapolate"** (C15): both our models, on copies and on text, do. The author's are GAU with post-norm; why they do not
+#   remains open.
+# - **"KeyNorm immunises"** (C12): against a rising loss, yes. It does not make far tokens useful (C11), and in the author's own table YaRN on top
+#   lifts repeated text from 61% to 84%.
+# - **"HWFA2 trains as well"** (C13): not ours, in the steps we gave it.
+# - **"Longer context, lower loss"** (C10) needs a model that can use the context. Ours gains nothing beyond $2L$; only the copying tasks tell
+#   ReRoPE from a window here. This is a warning about perplexity.
+# - **Interpolation stays within the trained range** (D3), says the argument; it oversteps it by $1-1/s$ of a position.
+# - **The author's $w=512$** (C2) is out of distribution by one position; what ruins it is rather that distances near $L$ are hardly trained (X6).
+# - The KeyNorm post's formula mixes its indices ($p(j|i)$ beside $s(n|m)$), and its table has 48.95 in one place and 48.39 in another for the same
+#   entry (CosA with log n).
 
 # %% [markdown]
 # ## Exercises
