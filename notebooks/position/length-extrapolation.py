@@ -134,6 +134,8 @@ with torch.random.fork_rng():
     torch.manual_seed(11)
     draw_q, draw_k = torch.randn(2, 41, 8, dtype=torch.float64)
 steps = np.arange(41)[:, None] - np.arange(41)
+
+# %%
 nb.derivation(
     "D1",
     "The logit of RoPE is the real part of a sum over pairs of q conj(k) times a phase (m − n)θᵢ.",
@@ -179,6 +181,8 @@ with torch.random.fork_rng():
     torch.manual_seed(2)
     sink_values = torch.rand(40, dtype=torch.float64)
 seen_by = lambda w, sinks, i: int(positions.visible(30, w, sinks)[i].sum())
+
+# %%
 nb.derivation(
     "D2",
     "A window shows min(i + 1, w) keys, a Λ-mask the first sinks besides; dropping a sink of weight e^c multiplies a quiet head's output by (e^c + w)/w.",
@@ -244,6 +248,8 @@ two_pass = [
     )[past].max()
     for w, k in tested
 ]
+
+# %%
 nb.derivation(
     "D4",
     "The two-pass logits of (Leaky) ReRoPE rotate by δ(i − j), and no distance exceeds L − 1 once k ≥ (n − 1 − w)/(L − 1 − w).",
@@ -277,6 +283,8 @@ def blocks(length, window, B):
 
 cases = {(4096, 1024, 128): (24, 528), (32768, 4096, 128): (224, 32896), (8192, 1000, 128): (113, 2080)}
 by_rule = lambda n, mu: (n - mu, n * (n + 1) // 2)
+
+# %%
 nb.derivation(
     "D5",
     "With blocks of B and w = μB, both passes are needed in n/B − μ of the n/B (n/B + 1)/2 blocks.",
@@ -450,6 +458,7 @@ def reach(s, L, d=128, base=1e4):
     return L * old / new / L
 
 
+# %%
 nb.derivation(
     "D9",
     "NTK-aware RoPE needs κ = s^(d/(d−2)); pairs of less than a turn keep to their trained arcs up to s' = s^(2 i_c/(d−2)), about s/1.5 to s/2.2 for Llama 2.",
@@ -785,7 +794,7 @@ def by_formula(method, n, L, d):
     return frequencies.get(name, theta), distances.get(name, r), np.ones(n) * factors.get(name, 1), masks.get(name, r < n) & (r >= 0)
 
 
-# %%
+# %% tags=["hide-input"]
 def worst_difference(method, n, L=16):
     """Largest difference between the weights of the scheme and those by formula, for random q and k (n, 8)."""
     theta, distance, factor, seen = by_formula(method, n, L, 8)
@@ -827,6 +836,8 @@ for scheme, logits in trained_variants.values():
     found = scheme.weights(draw_q[None], draw_k[None])[0].numpy()
     trained_off.append(float(np.abs(found - by_hand / by_hand.sum(1, keepdims=True)).max()))
 worst = {str(m): max(worst_difference(m, n) for n in (12, 16, 41)) for m in METHODS}
+
+# %% tags=["hide-input"]
 nb.claim(
     "X2",
     "All methods of the comparison are what their formulas say: attention weights of the schemes against the complex sum, inside and beyond L.",
@@ -1027,7 +1038,7 @@ for arm in (["RoPE", 1e4], ["RoPE, other base", 50.0], ["random positions", 1e4]
     for a, b, c in zip(kept_row.parameters(), alone.parameters(), start.parameters(), strict=True):
         drift.append(float((a.data - b.data).norm() / (b.data - c.data).norm()))
 
-# %%
+# %% tags=["hide-input"]
 drawn, scored_at = copies(6, 3, 9, 30, 16, torch.Generator().manual_seed(1))
 generator = torch.Generator().manual_seed(8)
 checked, _ = copies(5, 6, 6, 24, 16, generator)
@@ -1055,7 +1066,7 @@ layers_wanted |= {
 }
 layers_wanted |= {"HWFA": (local8,) * 3 + ((*usual[:4], (64, True), 0),), "HWFA2": (local8, local8, usual, local8)}
 
-# %%
+# %% tags=["hide-input"]
 mini = {"length": 16, "d": 16, "heads": 2, "depth": 2}
 quick = {"rates": [1e-2, 3e-2], "seeds": [5, 6], "steps": 2, "batch": 3}
 mini_arms, mini_also = [["RoPE", 50.0], ["HWFA2", 1e4]], [["HWFA2", ["ReRoPE", 0.25]]]
@@ -1088,6 +1099,8 @@ first_copy = [next(p for p in range(1, 30) if torch.equal(row[p:], row[:-p])) fo
 taken = lambda k: random_positions(k, 64, torch.Generator().manual_seed(k)).tolist()
 places_of = lambda k: (len(taken(k)), taken(k) == sorted(set(taken(k))), 0 <= min(taken(k)) <= max(taken(k)) < 64)
 untrained = losses(start.requires_grad_(False), drawn, Scheme(rope_frequencies(8)))
+
+# %% tags=["hide-input"]
 nb.claim(
     "X3",
     "The copy task, its training and its score do what the text says.",
@@ -1136,7 +1149,7 @@ e1 = nb.run(
     arms=nb.at_scale(cpu=[["RoPE", 1e4]], gpu=[[a, 1e4] for a in ARMS[:6]], full=[*([a, 1e4] for a in ARMS), ["RoPE, other base", 50.0]]),
     rates=nb.at_scale(cpu=[1e-2], gpu=[5e-3, 1e-2], full=[4e-3, 8e-3, 1.6e-2, 3.2e-2]),
     seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
-    steps=nb.at_scale(cpu=220, gpu=400, full=500),
+    steps=nb.at_scale(cpu=200, gpu=400, full=500),
     batch=nb.at_scale(cpu=32, gpu=48, full=48),
     multiples=nb.at_scale(cpu=[1, 2, 4, 8], gpu=[1, 2, 4, 8, 16], full=[1, 2, 4, 8, 16]),
     methods=nb.at_scale(cpu=LIVE, gpu=METHODS, full=METHODS),
@@ -1380,7 +1393,7 @@ off += [
 ]
 off += [float((table["by position"][k] - library_rows[0][:, 3:, 2 + k].mean(1)).abs().max()) for k in range(4)]
 
-# %%
+# %% tags=["hide-input"]
 seen_weights = []
 with torch.no_grad():
     for part in some[:, -32:].split(2):
@@ -1415,7 +1428,7 @@ home_by_hand = scored(stack, some[:, -17:], near_scheme)[..., 0].mean(1) + score
 broken = copy.deepcopy(stack)
 broken.head.weight.data.fill_(math.nan)
 
-# %%
+# %% tags=["hide-input"]
 mini_shape = {"length": 16, "d": 16, "heads": 2, "depth": 2}
 quick_text = {"rates": [3e-2, 1e-2], "seeds": [5, 6], "steps": 2, "batch": 4, "bf16": False}
 few = {"multiples": [1, 2], "sequences": 4, "bins": 4, "fine": {"shares": [1, 1.5], "scales": [1, 2]}}
@@ -1506,10 +1519,10 @@ e5 = nb.run(
     also=nb.at_scale(cpu=[], gpu=[], full=ALSO[:4]),
     rates=nb.at_scale(cpu=[1e-2], gpu=[2e-3, 4e-3], full=[5e-4, 1e-3, 2e-3, 4e-3]),
     seeds=[0, 1, 2],
-    steps=nb.at_scale(cpu=150, gpu=600, full=1800),
+    steps=nb.at_scale(cpu=100, gpu=600, full=1800),
     batch=nb.at_scale(cpu=16, gpu=16, full=16),
     multiples=nb.at_scale(cpu=[1, 2, 4, 8], gpu=[1, 2, 4, 8, 16], full=[1, 2, 4, 8, 16]),
-    sequences=nb.at_scale(cpu=12, gpu=8, full=16),
+    sequences=nb.at_scale(cpu=6, gpu=8, full=16),
     bins=nb.at_scale(cpu=8, gpu=16, full=16),
     fine={"shares": [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8], "scales": nb.at_scale(cpu=[1, 4], gpu=[1, 4, 8], full=[1, 2, 4, 8, 16])},
     bf16=nb.scale != "cpu" and runtime.has_bf16(),
@@ -1519,7 +1532,7 @@ e5 = nb.run(
 # %% [markdown]
 # ## What came out: copying
 #
-# The recorded run ($L=64$, twelve architectures, four rates, four seeds) and the live one ($L=32$, RoPE alone, three seeds) share the axes. Parameters
+# The recorded run ($L=64$, twelve architectures, four rates, four seeds; curves) and the live one ($L=32$, RoPE alone, three seeds; circles) share the axes. Parameters
 # of a method were chosen on other texts at $8L$.
 
 # %% tags=["hide-input"]
@@ -1532,7 +1545,7 @@ e1_best = {name: max((i for i, m in enumerate(e1_methods) if m[0] == name), key=
 e1_arms = [arm[0] for arm in e1_record.config["arms"]]
 direct = {arm: np.array(r) for arm, r in zip(e1_arms, e1_record.result["direct"], strict=True)}
 combined = {(arm, m[0]): np.array(r) for (arm, m), r in zip(e1_record.config["also"], e1_record.result["also"], strict=True)}
-live = {str(m): np.array(r) for m, r in zip(LIVE, e1["post hoc"], strict=True)}
+live = {str(m): np.array(r)[:4] for m, r in zip(nb.at_scale(cpu=LIVE, gpu=METHODS, full=METHODS), e1["post hoc"], strict=True)}
 e1_scope, live_scope = f"full, {len(e1_record.config['seeds'])} seeds, 0.1M parameters", "live"
 SHORT, LONG = 0, 1
 
@@ -1559,7 +1572,7 @@ shown = {
     "ReRoPE": (SKY, "-", ["ReRoPE", 0.25]),
     "ReRoPE, log n": (BLUE, "-", None),
 }
-figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.9), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(7.8, 4.4), sharey=True)
 for axes, kind, title in ((panels[0], SHORT, "short period: what is needed is near"), (panels[1], LONG, "long period: it is beyond L")):
     for name, (color, dash, alive) in shown.items():
         mean = [e1_of(name, t, kind).mean() for t in e1_times]
@@ -1573,7 +1586,7 @@ for axes, kind, title in ((panels[0], SHORT, "short period: what is needed is ne
     axes.minorticks_off()
     axes.set_title(title, fontsize=10)
 panels[0].set_ylabel("accuracy of the last 16 tokens")
-panels[0].legend(fontsize=7.5, loc="lower left")
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
 figure.suptitle(
     "Only methods that keep the near and compress the far still use what lies beyond L", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
@@ -1626,7 +1639,7 @@ def e5_at(method, times, key):
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels against the multiple of the training length, one to sixteen, for eight methods on the same trained text models: the loss of the last 128 characters of plain text, the accuracy on text of L characters repeated, and the share of notes recalled. RoPE and interpolation rise steeply in loss and lose both abilities; ReRoPE, Leaky ReRoPE and YaRN stay near their values at L."}}
 e5_shown = {k: v for k, v in shown.items() if k != "window"} | {"LM-Infinite": (GREY, "-.", None)}
-figure, panels = plt.subplots(1, 3, figsize=(7.9, 3.9))
+figure, panels = plt.subplots(1, 3, figsize=(7.9, 4.3))
 for axes, key, title in zip(
     panels, ("plain", "repeated right", "noted"), ("same last characters: loss", "repeated text: accuracy", "notes recalled"), strict=True
 ):
@@ -1640,7 +1653,7 @@ for axes, key, title in zip(
     axes.minorticks_off()
     axes.set_title(title, fontsize=9.5)
 panels[0].set_ylabel("nats a character; share in the others")
-panels[1].legend(fontsize=7, loc="center left")
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
 figure.suptitle(
     "On text the order is the same, and perplexity alone shows the least of it", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
@@ -1667,7 +1680,7 @@ for name, (color, dash, _) in e5_shown.items():
     axes.plot(stretches, curve.mean(1), color=color, ls=dash, label=name)
 axes.set(xlabel="position / L, in stretches of L characters", ylabel="loss (nats a character)", yscale="log")
 axes.set_title("Loss by position in one text of 16 L: where each method lets go")
-axes.legend(fontsize=8, ncols=2)
+axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 nb.show(figure)
 
 # %% [markdown]
@@ -1705,7 +1718,7 @@ for i, (s, color, dash) in enumerate(zip(scales, (BLACK, ORANGE, GREEN, RED, BLU
 axes.set(xscale="log", xlabel="context / L (log axis)", ylabel="loss of the last 128 characters (nats)")
 axes.set_xticks(shares, [f"{x:g}" for x in shares])
 axes.minorticks_off()
-axes.set_title("A base for s serves about s' (triangles), not s, training lengths")
+axes.set_title("A base for s serves about s' (triangles) times 1.5, not s, training lengths")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1780,6 +1793,8 @@ runs_of_post = {
 }
 runs_of_post |= {f"Leaky w{w} k{k}, log n": (w, k) for w in (128, 256) for k in (8, 16)}
 fits = {name: farthest(*wk) <= 511 for name, wk in runs_of_post.items()}
+
+# %% tags=["hide-input"]
 nb.claim(
     "C2",
     "The author's tables obey the rule of D4: the settings whose farthest distance exceeds 511 are the worse ones.",
