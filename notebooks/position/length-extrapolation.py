@@ -1172,7 +1172,7 @@ e1 = nb.run(
 # %%
 def notes_for(length):
     """Notes in a text, names and values that they use."""
-    return (12, 16, 16) if length >= 128 else (2, 8, 4)
+    return (8, 32, 16) if length >= 128 else (2, 8, 4)
 
 
 @torch.no_grad()
