@@ -15,8 +15,8 @@
 #
 # **The point.** A RoPE model trained on $L$ tokens can be read at $16L$ without further training, if near distances stay as they are and far ones are
 # brought into the trained range. That is what ReRoPE does to distances and YaRN to frequencies; compressing everything (interpolation) or
-# hiding the far (windows) fails. Copying from beyond $L$ at $8L$: 98% with ReRoPE, 94% with YaRN, chance with RoPE, interpolation, a window. The *loss* on
-# text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, and why one must stay well inside $L$.
+# hiding the far (windows) fails. Copying from beyond $L$ at $8L$: 97% with ReRoPE, 93% with YaRN, chance with RoPE, interpolation, a window. The *loss* on
+# text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, right to 8%, and why $w$ must stay well inside $L$.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1163,16 +1163,17 @@ e1 = nb.run(
 #
 # **Question.** Does the order of the copy task hold for a language model, on text? **Set-up.** Characters of Shakespeare, 4 layers, $d=256$, four heads of
 # 64, trained on $L=256$ (numbers of the recorded run; the live one is far smaller). So that there is something to find beyond $L$, half of the training sequences are
-# periodic (period up to $L/2$), and all carry eight *notes*, a name followed by a value, each asked for once later. Tests on held-out text, contexts of
+# periodic (period up to $L/2$), and all carry twelve *notes*, a name followed by a value, each asked for once later. Tests on held-out text, contexts of
 # $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters repeated again and again, the
-# post's measure, (iii) the share of notes recalled, eight of them anywhere in the context, asked for at its end, (iv) the loss by position. Learning
-# rates by arm on a grid of three (HWFA and HWFA2 are best at its lowest, $10^{-3}$), three seeds; parameters of a method by the loss on one half of the test texts at $8L$, results from the other half.
+# post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss by position. Four learning
+# rates for every architecture and three seeds; the rate by the loss at $L$ on all test texts, plain text and notes together; parameters of a method by
+# the loss at $8L$ on one half of the texts, results from the other half.
 
 
 # %%
 def notes_for(length):
     """Notes in a text, names and values that they use."""
-    return (8, 32, 16) if length >= 128 else (2, 8, 4)
+    return (12, 16, 16) if length >= 128 else (2, 8, 4)
 
 
 @torch.no_grad()
@@ -1533,8 +1534,8 @@ e5 = nb.run(
 # ## What came out: copying
 #
 # The recorded run ($L=64$, twelve architectures, four rates, four seeds; curves) and the live one ($L=32$, RoPE alone, three seeds; circles) share the axes. Parameters
-# of a method were chosen on other texts at $8L$. (Most architectures did best at the highest rate tried, 0.016, all by less than one point over the rate
-# below it: at $L$ the task is solved.)
+# of a method were chosen on other texts at $8L$. At $L$ the task is solved, and the rate matters little: the two architectures that do best at the
+# grid's edge gain a tenth of a point there.
 
 # %% tags=["hide-input"]
 e1_record = nb.recorded("E1")
@@ -1608,9 +1609,10 @@ nb.results(
 # %% [markdown]
 # ## What came out: text
 #
-# All numbers of this section are of the recorded run: three seeds, each arm at its best rate, results on texts that took no part in choosing the
-# parameters. Read the notes with care: after 1,000 steps the RoPE models recall only 27% of them at $L$ (a guess: 6%), and the scatter over seeds is wide. The
-# copy task above is the retrieval test that is learned.
+# All numbers of this section are of the recorded run. The table says what the models learned at $L$, in 1,800 steps. Only HWFA learned the notes with every
+# seed. RoPE did not, whatever the rate: its best is the grid's highest, but the four lie within the scatter of a few seeds. It did not learn to copy
+# from text either. So for methods that read the *RoPE* model this section shows what breaks and what holds; who *uses* the far, the copy task says, and
+# here the architectures that did learn to look back.
 
 # %% tags=["hide-input"]
 e5_record = nb.recorded("E5")
@@ -1639,26 +1641,55 @@ def e5_at(method, times, key):
     return metric(result["post hoc"][e5_methods.index(method)], key)[e5_times.index(times)]
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels against the multiple of the training length, one to sixteen, for eight methods on the same trained text models: the loss of the last 128 characters of plain text, the accuracy on text of L characters repeated, and the share of notes recalled. RoPE and interpolation rise steeply in loss and lose both abilities; ReRoPE, Leaky ReRoPE and YaRN stay near their values at L."}}
-e5_shown = {k: v for k, v in shown.items() if k != "window"} | {"LM-Infinite": (GREY, "-.", None)}
-figure, panels = plt.subplots(1, 3, figsize=(7.9, 4.3))
-for axes, key, title in zip(
-    panels, ("plain", "repeated right", "noted"), ("same last characters: loss", "repeated text: accuracy", "notes recalled"), strict=True
+# %% tags=["hide-input"]
+at_L = {arm: np.array(x) for arm, x in zip(e5_arms, result["at training length"], strict=True)}  # (rates, seeds)
+e5_rate = {arm: int(x.mean(1).argmin()) for arm, x in at_L.items()}
+nb.results(
+    "E5a",
+    f"Loss at L of plain text plus notes (nats), mean ± standard deviation over seeds, by learning rate; * chosen; {e5_record.provenance}",
+    ["trained", *(f"{rate:g}" for rate in config["rates"]), "notes recalled at L"],
+    [
+        [arm, *(f"{y.mean():.2f} ± {y.std(ddof=1):.2f}{' *' if i == e5_rate[arm] else ''}" for i, y in enumerate(x))]
+        + [f"{metric(e5_direct[arm], 'noted')[0].mean():.0%}"]
+        for arm, x in at_L.items()
+    ],
+)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels against the multiple of the training length, one to sixteen. Left, seven methods that read the same RoPE models, loss of the last 128 characters of plain text: RoPE and interpolation rise at once, NTK after four, YaRN slowly; ReRoPE, Leaky ReRoPE and the window with sinks are level. Middle and right, architectures that learned to look back, accuracy on repeated text and share of notes recalled: HWFA stays on top of both to sixteen, HWFA2 read by ReRoPE next; KeyNorm falls on repeated text and is lifted by YaRN and ReRoPE, RoPE read by ReRoPE stays below one half, and all but HWFA and HWFA2 recall few notes."}}
+e5_shown = {k: v for k, v in shown.items() if k not in ("window", "ReRoPE, log n")} | {"LM-Infinite": (GREY, "-.", None)}
+looks_back = {
+    "HWFA": (e5_direct["HWFA"], BLUE, "-"),
+    "HWFA2 + ReRoPE": (e5_combined["HWFA2", "ReRoPE"], GREEN, "-."),
+    "KeyNorm": (e5_direct["KeyNorm"], ORANGE, ":"),
+    "KeyNorm + YaRN": (e5_combined["KeyNorm", "YaRN"], RED, "--"),
+    "KeyNorm + ReRoPE": (e5_combined["KeyNorm", "ReRoPE"], SKY, "-"),
+    "RoPE + ReRoPE": (result["post hoc"][e5_best["ReRoPE"]], BLACK, (0, (5, 1))),
+}
+post_hoc_shown = {name: (result["post hoc"][e5_best[name]], color, dash) for name, (color, dash, _) in e5_shown.items()}
+figure, panels = plt.subplots(1, 3, figsize=(7.9, 4.6))
+for axes, key, lines, title in zip(
+    panels,
+    ("plain", "repeated right", "noted"),
+    (post_hoc_shown, looks_back, looks_back),
+    ("plain text, RoPE read by ..", "repeated text", "notes recalled"),
+    strict=True,
 ):
-    for name, (color, dash, _) in e5_shown.items():
-        values = [e5_of(name, t, key) for t in e5_times]
-        axes.errorbar(
-            e5_times, [v.mean() for v in values], [v.std(ddof=1) for v in values], color=color, ls=dash, label=name, capsize=2, lw=1.5
-        )
+    for name, (table, color, dash) in lines.items():
+        values = metric(table, key)
+        axes.errorbar(e5_times, values.mean(1), values.std(1, ddof=1), color=color, ls=dash, label=name, capsize=2, lw=1.5)
     axes.set(xscale="log", xlabel="length / L (log axis)")
     axes.set_xticks(e5_times, [f"{t}" for t in e5_times])
     axes.minorticks_off()
     axes.set_title(title, fontsize=9.5)
-panels[0].set_ylabel("nats a character; share in the others")
-figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-figure.suptitle(
-    "On text the order is the same, and perplexity alone shows the least of it", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    if key != "plain":
+        axes.set_ylim(0, 1.03)
+panels[0].set_ylabel("loss (nats a character)")
+panels[1].set_ylabel("accuracy; share")
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=7.5, title="left", title_fontsize=8)
+figure.legend(
+    *panels[1].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=7.5, title="middle, right", title_fontsize=8
 )
+figure.suptitle("The loss shows what breaks; only recall shows who uses the far", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1711,6 +1742,7 @@ def usable(curve):
 
 reached = {s: [usable(fine_seeds[i, :, k]) for k in range(fine_seeds.shape[2])] for i, s in enumerate(scales)}
 predicted = {s: reach(s, trained, head) for s in scales}
+slack = np.mean(reached[1])
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of the last characters against context length over L, one to eight, for NTK-aware RoPE with bases fixed for scales one, two, four, eight and sixteen. Each curve is level and then rises; triangles mark the predicted reach of each, well left of its nominal scale."}}
 figure, axes = plt.subplots(figsize=(7.4, 3.7))
@@ -1720,7 +1752,7 @@ for i, (s, color, dash) in enumerate(zip(scales, (BLACK, ORANGE, GREEN, RED, BLU
 axes.set(xscale="log", xlabel="context / L (log axis)", ylabel="loss of the last 128 characters (nats)")
 axes.set_xticks(shares, [f"{x:g}" for x in shares])
 axes.minorticks_off()
-axes.set_title("A base for s serves about s' (triangles) times 1.5, not s, training lengths")
+axes.set_title(f"A base for s serves about s' (triangles) times {slack:.1f}, not s, training lengths")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1821,9 +1853,25 @@ nb.claim(
     "KeyNorm immunises against out-of-distribution positions: YaRN on top of it does not help text that does not repeat.",
     "partly",
     holds=[
-        ledger.less("not repeated: YaRN over KeyNorm alone", POST["KeyNorm, YaRN"][2] - POST["KeyNorm"][2], 0, scope="the author's table")
+        ledger.less("not repeated: YaRN over KeyNorm alone", POST["KeyNorm, YaRN"][2] - POST["KeyNorm"][2], 0, scope="the author's table"),
+        ledger.more(
+            "ours, plain text, 8 L: the loss with YaRN over that without",
+            float(np.mean(e5_of(("KeyNorm", "YaRN"), 8, "plain") - e5_of("KeyNorm", 8, "plain"))),
+            0.05,
+            machine=True,
+            scope=e5_scope,
+        ),
     ],
-    fails=[ledger.more("repeated: YaRN over KeyNorm alone", POST["KeyNorm, YaRN"][1] - POST["KeyNorm"][1], 20, scope="the author's table")],
+    fails=[
+        ledger.more("repeated: YaRN over KeyNorm alone", POST["KeyNorm, YaRN"][1] - POST["KeyNorm"][1], 20, scope="the author's table"),
+        ledger.better(
+            "ours, repeated text, 8 L: with YaRN over without",
+            e5_of(("KeyNorm", "YaRN"), 8, "repeated right"),
+            e5_of("KeyNorm", 8, "repeated right"),
+            sigmas=3,
+            scope=e5_scope,
+        ),
+    ],
 )
 
 # %% [markdown]
@@ -1865,9 +1913,6 @@ nb.claim(
             0.9,
             **E1S,
         ),
-        ledger.better(
-            "notes recalled at 4 L: YaRN over the window", e5_of("YaRN", 4, "noted"), e5_of("window", 4, "noted"), sigmas=1, scope=e5_scope
-        ),
     ],
     fails=[
         ledger.less(
@@ -1887,33 +1932,38 @@ nb.claim(
         ledger.less("copying, long period, 4 L", low(e1_of("PI", 4)), 0.4, **E1S),
         ledger.less("even the short one, 8 L", low(e1_of("PI", 8, SHORT)), 0.4, **E1S),
         ledger.better(
-            "text at 2 L: interpolation's loss over RoPE's", e5_of("PI", 2, "plain"), e5_of("RoPE", 2, "plain"), sigmas=3, scope=e5_scope
+            "text at 4 L: interpolation's loss over RoPE's", e5_of("PI", 4, "plain"), e5_of("RoPE", 4, "plain"), sigmas=2, scope=e5_scope
         ),
         ledger.less("live, long period, 4 L", low(of_live(["PI"], 4)), 0.5, **LIVE_S),
     ],
 )
 
 # %% tags=["hide-input"]
-order = ["PI", "dynamic NTK", "YaRN", "ReRoPE"]
+order = ["PI", "RoPE", "dynamic NTK", "YaRN", "ReRoPE"]
 nb.claim(
     "C7",
-    "At 8 times L: interpolation and RoPE < NTK < YaRN < ReRoPE.",
-    "verified",
+    "At 8 times L: RoPE and interpolation alike < NTK < YaRN < ReRoPE, and Leaky ReRoPE or Self-Extend a little better still.",
+    "partly",
     holds=[
-        ledger.increasing("copying, long period, 8 L: NTK, YaRN, ReRoPE", [e1_of(x, 8).mean() for x in order[1:]], **E1S),
+        *[ledger.less(f"copying, long period, 8 L: {x}, near chance (1/16)", low(e1_of(x, 8)), 0.11, **E1S) for x in ("RoPE", "PI")],
+        ledger.better("NTK, its parameter chosen, over interpolation", e1_of("dynamic NTK", 8), e1_of("PI", 8), sigmas=2, scope=e1_scope),
         ledger.better("YaRN over NTK", e1_of("YaRN", 8), e1_of("dynamic NTK", 8), sigmas=3, scope=e1_scope),
-        ledger.better("ReRoPE over YaRN, 16 L", e1_of("ReRoPE", 16), e1_of("YaRN", 16), sigmas=2, scope=e1_scope),
+        ledger.better("ReRoPE over YaRN", e1_of("ReRoPE", 8), e1_of("YaRN", 8), sigmas=2, scope=e1_scope),
         ledger.increasing("text, 8 L, minus the loss", [-e5_of(x, 8, "plain").mean() for x in order], **E5S),
-        ledger.better(
-            "NTK over RoPE on text: their losses at 8 L",
-            e5_of("RoPE", 8, "plain"),
-            e5_of("dynamic NTK", 8, "plain"),
-            sigmas=2,
-            scope=e5_scope,
-        ),
+        *[
+            ledger.better(f"their losses: {b} over {a}", e5_of(b, 8, "plain"), e5_of(a, 8, "plain"), sigmas=2, scope=e5_scope)
+            for b, a in itertools.pairwise(order[1:])
+        ],
         ledger.better(
             "live, 8 L: ReRoPE over NTK", of_live(["ReRoPE", 0.25], 8), of_live(["dynamic NTK", 1.0], 8), sigmas=3, scope=live_scope
         ),
+    ],
+    fails=[
+        ledger.less("copying: NTK at the scale it is asked for is no better than chance", low(e1_at(["dynamic NTK", 1.0], 8)), 0.11, **E1S),
+        *[
+            ledger.better(f"copying: ReRoPE over {name}", e1_of("ReRoPE", 8), e1_at(setting, 8), sigmas=3, scope=e1_scope)
+            for name, setting in (("Leaky ReRoPE with k_min", ["Leaky ReRoPE", 0.25, 1]), ("Self-Extend", ["Self-Extend", 0.25]))
+        ],
     ],
 )
 nb.claim(
@@ -1928,6 +1978,16 @@ nb.claim(
             sigmas=2,
             scope=e1_scope,
         ),
+        *[
+            ledger.better(
+                f"copying, 8 L, τ = 4: {method[0]} over NTK-by-parts alone",
+                e1_at(method, 8),
+                e1_at(["NTK-by-parts", 4], 8),
+                sigmas=3,
+                scope=e1_scope,
+            )
+            for method in (["YaRN", 4], ["NTK-by-parts, log n", 4])
+        ],
         ledger.less(
             "text, 8 L: loss with either temperature on NTK-by-parts, difference",
             abs(rise(e5_at(["YaRN", 4], 8, "plain"), e5_at(["NTK-by-parts, log n", 4], 8, "plain"))),
@@ -1964,26 +2024,37 @@ nb.claim(
 nb.claim(
     "C10",
     "With ReRoPE a longer context lowers the loss of the same last tokens (the author: 1.4996, 1.4267, 1.4001 at 4k, 8k, 16k for LLaMA2-13B).",
-    "not reproduced",
+    "partly",
+    holds=[
+        ledger.better(
+            "HWFA2, which learned to look back, read by ReRoPE: gain from L to 8 L, seed by seed, over 0",
+            e5_of(("HWFA2", "ReRoPE"), 1, "plain") - e5_of(("HWFA2", "ReRoPE"), 8, "plain"),
+            [0.0] * 3,
+            sigmas=2,
+            scope=e5_scope,
+        )
+    ],
     fails=[
         ledger.less(
-            "gain of ReRoPE over the window at 8 L, plain text", rise(e5_of("window", 8, "plain"), e5_of("ReRoPE", 8, "plain")), 0.03, **E5S
+            "RoPE: gain of ReRoPE over the window at 8 L, plain text",
+            rise(e5_of("window", 8, "plain"), e5_of("ReRoPE", 8, "plain")),
+            0.03,
+            **E5S,
         ),
-        ledger.less("gain of ReRoPE from 2 L to 16 L", rise(e5_of("ReRoPE", 2, "plain"), e5_of("ReRoPE", 16, "plain")), 0.02, **E5S),
+        ledger.less("RoPE: gain of ReRoPE from 2 L to 16 L", rise(e5_of("ReRoPE", 2, "plain"), e5_of("ReRoPE", 16, "plain")), 0.02, **E5S),
     ],
 )
 
 # %% tags=["hide-input"]
-slack = np.mean(reached[1])
 nb.claim(
     "C6",
     "NTK-aware RoPE for the scale s works up to about half of sL.",
     "partly",
     holds=[
-        ledger.close("reach over s, s = 4", float(np.mean(reached[4])) / 4, 0.65, abs=0.2, **E5S),
-        ledger.close("s = 8", float(np.mean(reached[8])) / 8, 0.45, abs=0.2, **E5S),
+        ledger.close("reach over s, s = 4", float(np.mean(reached[4])) / 4, 0.5, abs=0.15, **E5S),
+        ledger.close("s = 8", float(np.mean(reached[8])) / 8, 0.5, abs=0.15, **E5S),
     ],
-    fails=[ledger.less("s = 16: well below half", float(np.mean(reached[16])) / 16, 0.42, **E5S)],
+    fails=[ledger.less("s = 16: well below half", float(np.mean(reached[16])) / 16, 0.35, **E5S)],
 )
 nb.experiment(
     "E3",
@@ -1992,7 +2063,7 @@ nb.experiment(
     holds=[
         *[
             ledger.close(
-                f"reach for s = {s:g} over RoPE's own, against s'", float(np.mean(reached[s]) / slack), predicted[s], rel=0.3, **E5S
+                f"reach for s = {s:g} over RoPE's own, against s'", float(np.mean(reached[s]) / slack), predicted[s], rel=0.08, **E5S
             )
             for s in scales[1:]
         ],
@@ -2034,22 +2105,39 @@ nb.claim(
             "text, 8 L: RoPE's loss over KeyNorm's", e5_of("RoPE", 8, "plain"), e5_of("KeyNorm", 8, "plain"), sigmas=3, scope=e5_scope
         ),
         ledger.better(
+            "repeated text, 8 L: KeyNorm over RoPE",
+            e5_of("KeyNorm", 8, "repeated right"),
+            e5_of("RoPE", 8, "repeated right"),
+            sigmas=3,
+            scope=e5_scope,
+        ),
+        ledger.better(
             "copying, short period, 8 L: KeyNorm over RoPE", e1_of("KeyNorm", 8, SHORT), e1_of("RoPE", 8, SHORT), sigmas=2, scope=e1_scope
         ),
         ledger.better("KeyNorm over QueryNorm", e1_of("KeyNorm", 8, SHORT), e1_of("QueryNorm", 8, SHORT), sigmas=2, scope=e1_scope),
     ],
-    fails=[ledger.less("but it does not use what is far: copying, long period, 8 L", low(e1_of("KeyNorm", 8)), 0.5, **E1S)],
+    fails=[
+        ledger.less("but it does not use what is far: copying, long period, 8 L", low(e1_of("KeyNorm", 8)), 0.5, **E1S),
+        ledger.less(
+            "text: what it gains at L, loss with notes",
+            rise(at_L["RoPE"][e5_rate["RoPE"]], at_L["KeyNorm"][e5_rate["KeyNorm"]]),
+            0.02,
+            **E5S,
+        ),
+    ],
 )
 nb.claim(
     "C13",
     "HWFA extrapolates as trained, but trains worse; HWFA2 trains as well as RoPE and extrapolates when its full layer is read by ReRoPE.",
     "partly",
     holds=[
-        ledger.more("HWFA, copying, long period, 16 L: worst seed", high(e1_of("HWFA", 16)), 0.8, **E1S),
+        ledger.more("HWFA, copying, long period, 16 L: worst seed", high(e1_of("HWFA", 16)), 0.95, **E1S),
+        ledger.more("HWFA, notes recalled at 16 L: worst seed", high(e5_of("HWFA", 16, "noted")), 0.95, **E5S),
         ledger.less(
-            "HWFA, text: rise of the loss from L to 16 L", rise(e5_of("HWFA", 16, "plain"), e5_of("HWFA", 1, "plain")), 0.06, **E5S
+            "HWFA, text: rise of the loss from L to 16 L", rise(e5_of("HWFA", 16, "plain"), e5_of("HWFA", 1, "plain")), 0.02, **E5S
         ),
-        ledger.better("HWFA's loss at L over RoPE's", e5_of("HWFA", 1, "plain"), e5_of("RoPE", 1, "plain"), sigmas=2, scope=e5_scope),
+        ledger.better("HWFA's loss of plain text at L over RoPE's", e5_of("HWFA", 1, "plain"), e5_of("RoPE", 1, "plain"), scope=e5_scope),
+        ledger.less("HWFA2's over RoPE's", rise(e5_of("HWFA2", 1, "plain"), e5_of("RoPE", 1, "plain")), 0.06, **E5S),
         ledger.better(
             "copying, 8 L: HWFA2 read by ReRoPE over HWFA2",
             combined["HWFA2", "ReRoPE"][e1_times.index(8), LONG],
@@ -2057,19 +2145,20 @@ nb.claim(
             sigmas=3,
             scope=e1_scope,
         ),
-        ledger.less(
-            "HWFA2 read by ReRoPE, text: rise from L to 16 L",
-            rise(e5_of(("HWFA2", "ReRoPE"), 16, "plain"), e5_of("HWFA2", 1, "plain")),
-            0.06,
-            **E5S,
+        ledger.better(
+            "repeated text, 8 L: the same",
+            e5_of(("HWFA2", "ReRoPE"), 8, "repeated right"),
+            e5_of("HWFA2", 8, "repeated right"),
+            sigmas=3,
+            scope=e5_scope,
         ),
     ],
     fails=[
         ledger.better(
-            "HWFA2 trains worse, too: its loss at L over RoPE's",
-            e5_of("HWFA2", 1, "plain"),
-            e5_of("RoPE", 1, "plain"),
-            sigmas=2,
+            "but HWFA trains better on what it was trained for, text with notes: RoPE's loss at L over HWFA's",
+            at_L["RoPE"][e5_rate["RoPE"]],
+            at_L["HWFA"][e5_rate["HWFA"]],
+            sigmas=3,
             scope=e5_scope,
         )
     ],
@@ -2083,19 +2172,30 @@ nb.claim(
         ledger.better("2 L: base 10,000 over base 50", e1_of("RoPE", 2), e1_of("RoPE, other base", 2), sigmas=2, scope=e1_scope),
     ],
 )
+climb = lambda table: np.subtract(*(metric(table, "plain")[e5_times.index(t)] for t in (16, 1)))  # of the loss from L to 16 L (seeds)
 nb.claim(
     "C15",
     "A model trained with ReRoPE does not extrapolate at all (the author's models: GAU with post-norm).",
-    "not reproduced",
+    "partly",
+    holds=[
+        ledger.better(
+            "text: rise of the loss from L to 16 L, ReRoPE in training and test over ReRoPE at the test alone",
+            climb(e5_direct["ReRoPE"]),
+            climb(result["post hoc"][e5_methods.index(["ReRoPE", 0.25])]),
+            sigmas=3,
+            scope=e5_scope,
+        )
+    ],
     fails=[
         ledger.more(
-            "trained with ReRoPE, copying, long period, 8 L: worst seed", high(direct["ReRoPE"][e1_times.index(8), LONG]), 0.7, **E1S
+            "trained with ReRoPE, copying, long period, 8 L: worst seed", high(direct["ReRoPE"][e1_times.index(8), LONG]), 0.9, **E1S
         ),
-        ledger.less(
-            "text: rise of the loss from L to 16 L",
-            rise(*(metric(e5_direct["ReRoPE"], "plain")[e5_times.index(t)] for t in (16, 1))),
-            0.06,
-            **E5S,
+        ledger.better(
+            "text: the rise of RoPE over that of training with ReRoPE",
+            climb(e5_direct["RoPE"]),
+            climb(e5_direct["ReRoPE"]),
+            sigmas=3,
+            scope=e5_scope,
         ),
     ],
 )
@@ -2207,10 +2307,13 @@ nb.results(
         for name, key in beside.items()
     ],
 )
-ours_rank = [e5_of(name, 8, "repeated right").mean() for name, key in beside.items() if key]
-posts_rank = [POST[key][1] for key in beside.values() if key]
+both = {name: key for name, key in beside.items() if key}
 rank_of = lambda x: np.argsort(np.argsort(x))
-agreement = float(np.corrcoef(rank_of(ours_rank), rank_of(posts_rank))[0, 1])
+agreement = lambda ours, column: float(np.corrcoef(rank_of(ours), rank_of([POST[key][column] for key in both.values()]))[0, 1])
+alike = {
+    "not repeated": agreement([-e5_of(name, 8, "plain").mean() for name in both], 2),
+    "repeated": agreement([e5_of(name, 8, "repeated right").mean() for name in both], 1),
+}
 nb.experiment(
     "E1",
     "Copying: at 4 L and a long period RoPE, window and interpolation fail, ReRoPE and HWFA succeed.",
@@ -2232,18 +2335,21 @@ nb.experiment(
 )
 nb.experiment(
     "E2",
-    "Text, methods on one trained model: the same order in the loss, and more clearly in repeated text.",
+    "Text: the order of the copy task in the loss of methods on RoPE; on models that copy (KeyNorm), YaRN and ReRoPE restore it beyond L.",
     "verified",
     holds=[
         ledger.better("loss at 8 L: RoPE over ReRoPE", e5_of("RoPE", 8, "plain"), e5_of("ReRoPE", 8, "plain"), sigmas=3, scope=e5_scope),
         ledger.better("YaRN over ReRoPE", e5_of("YaRN", 8, "plain"), e5_of("ReRoPE", 8, "plain"), sigmas=2, scope=e5_scope),
-        ledger.better(
-            "repeated text at 8 L: ReRoPE minus NTK, seed by seed, over 0",
-            e5_of("ReRoPE", 8, "repeated right") - e5_of("dynamic NTK", 8, "repeated right"),
-            [0.0] * 3,
-            sigmas=2,
-            scope=e5_scope,
-        ),
+        *[
+            ledger.better(
+                f"KeyNorm, repeated text, 8 L: read by {name} over as it is",
+                e5_of(("KeyNorm", name), 8, "repeated right"),
+                e5_of("KeyNorm", 8, "repeated right"),
+                sigmas=3,
+                scope=e5_scope,
+            )
+            for name in ("YaRN", "ReRoPE")
+        ],
         ledger.more(
             "live model has learned: loss below that of a uniform guess by",
             math.log(84) - float(np.mean(e5["direct"][0]["plain"])),
@@ -2269,9 +2375,19 @@ nb.experiment(
 )
 nb.experiment(
     "E5",
-    "The order of the author's table (repeated text at 8 L) is that of ours.",
-    "verified",
-    holds=[ledger.more(f"rank correlation over {len(ours_rank)} methods", agreement, 0.4, **E5S)],
+    "The order of nine methods at 8 L in the author's table is ours.",
+    "partly",
+    holds=[ledger.more(f"{name}: rank correlation", x, bound, **E5S) for (name, x), bound in zip(alike.items(), (0.8, 0.6), strict=True)],
+    fails=[
+        ledger.more("repeated, the author: YaRN on RoPE over KeyNorm, points", POST["YaRN"][1] - POST["KeyNorm"][1], 15),
+        ledger.better(
+            "ours: KeyNorm over YaRN on RoPE, which did not learn to copy text",
+            e5_of("KeyNorm", 8, "repeated right"),
+            e5_of("YaRN", 8, "repeated right"),
+            sigmas=3,
+            scope=e5_scope,
+        ),
+    ],
 )
 
 # %% [markdown]
@@ -2291,14 +2407,14 @@ nb.experiment(
 #
 # - **"A window alone fails"** (C4) presupposes that the model has put a sink on its first tokens. Ours, trained on short text, has not, and then the sinks are
 #   not missed. What always holds: a window forgets.
-# - **"NTK works up to half"** (C6): at $s=4$ it is more, at $s=16$ less; the exponent is that of D9.
-# - **"Training with ReRoPE does not extrapolate"** (C15): both our models, on copies and on text, do. The author's are GAU with post-norm; why they do not
-#   remains open.
-# - **"KeyNorm immunises"** (C12): against a rising loss, yes. It does not make far tokens useful (C11), and in the author's own table YaRN on top
-#   lifts repeated text from 61% to 84%.
-# - **"HWFA2 trains as well"** (C13): not ours, in the steps we gave it.
-# - **"Longer context, lower loss"** (C10) needs a model that can use the context. Ours gains nothing beyond $2L$; only the copying tasks tell
-#   ReRoPE from a window here. This is a warning about perplexity.
+# - **"NTK works up to half"** (C6): at $s=4$ it is more, at $s=16$ a quarter; the exponent is that of D9.
+# - **"Training with ReRoPE does not extrapolate"** (C15): on copies ours does as well as with ReRoPE at the test alone, on text worse, but far
+#   better than RoPE. The author's models are GAU with post-norm; why they fail altogether remains open.
+# - **"KeyNorm immunises"** (C12): the loss rises less. It does not make far tokens useful (C11), and YaRN on top lifts repeated text in the
+#   author's table from 61% to 84%, in ours from 75% to 96%.
+# - **"HWFA trains worse"** (C13): on plain text, yes; but it alone learned to recall the notes with every seed.
+# - **"Longer context, lower loss"** (C10) needs a model that has learned to look back. Our RoPE models have not, and gain nothing beyond $2L$; HWFA2 read by
+#   ReRoPE gains a little. This is a warning about perplexity.
 # - **Interpolation stays within the trained range** (D3), says the argument; it oversteps it by $1-1/s$ of a position.
 # - **The author's $w=512$** (C2) is out of distribution by one position; what ruins it is rather that distances near $L$ are hardly trained (X6).
 # - The KeyNorm post's formula mixes its indices ($p(j|i)$ beside $s(n|m)$), and its table has 48.95 in one place and 48.39 in another for the same
