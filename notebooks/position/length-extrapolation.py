@@ -16,7 +16,7 @@
 # **The point.** A RoPE model trained on $L$ tokens can be read at $16L$ without further training, if near distances stay as they are and far ones are
 # brought into the trained range. That is what ReRoPE does to distances and YaRN to frequencies; compressing everything (interpolation) or
 # hiding the far (windows) fails. Copying from beyond $L$ at $8L$: 97% with ReRoPE, 93% with YaRN, chance with RoPE, interpolation, a window. The *loss* on
-# text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, right to 8%, and why $w$ must stay well inside $L$.
+# text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, right to 8%, and what bounds $w$: not $L$, but the distances that training made use of.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -298,20 +298,20 @@ nb.derivation(
 )
 nb.claim(
     "C17",
-    "Blocks that need both passes are a negligible part.",
+    "Blocks that need both passes are a negligible part (of long texts: 4.5% at 4,096 tokens, 0.7% at 32,768).",
     "verified",
     holds=[
         ledger.less(f"share at n = {n}, w = {w}", blocks(n, w, 128)[0] / blocks(n, w, 128)[1], bound)
-        for n, w, bound in ((32768, 4096, 0.007), (131072, 4096, 0.002))
+        for n, w, bound in ((4096, 1024, 0.046), (32768, 4096, 0.007), (131072, 4096, 0.002))
     ],
 )
 
 # %% [markdown]
 # ### Self-Extend is Leaky ReRoPE in integers
 #
-# Self-Extend {cite}`jin2024selfextend` came half a year later with positions divided by a group size $G$ *without remainder*,
+# Self-Extend {cite}`jin2024selfextend` divides positions by a group size $G$ and rounds down,
 # $\delta=\lfloor i/G\rfloor+w-\lfloor w/G\rfloor-\lfloor j/G\rfloor$ beyond $w$ (its formula as we remember it). Each floor loses less than one, so
-# it differs from Leaky ReRoPE with $k=G$ by more than $-1$ and less than $2$.
+# its difference from Leaky ReRoPE with $k=G$ lies between $-1$ and $2$.
 
 # %%
 gaps = [
@@ -378,7 +378,8 @@ nb.derivation(
 #
 # One thing is worth knowing before one compares numbers: **published implementations ramp linearly in the index $i$, between the pairs with
 # $\tau$ and with 1 turns, not in the turns $r_i$ as the paper writes.** Since $r_i$ is exponential in $i$, the two differ much in the middle. The
-# `transformers` package does the former under the name YaRN and the latter under the name Llama 3; our functions have both.
+# `transformers` package does the former under the name YaRN and the latter under the name Llama 3; our functions have both, and the experiments
+# below ramp in the turns.
 
 # %%
 by_turns, by_index = (ntk_by_parts_frequencies(128, 8.0, 4096, ramp=name) for name in ("turns", "index, rounded"))
@@ -433,8 +434,8 @@ nb.derivation(
 #
 # $$s'=\kappa^{2i_c/d}=s^{\,2i_c/(d-2)}=s^{\frac{\ln(L/2\pi)}{\ln b}\cdot\frac d{d-2}} .$$
 #
-# For Llama 2 this gives $s'=2.7,4.4,7.3$ for $s=4,8,16$, that is $s/1.5$, $s/1.8$, $s/2.2$: the rule of thumb, derived. And it tells what to do: to
-# support $s$ for real, take $\kappa=s^{d/(2i_c)}$, in other words ask NTK-aware RoPE for the scale $s^{(d-2)/(2i_c)}$.
+# For Llama 2 this gives $s'=2.7,4.4,7.3$ for $s=4,8,16$, that is $s/1.5$, $s/1.8$, $s/2.2$: about half, but a power of $s$ and not a share of it, and to be
+# multiplied by whatever slack a model has (plain RoPE, too, survives a little beyond $L$; E3 measures both). It tells what to do: to support $s$, take $\kappa=s^{d/(2i_c)}$, in other words ask NTK-aware RoPE for the scale $s^{(d-2)/(2i_c)}$.
 
 
 # %%
@@ -565,7 +566,7 @@ nb.derivation(
 # ## Changing the training instead
 #
 # **HWFA** (hybrid window-full attention): all layers but the last attend with RoPE within a small window $\tilde w$; the last sees everything,
-# without positions, with the log-n factor. Nothing there can go out of distribution. The windowed layers must not see more than was trained:
+# without positions, with the log-n factor. No distance there can go out of distribution. The windowed layers must not see more than was trained:
 #
 # $$(\tilde w-1)(l-1)+1=\alpha L,\qquad0<\alpha\le1 .$$
 #
@@ -591,7 +592,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# **KeyNorm** {cite}`su2023keynorm`: $q^\top k=\|q\|\|k\|\cos(q,k)$, and a model may use $\|k\|$, which no position touches, instead of learning
+# **KeyNorm** {cite}`su2023keynorm`: $q^\top k=\|q\|\|k\|\cos(q,k)$, and a model may rely on $\|k\|$, which carries no position, instead of learning
 # directions. So give keys unit length: $\tilde k=k/\|k\|$, and no $1/\sqrt d$, since $\|k\|\approx\sqrt d$ at the start. CosA normalises both and takes
 # $\lambda\cos(q,k)$ with $\lambda=4\ln(L/2)$. Random directions in $d$ dimensions have $\mathbb E\cos^2=1/d$: a cosine must be learned.
 
@@ -875,7 +876,7 @@ nb.claim(
 # **Question.** Which methods let a trained model *use* what lies beyond $L$? **Set-up.** Random tokens of an alphabet of 16, repeated with a period $p$;
 # the model must predict every token from the second round on. Nothing but looking back by $p$ helps, and induction (find the last place where this
 # token stood, read what came next) takes two layers. Periods in training go up to $\frac34L$. The test scores the last 16 tokens of longer texts, with a
-# *short* period ($\frac38L$, an easy distance, in a long text) and a *long* one ($0.45\,n$, a distance never seen as soon as $n>2L$). **Expected**, if
+# *short* period ($\frac38L$, an easy distance, in a long text) and a *long* one ($0.45\,n$, beyond every distance of training from $n=4L$ on). **Expected**, if
 # the post is right: plain RoPE, interpolation and windows fail at the long period, NTK is in between, YaRN and the ReRoPE family succeed.
 
 
@@ -1028,7 +1029,7 @@ def copier_by_hand(arm, rate, seed, *, length, d, heads, depth, steps, batch, re
 
 
 # %%
-small = {"length": 16, "d": 16, "heads": 2, "depth": 2, "steps": 3, "batch": 3, "reach": 64}
+small = {"length": 15, "d": 16, "heads": 2, "depth": 2, "steps": 3, "batch": 3, "reach": 64}
 drift = []
 for arm in (["RoPE", 1e4], ["RoPE, other base", 50.0], ["random positions", 1e4], ["KeyNorm", 1e4], ["HWFA", 1e4]):
     stack = train_copier(arm, torch.device("cpu"), **small, rates=[1e-2, 3e-2], seeds=[5, 6])
@@ -1071,7 +1072,7 @@ mini = {"length": 16, "d": 16, "heads": 2, "depth": 2}
 quick = {"rates": [1e-2, 3e-2], "seeds": [5, 6], "steps": 2, "batch": 3}
 mini_arms, mini_also = [["RoPE", 50.0], ["HWFA2", 1e4]], [["HWFA2", ["ReRoPE", 0.25]]]
 mini_run = copy_experiment(
-    torch.device("cpu"), **mini, **quick, arms=mini_arms, multiples=[1, 4], methods=[["PI"], ["ReRoPE", 0.5]], also=mini_also, sequences=3
+    torch.device("cpu"), **mini, **quick, arms=mini_arms, multiples=[1, 6], methods=[["PI"], ["ReRoPE", 0.5]], also=mini_also, sequences=3
 )
 
 
@@ -1083,12 +1084,12 @@ def copies_differ(a, name, base):
     first = 0 if at_home[:2].sum() >= at_home[2:].sum() else 2
     wanted = lambda method, n, p, seed: copying(stack, scheme(method, n), n, p, 3, seed)[first : first + 2]
     pairs = [(mini_run["at training length"][a].flatten(), at_home)]
-    pairs += [(mini_run["direct"][a][1][k], wanted(["RoPE"], 64, p, 61_000)) for k, p in ((0, 6), (1, 28))]
+    pairs += [(mini_run["direct"][a][1][k], wanted(["RoPE"], 96, p, 61_000)) for k, p in ((0, 6), (1, 43))]
     if a == 0:
-        pairs += [(mini_run["post hoc"][1][1][0], wanted(["ReRoPE", 0.5], 64, 6, 61_000))]
-        pairs += [(mini_run["choice"][0][1][1], wanted(["PI"], 64, 28, 62_000))]
+        pairs += [(mini_run["post hoc"][1][1][0], wanted(["ReRoPE", 0.5], 96, 6, 61_000))]
+        pairs += [(mini_run["choice"][0][1][1], wanted(["PI"], 96, 43, 62_000))]
     else:
-        pairs += [(mini_run["also"][0][1][1], wanted(["ReRoPE", 0.25], 64, 28, 61_000))]
+        pairs += [(mini_run["also"][0][1][1], wanted(["ReRoPE", 0.25], 96, 43, 61_000))]
     return max(float((x - y).abs().max()) for x, y in pairs)
 
 
@@ -1118,7 +1119,7 @@ nb.claim(
         ledger.less(
             "trained weights against torch.optim.AdamW, largest relative difference of the change, 5 arms",
             max(drift),
-            0.02,
+            1e-4,
             machine=True,
             scope="3 steps",
         ),
@@ -1159,6 +1160,61 @@ e1 = nb.run(
 
 
 # %% [markdown]
+# **A control.** Periods go up to $\frac34L$ above, so no distance beyond that is ever of *use* in training, though attention meets them all. Do the windows
+# that ReRoPE needs depend on this? The same model with other longest periods, read by ReRoPE with $w$ up to $L$.
+
+
+# %%
+def period_experiment(device, *, longest, windows, length, d, heads, depth, rate, seeds, steps, batch, sequences):
+    """X6: copiers whose longest period in training varies; accuracy at L and, at 4 L and a long period, by window of ReRoPE."""
+    scheme = lambda method, n: [reading(method, n, length, d // heads, device)] * depth
+    at_home, beyond = [], []
+    for high in longest:
+        model = Decoder(nn.Init(seeds), vocabulary=16, d=d, depth=depth, heads=heads).to(device)
+        generator = torch.Generator(device=device).manual_seed(50_000)
+
+        def loss(ids, scored, model=model):
+            nll = losses(model, ids.expand(len(seeds), -1, -1), scheme(["RoPE"], length))
+            return (nll * scored).sum((1, 2)) / scored.sum()
+
+        optimizer = optim.StackedAdam(model.parameters(), torch.tensor([rate] * len(seeds)), betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = lambda step, steps: optim.warmup_cosine(step, steps, final=0.02)
+        batch_of = lambda step, high=high, generator=generator: copies(batch, length // 8, high, length, 16, generator)
+        train.fit_graphed(loss, batch_of, optimizer, steps, schedule=schedule)
+        long, methods = int(1.8 * length), [["ReRoPE", w] for w in windows]
+        at_home.append(copying(model, scheme(["RoPE"], length), length, 3 * length // 8, sequences, 60_000))
+        beyond.append(torch.stack([copying(model, scheme(m, 4 * length), 4 * length, long, sequences, 61_000) for m in methods]))
+    return {"at L": torch.stack(at_home), "4 L": torch.stack(beyond)}
+
+
+# %%
+control = nb.run(
+    "X6",
+    period_experiment,
+    d=64,
+    heads=2,
+    depth=2,
+    length=32,
+    longest=nb.at_scale(cpu=[16], gpu=[16, 24, 31], full=[16, 24, 31]),
+    windows=[0.25, 0.5, 0.75, 0.9, 1.0],
+    rate=1e-2,
+    seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
+    steps=nb.at_scale(cpu=160, gpu=400, full=400),
+    batch=32,
+    sequences=nb.at_scale(cpu=12, gpu=32, full=32),
+)
+periods_16 = period_experiment(
+    torch.device("cpu"), **mini, longest=[12], windows=[0.5], rate=1e-2, seeds=[5, 6], steps=2, batch=3, sequences=3
+)
+same_copier = train_copier(["RoPE", 1e4], torch.device("cpu"), **mini, **quick, reach=64)
+same_scheme = lambda method, n: [reading(method, n, 16, 8, "cpu")] * 2
+control_off = [
+    float((periods_16["at L"][0] - copying(same_copier, same_scheme(["RoPE"], 16), 16, 6, 3, 60_000)[:2]).abs().max()),
+    float((periods_16["4 L"][0, 0] - copying(same_copier, same_scheme(["ReRoPE", 0.5], 64), 64, 28, 3, 61_000)[:2]).abs().max()),
+]
+
+
+# %% [markdown]
 # ## E5: one text model, all methods
 #
 # **Question.** Does the order of the copy task hold for a language model, on text? **Set-up.** Characters of Shakespeare, 4 layers, $d=256$, four heads of
@@ -1167,7 +1223,10 @@ e1 = nb.run(
 # $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters repeated again and again, the
 # post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss by position. Four learning
 # rates for every architecture and three seeds; the rate by the loss at $L$ on all test texts, plain text and notes together; parameters of a method by
-# the loss at $8L$ on one half of the texts, results from the other half.
+# the loss at $8L$ on one half of the texts, results from the other half. The verdicts call the methods on RoPE E2, the NTK-aware bases E3, the
+# architectures E4. **Expected**, if the post is right: the order of E1, and HWFA and KeyNorm level without any change.
+#
+# One caution about (ii), the post's measure: what follows stood $L$ back, so a *window* of $L$ tokens can see it, too.
 
 
 # %%
@@ -1421,13 +1480,15 @@ off += [
 corpus = data.shakespeare()
 known, count_letters, held_text, held_notes = held_out(torch.device("cpu"), 32, [1, 4], 3)
 alphabet = sorted(set(corpus))
+many_asked, many_back = planted(torch.zeros(1000, 128, dtype=torch.long), 2, 8, 4, 1, 8, torch.Generator().manual_seed(6))[1:]
+note_places = (many_asked - many_back).double()  # even places of 0 .. 118
 as_text = ["".join(alphabet[c] for c in row) for row in held_text.tolist()]
 note_rows = [(n, b, a, held_notes[n][0][b].tolist()) for n in (32, 128) for b in range(3) for a in held_notes[n][1][b].tolist()]
 first_at = lambda row, a: row.index(row[a])
 home = (some[:, -17:], some_asked[:, :1] % 16)
 home_by_hand = scored(stack, some[:, -17:], near_scheme)[..., 0].mean(1) + scored(stack, home[0], near_scheme, home[1])[..., 0].mean(1)
 broken = copy.deepcopy(stack)
-broken.head.weight.data.fill_(math.nan)
+_ = broken.head.weight.data.fill_(math.nan)
 
 # %% tags=["hide-input"]
 mini_shape = {"length": 16, "d": 16, "heads": 2, "depth": 2}
@@ -1467,7 +1528,7 @@ nb.claim(
         ledger.less(
             "trained weights against torch.optim.AdamW, largest relative difference of the change, 4 arms",
             max(text_drift),
-            0.02,
+            1e-4,
             machine=True,
             scope="3 steps",
         ),
@@ -1495,6 +1556,8 @@ nb.claim(
             lambda n: (n, int((held_notes[n][0][:, :n] == held_text[:, -(n + 1) : -1]).sum() >= 3 * n - 3 * 8)),
             lambda n: (n, 1),
         ),
+        ledger.close("notes stand anywhere before the tail: mean place", float(note_places.mean()), 59, abs=4, machine=True),
+        ledger.close("its standard deviation", float(note_places.std()), 2 * math.sqrt((60**2 - 1) / 12), abs=2, machine=True),
         ledger.close("loss at home of a diverged run", float(text_loss(broken, near_scheme, some, home)[0]), 100, abs=1e-9),
         ledger.less(
             "loss at home against its definition",
@@ -1575,7 +1638,10 @@ shown = {
     "ReRoPE, log n": (BLUE, "-", None),
 }
 figure, panels = plt.subplots(1, 2, figsize=(7.8, 4.4), sharey=True)
-for axes, kind, title in ((panels[0], SHORT, "short period: what is needed is near"), (panels[1], LONG, "long period: it is beyond L")):
+for axes, kind, title in (
+    (panels[0], SHORT, "short period: what is needed is near"),
+    (panels[1], LONG, "long period: beyond L from 4 L on"),
+):
     for name, (color, dash, alive) in shown.items():
         mean = [e1_of(name, t, kind).mean() for t in e1_times]
         spread = [e1_of(name, t, kind).std(ddof=1) for t in e1_times]
@@ -1583,6 +1649,7 @@ for axes, kind, title in ((panels[0], SHORT, "short period: what is needed is ne
         if alive is not None:
             axes.plot([1, 2, 4, 8], live[str(alive)][:, kind].mean(-1), "o", mfc="none", mec=color, ms=5)
     axes.axhline(1 / 16, color=GREY, lw=0.8, ls=":")
+    axes.plot([], [], "o", mfc="none", mec=BLACK, ms=5, label="live run, L = 32")
     axes.set(xscale="log", xlabel="test length / training length (log axis)", ylim=(0, 1.03))
     axes.set_xticks(e1_times, [f"{t}" for t in e1_times])
     axes.minorticks_off()
@@ -1590,16 +1657,20 @@ for axes, kind, title in ((panels[0], SHORT, "short period: what is needed is ne
 panels[0].set_ylabel("accuracy of the last 16 tokens")
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
 figure.suptitle(
-    "Only methods that keep the near and compress the far still use what lies beyond L", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Of these, only methods that keep the near and compress the far use what lies beyond L",
+    fontsize=10.5,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
 # %% tags=["hide-input"]
-shorthand = lambda table, t: f"{table[e1_times.index(t), SHORT].mean():.2f} | {table[e1_times.index(t), LONG].mean():.2f}"
+shorthand = lambda table, t: f"{table[e1_times.index(t), SHORT].mean():.2f} / {table[e1_times.index(t), LONG].mean():.2f}"
 parameters = lambda m: ", ".join(f"{x:g}" for x in m[1:]) or "–"
 nb.results(
     "E1",
-    f"Accuracy of copying, short | long period, mean over seeds; {e1_record.provenance}",
+    f"Accuracy of copying, short / long period, mean over seeds; {e1_record.provenance}",
     ["method", "parameters", *(f"{t}L" for t in e1_times)],
     [[n, parameters(e1_methods[e1_best[n]]), *(shorthand(post_hoc[e1_best[n]], t) for t in e1_times)] for n in e1_names]
     + [[f"trained: {a}", "–", *(shorthand(direct[a], t) for t in e1_times)] for a in e1_arms[1:]]
@@ -1649,8 +1720,11 @@ nb.results(
     f"Loss at L of plain text plus notes (nats), mean ± standard deviation over seeds, by learning rate; * chosen; {e5_record.provenance}",
     ["trained", *(f"{rate:g}" for rate in config["rates"]), "notes recalled at L"],
     [
-        [arm, *(f"{y.mean():.2f} ± {y.std(ddof=1):.2f}{' *' if i == e5_rate[arm] else ''}" for i, y in enumerate(x))]
-        + [f"{metric(e5_direct[arm], 'noted')[0].mean():.0%}"]
+        [
+            arm,
+            *(f"{y.mean():.2f} ± {y.std(ddof=1):.2f}{' *' if i == e5_rate[arm] else ''}" for i, y in enumerate(x)),
+            f"{metric(e5_direct[arm], 'noted')[0].mean():.0%}",
+        ]
         for arm, x in at_L.items()
     ],
 )
@@ -1694,11 +1768,11 @@ nb.show(figure)
 
 # %% tags=["hide-input"]
 e5_row = lambda table: [
-    " | ".join(f"{metric(table, key)[e5_times.index(t)].mean():.2f}" for key in ("plain", "repeated right", "noted")) for t in e5_times
+    " / ".join(f"{metric(table, key)[e5_times.index(t)].mean():.2f}" for key in ("plain", "repeated right", "noted")) for t in e5_times
 ]
 nb.results(
     "E5",
-    f"Loss of plain text (nats a character) | accuracy on repeated text | share of notes recalled, mean over seeds; {e5_record.provenance}",
+    f"Loss of plain text (nats a character) / accuracy on repeated text / share of notes recalled, mean over seeds; {e5_record.provenance}",
     ["method", "parameters", *(f"{t}L" for t in e5_times)],
     [[n, parameters(e5_methods[i]), *e5_row(result["post hoc"][i])] for n, i in e5_best.items()]
     + [[f"trained: {a}", "–", *e5_row(e5_direct[a])] for a in e5_arms[1:]]
@@ -1711,8 +1785,8 @@ stretches = np.arange(len(result["post hoc"][0]["by position"])) + 0.5
 for name, (color, dash, _) in e5_shown.items():
     curve = np.array(result["post hoc"][e5_best[name]]["by position"])
     axes.plot(stretches, curve.mean(1), color=color, ls=dash, label=name)
-axes.set(xlabel="position / L, in stretches of L characters", ylabel="loss (nats a character)", yscale="log")
-axes.set_title("Loss by position in one text of 16 L: where each method lets go")
+axes.set(xlabel="position / L, in stretches of L characters", ylabel="loss (nats a character)")
+axes.set_title("Texts of 16 L, scales fixed for 16 L: RoPE lets go at L, the ReRoPE family never")
 axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 nb.show(figure)
 
@@ -1720,7 +1794,7 @@ nb.show(figure)
 # ### E3: how far does NTK-aware RoPE reach?
 #
 # Bases fixed for $s=1,2,4,8,16$, the same last characters, contexts from $L$ to $8L$. D9 predicts that a base for $s$ serves $s'L$ tokens, with $s'$ from
-# the critical index, times whatever slack plain RoPE itself shows.
+# the critical index, times whatever slack plain RoPE itself shows. A context counts as served while the loss stays within 0.05 nats of its value at $L$.
 
 # %% tags=["hide-input"]
 shares, scales = config["fine"]["shares"], config["fine"]["scales"]
@@ -1744,15 +1818,16 @@ reached = {s: [usable(fine_seeds[i, :, k]) for k in range(fine_seeds.shape[2])] 
 predicted = {s: reach(s, trained, head) for s in scales}
 slack = np.mean(reached[1])
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of the last characters against context length over L, one to eight, for NTK-aware RoPE with bases fixed for scales one, two, four, eight and sixteen. Each curve is level and then rises; triangles mark the predicted reach of each, well left of its nominal scale."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of the last characters against context length over L, one to eight, for NTK-aware RoPE with bases fixed for scales one, two, four, eight and sixteen. Each curve is level and then rises; triangles mark the predicted reach without slack, dots that with the slack of plain RoPE; the curves pass close to their dots, well left of the nominal scale."}}
 figure, axes = plt.subplots(figsize=(7.4, 3.7))
 for i, (s, color, dash) in enumerate(zip(scales, (BLACK, ORANGE, GREEN, RED, BLUE), (":", "--", "-.", (0, (5, 1)), "-"), strict=True)):
     axes.errorbar(shares, fine[i], fine_seeds[i].std(-1, ddof=1), color=color, ls=dash, label=f"base for s = {s:g}", capsize=2)
     axes.plot([predicted[s]], [np.interp(math.log(predicted[s]), np.log(shares), fine[i])], "^", color=color, mec=BLACK, ms=8, zorder=5)
+    axes.plot([predicted[s] * slack], [fine[i][0] + TOLERATED], "o", color=color, mec=BLACK, ms=7, zorder=6)
 axes.set(xscale="log", xlabel="context / L (log axis)", ylabel="loss of the last 128 characters (nats)")
 axes.set_xticks(shares, [f"{x:g}" for x in shares])
 axes.minorticks_off()
-axes.set_title(f"A base for s serves about s' (triangles) times {slack:.1f}, not s, training lengths")
+axes.set_title(f"A base for s serves about s' (triangles) times {slack:.1f}, not s, training lengths (dots)")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1799,6 +1874,7 @@ POST = {
     "KeyNorm": (49.60, 61.08, 47.69),
     "QueryNorm": (49.55, 22.45, 22.18),
     "CosA": (49.73, 58.90, 46.98),
+    "KeyNorm, NTK-aware": (None, None, 43.02),
     "KeyNorm, YaRN": (49.60, 84.19, 47.44),
     "KeyNorm, log n, ReRoPE": (49.58, 85.48, 48.78),
     "HWFA": (48.70, 80.84, 48.15),
@@ -1808,30 +1884,37 @@ nb.results(
     "C",
     "The author's measurements (accuracy in %, 100M GAU, trained on 512; posts 9708, 9731, 9859)",
     ["model", "512", "4096, repeated", "4096, not repeated"],
-    [[name, *(f"{x:.2f}" for x in row)] for name, row in POST.items()],
+    [[name, *("–" if x is None else f"{x:.2f}" for x in row)] for name, row in POST.items()],
 )
+LLAMA = {"RoPE": (1.4967, 8.8615, None), "NTK-aware": (1.6081, 1.5417, 1.5163), "ReRoPE": (1.4996, 1.4267, 1.4001)}
+nb.results(
+    "Ca",
+    "The author's losses of LLaMA2-13B, trained on 4096 (post 9708)",
+    ["model", "4096", "8192", "16384"],
+    [[name, *("–" if x is None else f"{x:.4f}" for x in row)] for name, row in LLAMA.items()],
+)
+column_sums = [sum(row[k] or 0 for row in POST.values()) for k in range(3)], [sum(row[k] or 0 for row in LLAMA.values()) for k in range(3)]
 
 # %% [markdown]
-# The post does not say it, but the rule of D4 sorts these rows: whoever sends the farthest pair beyond the distance 511 is worse than his neighbour who
-# does not. Leak 8 overflows at both windows (623.9 and 735.9), leak 16 at neither (375.9, 495.9). The overflow by *one* position at $w=512$ costs
+# The post does not say it, but these rows follow the rule of D4: a setting that sends the farthest pair beyond the distance 511 does worse than the
+# neighbouring setting (same $w$, or same $k$) that does not. Leak 8 overflows at both windows (623.9 and 735.9), leak 16 at neither (375.9, 495.9). The overflow by *one* position at $w=512$ costs
 # everything; this cannot be the one unseen distance alone. In 512 tokens the distance $r$ occurs $512-r$ times, so the last hundred distances were hardly
-# trained, and at $n=4096$ nearly all keys stand at exactly 512. We test that reading below.
+# trained, and at $n=4096$ nearly all keys stand at exactly 512. We test below what
+# a window may be.
 
 # %%
 farthest = lambda w, k: float(positions.rerope_distance(torch.tensor([4095]), w, k)[0])
-runs_of_post = {
-    "ReRoPE w64": (64, math.inf),
-    "ReRoPE w256": (256, math.inf),
-    "ReRoPE w384": (384, math.inf),
-    "ReRoPE w512": (512, math.inf),
+neighbours = {  # alike but for w or k: the one that fits, the one that does not
+    ("ReRoPE w384", "ReRoPE w512"): ((384, math.inf), (512, math.inf)),
+    ("ReRoPE w256, log n", "ReRoPE w512, log n"): ((256, math.inf), (512, math.inf)),
+    **{(f"Leaky w{w} k16, log n", f"Leaky w{w} k8, log n"): ((w, 16), (w, 8)) for w in (128, 256)},
 }
-runs_of_post |= {f"Leaky w{w} k{k}, log n": (w, k) for w in (128, 256) for k in (8, 16)}
-fits = {name: farthest(*wk) <= 511 for name, wk in runs_of_post.items()}
+better_row = lambda a, b: (POST[a][1] > POST[b][1], POST[a][2] > POST[b][2])
 
 # %% tags=["hide-input"]
 nb.claim(
     "C2",
-    "The author's tables obey the rule of D4: the settings whose farthest distance exceeds 511 are the worse ones.",
+    "The author's tables obey the rule of D4: a setting whose farthest distance exceeds 511 is worse than the neighbouring one that fits.",
     "verified",
     holds=[
         *[
@@ -1839,10 +1922,10 @@ nb.claim(
             for w, k, d in ((128, 8, 623.9), (256, 8, 735.9), (128, 16, 375.9), (256, 16, 495.9), (512, math.inf, 512))
         ],
         sym.enumeration(
-            "setting fits ⇔ more than 48.5% not repeated, or no log n and not w512",
-            runs_of_post,
-            lambda x: fits[x],
-            lambda x: POST[x][2] > (48.5 if "Leaky" in x else 40),
+            "of neighbouring settings the one that fits is better in both columns",
+            neighbours,
+            lambda x: (*(farthest(*wk) <= 511 for wk in neighbours[x]), *better_row(*x), x),
+            lambda x: (True, False, True, True, x),
         ),
         ledger.more("k = 16 over k = 8, repeated, w = 128", POST["Leaky w128 k16, log n"][1] - POST["Leaky w128 k8, log n"][1], 5),
         ledger.more("w = 256", POST["Leaky w256 k16, log n"][1] - POST["Leaky w256 k8, log n"][1], 13),
@@ -1853,6 +1936,9 @@ nb.claim(
     "KeyNorm immunises against out-of-distribution positions: YaRN on top of it does not help text that does not repeat.",
     "partly",
     holds=[
+        ledger.less(
+            "not repeated: NTK-aware over KeyNorm alone", POST["KeyNorm, NTK-aware"][2] - POST["KeyNorm"][2], -4, scope="the author's table"
+        ),
         ledger.less("not repeated: YaRN over KeyNorm alone", POST["KeyNorm, YaRN"][2] - POST["KeyNorm"][2], 0, scope="the author's table"),
         ledger.more(
             "ours, plain text, 8 L: the loss with YaRN over that without",
@@ -1882,7 +1968,7 @@ nb.claim(
 
 # %% tags=["hide-input"]
 E1S, E5S, LIVE_S = {"machine": True, "scope": e1_scope}, {"machine": True, "scope": e5_scope}, {"machine": True, "scope": live_scope}
-low, high = lambda x: float(np.max(x)), lambda x: float(np.min(x))  # the worst seed of what should be small, and of what should be large
+top, bottom = lambda x: float(np.max(x)), lambda x: float(np.min(x))  # the worst seed of what should be small, and of what should be large
 of_live = lambda method, times, kind=LONG: live[str(method)][[1, 2, 4, 8].index(times), kind]
 rise = lambda a, b: float(np.mean(a - b))
 nb.claim(
@@ -1890,12 +1976,12 @@ nb.claim(
     "RoPE does not extrapolate: beyond L the loss rises and far tokens are no longer used.",
     "verified",
     holds=[
-        ledger.less("copying, long period, 4 L: best seed of RoPE", low(e1_of("RoPE", 4)), 0.35, **E1S),
-        ledger.more("and at L the worst", high(e1_of("RoPE", 1)), 0.9, **E1S),
+        ledger.less("copying, long period, 4 L: best seed of RoPE", top(e1_of("RoPE", 4)), 0.35, **E1S),
+        ledger.more("and at L the worst", bottom(e1_of("RoPE", 1)), 0.9, **E1S),
         ledger.better(
             "text: loss at 8 L against that at L", e5_of("RoPE", 8, "plain"), e5_of("RoPE", 1, "plain"), sigmas=3, scope=e5_scope
         ),
-        ledger.less("live copying, long period, 4 L", low(of_live(["RoPE"], 4)), 0.5, **LIVE_S),
+        ledger.less("live copying, long period, 4 L", top(of_live(["RoPE"], 4)), 0.5, **LIVE_S),
     ],
 )
 first_token = np.array(result["mass"]["RoPE"])[:, 0]
@@ -1904,12 +1990,12 @@ nb.claim(
     "A window alone does not work, one with the first tokens does; neither uses what is far.",
     "partly",
     holds=[
-        ledger.less("copying, long period, 4 L: window", low(e1_of("window", 4)), 0.3, **E1S),
-        ledger.less("window with sinks", low(e1_of("LM-Infinite", 4)), 0.3, **E1S),
-        ledger.less("live: window, 8 L", low(of_live(["window", 1.0], 8)), 0.3, **LIVE_S),
+        ledger.less("copying, long period, 4 L: window", top(e1_of("window", 4)), 0.3, **E1S),
+        ledger.less("window with sinks", top(e1_of("LM-Infinite", 4)), 0.3, **E1S),
+        ledger.less("live: window, 8 L", top(of_live(["window", 1.0], 8)), 0.3, **LIVE_S),
         ledger.more(
             "copying, short period, 16 L: what is near is kept",
-            high([e1_of("window", 16, SHORT), e1_of("LM-Infinite", 16, SHORT)]),
+            bottom([e1_of("window", 16, SHORT), e1_of("LM-Infinite", 16, SHORT)]),
             0.9,
             **E1S,
         ),
@@ -1921,7 +2007,8 @@ nb.claim(
             0.03,
             **E5S,
         ),
-        ledger.less("largest attention on token 0 over layers and seeds: no sink has formed", low(first_token), 0.05, **E5S),
+        ledger.less("largest attention on token 0 over layers and seeds: no sink has formed", top(first_token), 0.05, **E5S),
+        ledger.more("but not below an even share of the longest context", top(first_token), 1 / (2 * trained), **E5S),
     ],
 )
 nb.claim(
@@ -1929,12 +2016,12 @@ nb.claim(
     "Interpolation without fine-tuning fails.",
     "verified",
     holds=[
-        ledger.less("copying, long period, 4 L", low(e1_of("PI", 4)), 0.4, **E1S),
-        ledger.less("even the short one, 8 L", low(e1_of("PI", 8, SHORT)), 0.4, **E1S),
+        ledger.less("copying, long period, 4 L", top(e1_of("PI", 4)), 0.4, **E1S),
+        ledger.less("even the short one, 8 L", top(e1_of("PI", 8, SHORT)), 0.4, **E1S),
         ledger.better(
             "text at 4 L: interpolation's loss over RoPE's", e5_of("PI", 4, "plain"), e5_of("RoPE", 4, "plain"), sigmas=2, scope=e5_scope
         ),
-        ledger.less("live, long period, 4 L", low(of_live(["PI"], 4)), 0.5, **LIVE_S),
+        ledger.less("live, long period, 4 L", top(of_live(["PI"], 4)), 0.5, **LIVE_S),
     ],
 )
 
@@ -1945,7 +2032,7 @@ nb.claim(
     "At 8 times L: RoPE and interpolation alike < NTK < YaRN < ReRoPE, and Leaky ReRoPE or Self-Extend a little better still.",
     "partly",
     holds=[
-        *[ledger.less(f"copying, long period, 8 L: {x}, near chance (1/16)", low(e1_of(x, 8)), 0.11, **E1S) for x in ("RoPE", "PI")],
+        *[ledger.less(f"copying, long period, 8 L: {x}, near chance (1/16)", top(e1_of(x, 8)), 0.11, **E1S) for x in ("RoPE", "PI")],
         ledger.better("NTK, its parameter chosen, over interpolation", e1_of("dynamic NTK", 8), e1_of("PI", 8), sigmas=2, scope=e1_scope),
         ledger.better("YaRN over NTK", e1_of("YaRN", 8), e1_of("dynamic NTK", 8), sigmas=3, scope=e1_scope),
         ledger.better("ReRoPE over YaRN", e1_of("ReRoPE", 8), e1_of("YaRN", 8), sigmas=2, scope=e1_scope),
@@ -1959,7 +2046,7 @@ nb.claim(
         ),
     ],
     fails=[
-        ledger.less("copying: NTK at the scale it is asked for is no better than chance", low(e1_at(["dynamic NTK", 1.0], 8)), 0.11, **E1S),
+        ledger.less("copying: NTK at the scale it is asked for is no better than chance", top(e1_at(["dynamic NTK", 1.0], 8)), 0.11, **E1S),
         *[
             ledger.better(f"copying: ReRoPE over {name}", e1_of("ReRoPE", 8), e1_at(setting, 8), sigmas=3, scope=e1_scope)
             for name, setting in (("Leaky ReRoPE with k_min", ["Leaky ReRoPE", 0.25, 1]), ("Self-Extend", ["Self-Extend", 0.25]))
@@ -2015,6 +2102,7 @@ nb.claim(
     "verified",
     holds=[
         ledger.less("tax of ReRoPE, w = L/2, either way", abs(tax_of(["ReRoPE", 0.5])), 0.02, **E5S),
+        ledger.less("the same in copying at L, long period", abs(rise(e1_at(["ReRoPE", 0.5], 1), e1_at(["RoPE"], 1))), 0.01, **E1S),
         ledger.less("of Leaky ReRoPE with k_min", abs(tax_of(["Leaky ReRoPE", 0.5, 1])), 1e-3, **E5S),
         ledger.more("of NTK-aware, s = 16", tax_of(["NTK-aware, fixed", 16.0]), 0.01, **E5S),
         ledger.more("of YaRN, τ = 8, s = 16", tax_of(["YaRN, fixed", 8, 16.0]), 0.05, **E5S),
@@ -2036,12 +2124,12 @@ nb.claim(
     ],
     fails=[
         ledger.less(
-            "RoPE: gain of ReRoPE over the window at 8 L, plain text",
-            rise(e5_of("window", 8, "plain"), e5_of("ReRoPE", 8, "plain")),
-            0.03,
+            "RoPE: gain of ReRoPE over the window at 8 L, plain text, either way",
+            abs(rise(e5_of("window", 8, "plain"), e5_of("ReRoPE", 8, "plain"))),
+            0.01,
             **E5S,
         ),
-        ledger.less("RoPE: gain of ReRoPE from 2 L to 16 L", rise(e5_of("ReRoPE", 2, "plain"), e5_of("ReRoPE", 16, "plain")), 0.02, **E5S),
+        ledger.less("RoPE: gain of ReRoPE from 2 L to 16 L", rise(e5_of("ReRoPE", 2, "plain"), e5_of("ReRoPE", 16, "plain")), 0, **E5S),
     ],
 )
 
@@ -2058,7 +2146,7 @@ nb.claim(
 )
 nb.experiment(
     "E3",
-    "The reach of a base for s is that of plain RoPE times s' of D9; and what leaves L alone pays no tax.",
+    "The reach of a base for s is that of plain RoPE times s' of D9.",
     "verified",
     holds=[
         *[
@@ -2067,30 +2155,58 @@ nb.experiment(
             )
             for s in scales[1:]
         ],
-        ledger.increasing("reach over s = 1 .. 16", [np.mean(reached[s]) for s in scales], **E5S),
+        ledger.close(
+            "the exponent that fits best",
+            float(np.polynomial.polynomial.polyfit(np.log(scales), np.log([np.mean(reached[s]) / slack for s in scales]), [1])[1]),
+            2 * critical_index(head, trained) / (head - 2),
+            abs=0.04,
+            **E5S,
+        ),
+        ledger.close(
+            "usable() of a loss that rises by 0.1 from L to 8 L, in the logarithm",
+            usable([2 + 0.1 * math.log(x) / math.log(8) for x in shares]),
+            8**0.5,
+            rel=1e-6,
+        ),
         ledger.close(
             "s' at d = 64, L = 256, s = 16", predicted[16], 16 ** (2 * 32 * math.log(256 / (2 * math.pi)) / math.log(1e4) / 62), rel=1e-9
         ),
     ],
 )
+others = [m for m in e1_methods if m[0] in ("dynamic NTK", "NTK-aware, fixed")]
 nb.claim(
     "X5",
-    "Asked for the scale s^((d−2)/(2 i_c)) instead of s, dynamic NTK-aware RoPE reaches farther.",
-    "verified",
+    "Asked for the scale s^((d−2)/(2 i_c)) instead of s, dynamic NTK-aware RoPE reaches farther, without a parameter to choose.",
+    "partly",
     holds=[
         ledger.better(
-            "copying, long period, 4 L: corrected over plain",
+            f"copying, long period, 4 L: corrected over the best of {len(others)} other bases",
             e1_at(["NTK, corrected"], 4),
-            e1_at(["dynamic NTK", 1.0], 4),
+            max((e1_at(m, 4) for m in others), key=np.mean),
             sigmas=3,
             scope=e1_scope,
         ),
         ledger.better(
-            "text, 8 L: loss, plain over corrected",
-            e5_at(["dynamic NTK", 1.0], 8, "plain"),
+            "text, 8 L: loss, the best of the other bases over corrected",
+            min((e5_at(m, 8, "plain") for m in others), key=np.mean),
             e5_at(["NTK, corrected"], 8, "plain"),
             sigmas=2,
             scope=e5_scope,
+        ),
+    ],
+    fails=[
+        ledger.better(
+            "copying, long period, 2 L: it costs, plain over corrected",
+            e1_at(["dynamic NTK", 1.0], 2),
+            e1_at(["NTK, corrected"], 2),
+            sigmas=2,
+            scope=e1_scope,
+        ),
+        ledger.more(
+            "text: at 8 L its loss is above that at L",
+            rise(e5_at(["NTK, corrected"], 8, "plain"), e5_at(["NTK, corrected"], 1, "plain")),
+            TOLERATED,
+            **E5S,
         ),
     ],
 )
@@ -2117,7 +2233,6 @@ nb.claim(
         ledger.better("KeyNorm over QueryNorm", e1_of("KeyNorm", 8, SHORT), e1_of("QueryNorm", 8, SHORT), sigmas=2, scope=e1_scope),
     ],
     fails=[
-        ledger.less("but it does not use what is far: copying, long period, 8 L", low(e1_of("KeyNorm", 8)), 0.5, **E1S),
         ledger.less(
             "text: what it gains at L, loss with notes",
             rise(at_L["RoPE"][e5_rate["RoPE"]], at_L["KeyNorm"][e5_rate["KeyNorm"]]),
@@ -2131,11 +2246,9 @@ nb.claim(
     "HWFA extrapolates as trained, but trains worse; HWFA2 trains as well as RoPE and extrapolates when its full layer is read by ReRoPE.",
     "partly",
     holds=[
-        ledger.more("HWFA, copying, long period, 16 L: worst seed", high(e1_of("HWFA", 16)), 0.95, **E1S),
-        ledger.more("HWFA, notes recalled at 16 L: worst seed", high(e5_of("HWFA", 16, "noted")), 0.95, **E5S),
-        ledger.less(
-            "HWFA, text: rise of the loss from L to 16 L", rise(e5_of("HWFA", 16, "plain"), e5_of("HWFA", 1, "plain")), 0.02, **E5S
-        ),
+        ledger.more("HWFA, copying, long period, 16 L: worst seed", bottom(e1_of("HWFA", 16)), 0.95, **E1S),
+        ledger.more("HWFA, notes recalled at 16 L: worst seed", bottom(e5_of("HWFA", 16, "noted")), 0.95, **E5S),
+        ledger.less("HWFA, text: rise of the loss from L to 16 L", rise(e5_of("HWFA", 16, "plain"), e5_of("HWFA", 1, "plain")), 0, **E5S),
         ledger.better("HWFA's loss of plain text at L over RoPE's", e5_of("HWFA", 1, "plain"), e5_of("RoPE", 1, "plain"), scope=e5_scope),
         ledger.less("HWFA2's over RoPE's", rise(e5_of("HWFA2", 1, "plain"), e5_of("RoPE", 1, "plain")), 0.06, **E5S),
         ledger.better(
@@ -2166,11 +2279,13 @@ nb.claim(
 nb.claim(
     "C14",
     "A smaller base in training is worse and does not help to extrapolate.",
-    "verified",
+    "partly",
     holds=[
-        ledger.less("base 50, copying, long period, 4 L", low(e1_of("RoPE, other base", 4)), 0.4, **E1S),
-        ledger.better("2 L: base 10,000 over base 50", e1_of("RoPE", 2), e1_of("RoPE, other base", 2), sigmas=2, scope=e1_scope),
+        ledger.better(
+            "copying, long period, 2 L: base 10,000 over base 50", e1_of("RoPE", 2), e1_of("RoPE, other base", 2), sigmas=3, scope=e1_scope
+        )
     ],
+    fails=[ledger.less("but not worse at L", abs(rise(e1_of("RoPE", 1), e1_of("RoPE, other base", 1))), 0.01, **E1S)],
 )
 climb = lambda table: np.subtract(*(metric(table, "plain")[e5_times.index(t)] for t in (16, 1)))  # of the loss from L to 16 L (seeds)
 nb.claim(
@@ -2188,7 +2303,7 @@ nb.claim(
     ],
     fails=[
         ledger.more(
-            "trained with ReRoPE, copying, long period, 8 L: worst seed", high(direct["ReRoPE"][e1_times.index(8), LONG]), 0.9, **E1S
+            "trained with ReRoPE, copying, long period, 8 L: worst seed", bottom(direct["ReRoPE"][e1_times.index(8), LONG]), 0.9, **E1S
         ),
         ledger.better(
             "text: the rise of RoPE over that of training with ReRoPE",
@@ -2204,13 +2319,13 @@ nb.claim(
     "Without positions a model does not extrapolate by itself, and ALiBi's bias gives up what is far.",
     "partly",
     holds=[
-        ledger.less("NoPE, copying, at L: it hardly trains", low(e1_of("NoPE", 1)), 0.8, **E1S),
-        ledger.less("NoPE, long period, 8 L", low(e1_of("NoPE", 8)), 0.4, **E1S),
+        ledger.less("NoPE, copying, at L: not learned in 500 steps", top(e1_of("NoPE", 1)), 0.8, **E1S),
+        ledger.less("NoPE, long period, 8 L", top(e1_of("NoPE", 8)), 0.4, **E1S),
         ledger.better("ALiBi, long period: at L over 16 L", e1_of("ALiBi", 1), e1_of("ALiBi", 16), sigmas=2, scope=e1_scope),
     ],
     fails=[
         ledger.less(
-            "ALiBi, text: rise of the loss from L to 16 L", rise(e5_of("ALiBi", 16, "plain"), e5_of("ALiBi", 1, "plain")), 0.05, **E5S
+            "ALiBi, text: rise of the loss from L to 16 L", rise(e5_of("ALiBi", 16, "plain"), e5_of("ALiBi", 1, "plain")), 0, **E5S
         ),
         ledger.better(
             "and it keeps more of the far than RoPE, long period, 8 L", e1_of("ALiBi", 8), e1_of("RoPE", 8), sigmas=3, scope=e1_scope
@@ -2221,41 +2336,78 @@ nb.claim(
     "C18",
     "Training with random positions is unstable.",
     "partly",
-    holds=[
-        ledger.less(
-            "copying at L, long period: best seed; the task is not learned in the same steps", low(e1_of("random positions", 1)), 0.8, **E1S
-        )
-    ],
+    holds=[ledger.less("copying at L, long period: best seed; not learned in 500 steps", top(e1_of("random positions", 1)), 0.8, **E1S)],
     fails=[ledger.less("spread over seeds: slow rather than unstable", float(np.std(e1_of("random positions", 1), ddof=1)), 0.1, **E1S)],
 )
 
 # %% [markdown]
-# **The last quarter of the trained distances is hardly trained.** The reading of the table above, tested on the copy task: ReRoPE with $w=\frac34L$ works,
-# with $w=0.9L$, where no distance is out of distribution, it fails nearly as badly as with $w=L$. So the rule of D4 is necessary, not
-# sufficient: stay well inside, $w\le\frac34L$. On text, whose far tokens matter less, $w$ is uncritical.
+# **Stay inside what training made use of.** In E1 ReRoPE works with $w=\frac34L$ and fails with $w=0.9L$, although then no distance is new. The
+# control says why: the limit moves with the longest period of training. A model has to have *looked* that far with profit; having met a distance is
+# not enough. So D4 is necessary, not sufficient. Text, whose far characters matter less, does not care about $w$ here. That this explains the author's $w=512$ is
+# a guess: distances near $L$ are rare in his training, too.
 
 # %% tags=["hide-input"]
+control_record = nb.recorded("X6")
+by_period = {
+    p: np.array(x) for p, x in zip(control_record.config["longest"], control_record.result["4 L"], strict=True)
+}  # (windows, seeds)
+control_scope = f"full, {len(control_record.config['seeds'])} seeds, L = 32"
+nb.results(
+    "X6",
+    f"ReRoPE at 4 L, long period: accuracy by window and longest period of training, mean ± standard deviation; {control_record.provenance}",
+    ["longest period / L", "at L (RoPE)", *(f"w = {w:g} L" for w in control_record.config["windows"])],
+    [
+        [f"{p / 32:.2f}", f"{np.mean(home):.2f}", *(f"{x.mean():.2f} ± {x.std(ddof=1):.2f}" for x in by_period[p])]
+        for p, home in zip(by_period, control_record.result["at L"], strict=True)
+    ],
+)
 nb.claim(
     "X6",
-    "Fitting the trained range is not enough: ReRoPE with w = 0.9 L fails at copying although no distance is new.",
+    "Fitting the trained range is not enough: ReRoPE's window must not exceed the distances that training made use of.",
     "verified",
     holds=[
         ledger.better(
-            "copying, long period, 8 L: w = 3/4 L over 0.9 L",
+            "copying, long period, 8 L, periods up to 3/4 L: w = 3/4 L over 0.9 L",
             e1_at(["ReRoPE", 0.75], 8),
             e1_at(["ReRoPE", 0.9], 8),
             sigmas=3,
             scope=e1_scope,
         ),
-        ledger.less("w = 0.9 L", low(e1_at(["ReRoPE", 0.9], 8)), 0.7, **E1S),
+        *[
+            ledger.better(
+                f"control, periods up to {p / 32:.2f} L: w = {control_record.config['windows'][a]:g} L over {control_record.config['windows'][b]:g} L",
+                by_period[p][a],
+                by_period[p][b],
+                sigmas=3,
+                scope=control_scope,
+            )
+            for p, a, b in ((16, 1, 2), (24, 2, 3), (31, 3, 4))
+        ],
+        ledger.more(
+            "control, w = 0.9 L, where it works: longest period L − 1 over 3/4 L",
+            rise(by_period[31][3], by_period[24][3]),
+            0.1,
+            machine=True,
+            scope=control_scope,
+        ),
+        ledger.better(
+            "live, periods up to L/2: w = L/2 over 3/4 L", *(np.array(control["4 L"])[0][k] for k in (1, 2)), sigmas=3, scope=live_scope
+        ),
+        ledger.better(
+            "live, periods up to 3/4 L, 8 L: w = L/4 over w = L",
+            of_live(["ReRoPE", 0.25], 8),
+            of_live(["ReRoPE", 1.0], 8),
+            sigmas=3,
+            scope=live_scope,
+        ),
+        ledger.less(
+            "the control with periods up to 3/4 L against train_copier, largest difference of scores", max(control_off), 1e-6, machine=True
+        ),
         ledger.less(
             "text, 8 L: loss of w = L over w = L/2, either way",
             abs(rise(e5_at(["ReRoPE", 1.0], 8, "plain"), e5_at(["ReRoPE", 0.5], 8, "plain"))),
             0.06,
             **E5S,
-        ),
-        ledger.better(
-            "live, 8 L: w = L/4 over w = L", of_live(["ReRoPE", 0.25], 8), of_live(["ReRoPE", 1.0], 8), sigmas=3, scope=live_scope
         ),
     ],
 )
@@ -2268,10 +2420,10 @@ nb.claim(
         ledger.better(
             "copying, long period, 8 L: τ = 4 over τ = 32", e1_at(["YaRN", 4], 8), e1_at(["YaRN", 32], 8), sigmas=3, scope=e1_scope
         ),
-        ledger.more(
-            "text with L = 256, r₀ = 40.7: there τ = 32 is within reach, loss over τ = 4 at 8 L",
-            0.2 - abs(rise(e5_at(["YaRN", 32], 8, "plain"), e5_at(["YaRN", 4], 8, "plain"))),
-            0,
+        ledger.less(
+            "text with L = 256, r₀ = 40.7, where τ = 32 is within reach: loss over that of τ = 4 at 8 L",
+            rise(e5_at(["YaRN", 32], 8, "plain"), e5_at(["YaRN", 4], 8, "plain")),
+            0.1,
             **E5S,
         ),
     ],
@@ -2286,23 +2438,25 @@ beside = {
     "ReRoPE": "ReRoPE w128",
     "ReRoPE, log n": "ReRoPE w128, log n",
     "Leaky ReRoPE": "Leaky w128 k16, log n",
+    "window": None,
     "KeyNorm": "KeyNorm",
     "HWFA": "HWFA",
-    "HWFA2": None,
+    "HWFA2": "HWFA2 w64",
 }
+reads = {"HWFA2": ("HWFA2", "ReRoPE")}  # as the author reads it
 percent = lambda x: f"{100 * float(np.mean(x)):.1f}"
 nb.results(
     "E5b",
     f"The post's accuracies at 8 L beside ours (%), and our losses in nats a character; {e5_record.provenance}",
-    ["method", "post: repeated | not", "ours, text: repeated", "notes", "loss at 8 L", "ours, copying: long period"],
+    ["method", "post: repeated / not", "ours, text: repeated", "notes", "loss at 8 L", "ours, copying: long period"],
     [
         [
             name,
-            f"{POST[key][1]:.1f} | {POST[key][2]:.1f}" if key else "–",
-            percent(e5_of(name, 8, "repeated right")),
-            percent(e5_of(name, 8, "noted")),
-            f"{e5_of(name, 8, 'plain').mean():.3f}",
-            percent(e1_of(name, 8)),
+            f"{POST[key][1]:.1f} / {POST[key][2]:.1f}" if key else "–",
+            percent(e5_of(reads.get(name, name), 8, "repeated right")),
+            percent(e5_of(reads.get(name, name), 8, "noted")),
+            f"{e5_of(reads.get(name, name), 8, 'plain').mean():.3f}",
+            percent(combined[reads[name]][e1_times.index(8), LONG] if name in reads else e1_of(name, 8)),
         ]
         for name, key in beside.items()
     ],
@@ -2311,8 +2465,8 @@ both = {name: key for name, key in beside.items() if key}
 rank_of = lambda x: np.argsort(np.argsort(x))
 agreement = lambda ours, column: float(np.corrcoef(rank_of(ours), rank_of([POST[key][column] for key in both.values()]))[0, 1])
 alike = {
-    "not repeated": agreement([-e5_of(name, 8, "plain").mean() for name in both], 2),
-    "repeated": agreement([e5_of(name, 8, "repeated right").mean() for name in both], 1),
+    "not repeated": agreement([-e5_of(reads.get(name, name), 8, "plain").mean() for name in both], 2),
+    "repeated": agreement([e5_of(reads.get(name, name), 8, "repeated right").mean() for name in both], 1),
 }
 nb.experiment(
     "E1",
@@ -2320,10 +2474,10 @@ nb.experiment(
     "verified",
     holds=[
         *[
-            ledger.less(f"{name}, 4 L, long", low(e1_of(name, 4)), bound, **E1S)
+            ledger.less(f"{name}, 4 L, long", top(e1_of(name, 4)), bound, **E1S)
             for name, bound in (("RoPE", 0.35), ("window", 0.2), ("PI", 0.3))
         ],
-        *[ledger.more(f"{name}, 4 L, long", high(e1_of(name, 4)), bound, **E1S) for name, bound in (("ReRoPE", 0.6), ("HWFA", 0.9))],
+        *[ledger.more(f"{name}, 4 L, long", bottom(e1_of(name, 4)), bound, **E1S) for name, bound in (("ReRoPE", 0.6), ("HWFA", 0.9))],
         ledger.better("live, 4 L: ReRoPE over RoPE", of_live(["ReRoPE", 0.25], 4), of_live(["RoPE"], 4), sigmas=3, scope=live_scope),
         ledger.better(
             "live, 4 L: Leaky ReRoPE over PI", of_live(["Leaky ReRoPE", 0.25, 1], 4), of_live(["PI"], 4), sigmas=3, scope=live_scope
@@ -2360,24 +2514,28 @@ nb.experiment(
 )
 nb.experiment(
     "E4",
-    "Architectures on text: KeyNorm, HWFA, ALiBi and training with ReRoPE stay level where RoPE climbs.",
+    "Architectures on text: up to 8 L the loss of HWFA, HWFA2 and ALiBi does not rise; that of KeyNorm and of training with ReRoPE does, less than RoPE's.",
     "verified",
     holds=[
-        ledger.better(
-            f"loss at 8 L: RoPE over {arm}",
-            e5_of("RoPE", 8, "plain"),
-            metric(e5_direct[arm], "plain")[e5_times.index(8)],
-            sigmas=3,
-            scope=e5_scope,
-        )
-        for arm in e5_arms[1:]
+        *[
+            ledger.less(f"{arm}: rise from L to 8 L", rise(e5_of(arm, 8, "plain"), e5_of(arm, 1, "plain")), 0, **E5S)
+            for arm in ("HWFA", "HWFA2", "ALiBi")
+        ],
+        *[
+            ledger.more(f"{arm}: rise from L to 16 L", float(climb(e5_direct[arm]).mean()), TOLERATED, **E5S)
+            for arm in ("KeyNorm", "ReRoPE")
+        ],
+        *[
+            ledger.better(f"RoPE's rise over that of {arm}", climb(e5_direct["RoPE"]), climb(e5_direct[arm]), sigmas=3, scope=e5_scope)
+            for arm in e5_arms[1:]
+        ],
     ],
 )
 nb.experiment(
     "E5",
-    "The order of nine methods at 8 L in the author's table is ours.",
+    "The order of ten methods at 8 L in the author's table is ours.",
     "partly",
-    holds=[ledger.more(f"{name}: rank correlation", x, bound, **E5S) for (name, x), bound in zip(alike.items(), (0.8, 0.6), strict=True)],
+    holds=[ledger.more(f"{name}: rank correlation", x, bound, **E5S) for (name, x), bound in zip(alike.items(), (0.75, 0.6), strict=True)],
     fails=[
         ledger.more("repeated, the author: YaRN on RoPE over KeyNorm, points", POST["YaRN"][1] - POST["KeyNorm"][1], 15),
         ledger.better(
@@ -2390,13 +2548,55 @@ nb.experiment(
     ],
 )
 
+# %% tags=["hide-input"]
+quoted = {
+    "copying at 8 L, %: ReRoPE": (100 * e1_of("ReRoPE", 8).mean(), 97),
+    "YaRN": (100 * e1_of("YaRN", 8).mean(), 93),
+    "repeated text at 8 L, %: KeyNorm": (100 * e5_of("KeyNorm", 8, "repeated right").mean(), 75),
+    "KeyNorm read by YaRN": (100 * e5_of(("KeyNorm", "YaRN"), 8, "repeated right").mean(), 96),
+    "reach of the base for s = 4 over s, %": (100 * np.mean(reached[4]) / 4, 61),
+    "for s = 16": (100 * np.mean(reached[16]) / 16, 27),
+}
+nb.claim(
+    "X8",
+    "Numbers that the text quotes are those of the records, tables typed by hand add up, and choices were made on other texts than reports.",
+    "verified",
+    holds=[
+        *[ledger.close(name, float(value), shown, abs=0.5, **E1S) for name, (value, shown) in quoted.items()],
+        *[
+            ledger.less(f"copying at 8 L, {name}: chance (6.25%) but for two points", 100 * float(e1_of(name, 8).mean()), 8.25, **E1S)
+            for name in ("RoPE", "PI", "window")
+        ],
+        *[
+            ledger.close(f"sum of column {k + 1}, the author's table {t + 1}", column_sums[t][k], wanted, abs=0.004)
+            for t, row in enumerate(((1284.91, 1646.46, 1096.01), (4.6044, 11.8299, 2.9164)))
+            for k, wanted in enumerate(row)
+        ],
+        ledger.close("the worst and the best of (2, 1, 3)", 10 * bottom([2, 1, 3]) + top([2, 1, 3]), 13, rel=1e-9),
+        ledger.more(
+            "choices and reports, copying: smallest difference of their mean scores over methods that are not perfect",
+            min(
+                abs(np.mean(v) - np.mean(p[e1_times.index(8)])) for v, p in zip(e1_value, post_hoc, strict=True) if 0.2 < np.mean(v) < 0.95
+            ),
+            0,
+            **E1S,
+        ),
+        ledger.more(
+            "text: difference of the halves, RoPE at L",
+            float(np.abs(metric(e5_direct["RoPE"], "plain")[0] - metric(e5_direct["RoPE"], "plain", CHOICE)[0]).min()),
+            0,
+            **E5S,
+        ),
+    ],
+)
+
 # %% [markdown]
 # ## Beyond the post
 #
-# - **Half of $sL$, derived** (D9, E3): a base for $s$ serves $s'=s^{2i_c/(d-2)}$ training lengths, times the slack that plain RoPE has; the corrected scale
-#   (X5) costs nothing and nearly reaches what it promises.
+# - **"Half of $sL$", measured and explained** (D9, E3): a base for $s$ serves $s'=s^{2i_c/(d-2)}$ training lengths, times the slack that plain RoPE has. The
+#   corrected scale (X5) beats every other base we tried, but does not reach $8L$ without loss.
 # - **$\tau$ has a scale** (X7): it counts turns, so it must be read against $r_0=L/2\pi$. For short training lengths take $\tau$ well below it.
-# - **A share of the trained range, not all of it** (X6). Distances near $L$ are rare in training. Su's own best windows, $L/4$ to $L/2$, say the same.
+# - **What bounds the window** (X6): not the range of distances that were seen, but of those that were of use.
 # - **Code and paper differ** (X1): "YaRN" in the libraries is linear in the index of a pair, in the paper in its turns.
 #
 # Later work went on along both lines. LongRoPE {cite}`ding2024longrope` searches one factor for every pair; Dual Chunk Attention {cite}`an2024dual` is a ReRoPE
@@ -2407,7 +2607,7 @@ nb.experiment(
 #
 # - **"A window alone fails"** (C4) presupposes that the model has put a sink on its first tokens. Ours, trained on short text, has not, and then the sinks are
 #   not missed. What always holds: a window forgets.
-# - **"NTK works up to half"** (C6): at $s=4$ it is more, at $s=16$ a quarter; the exponent is that of D9.
+# - **"NTK works up to half"** (C6): at $s=4$ it is more (61%), at $s=16$ a quarter (27%): a power of $s$, near that of D9.
 # - **"Training with ReRoPE does not extrapolate"** (C15): on copies ours does as well as with ReRoPE at the test alone, on text worse, but far
 #   better than RoPE. The author's models are GAU with post-norm; why they fail altogether remains open.
 # - **"KeyNorm immunises"** (C12): the loss rises less. It does not make far tokens useful (C11), and YaRN on top lifts repeated text in the
@@ -2433,7 +2633,7 @@ nb.experiment(
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# $k\ge(131071-2048)/(8191-2048)=21.0$; with ReRoPE the farthest distance is 2048. 1,008 of 524,800 blocks, 0.2%.
+# $k\ge(131071-2048)/(8191-2048)=21.003$; with ReRoPE the farthest distance is 2048. 1,008 of 524,800 blocks, 0.2%.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2443,14 +2643,15 @@ print("mixed blocks:", blocks(131072, 2048, 128))
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# Even the fastest pair makes only 10.2 turns, so with $\tau=32$ no pair is left alone, and the fastest keeps only 30% of its own frequency. The four fastest of 16
+# Even the fastest pair makes only 10.2 turns, so with $\tau=32$ no pair is left alone, and even the fastest gets $\gamma=0.30$: at $s=8$, 38% of its own frequency. The four fastest of 16
 # pairs make at least 1.8 turns: $\tau=1.8$ leaves them alone.
 # ```
 
 # %% tags=["hide-cell"]
 few = positions.turns(rope_frequencies(32), 64)
 print("turns:", [round(float(x), 2) for x in few[:6]])
-print("share kept of the fastest, τ = 32:", round(float((few[0] - 1) / 31), 3))
+print("fastest, τ = 32: γ =", round(float((few[0] - 1) / 31), 3))
+print("its factor at s = 8:", round(float(ntk_by_parts_frequencies(32, 8.0, 64)[0]), 3))
 
 # %% [markdown]
 # ```{admonition} Solution 3
