@@ -355,7 +355,7 @@ e2 = nb.run(
         cpu=[top_k_cells[1], *rule_cells[:3]], gpu=[*top_k_cells, *rule_cells], full=[*top_k_cells, *rule_cells, *by_hand_cells]
     ),
     seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[1e-3, 3e-3, 1e-2]),
+    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[3e-3, 1e-2, 3e-2]),
     alphas=nb.at_scale(cpu=[2e-3], gpu=[1e-3], full=[3e-4, 1e-3, 3e-3, 1e-2]),
     shape=nb.at_scale(
         cpu={"context": 32, "d": 32, "depth": 1, "heads": 2},
@@ -368,11 +368,11 @@ e2 = nb.run(
         full={"width": 32, "experts": 16, "method": "dense"},
     ),
     k=4,
-    steps=nb.at_scale(cpu=80, gpu=400, full=600),
+    steps=nb.at_scale(cpu=80, gpu=400, full=500),
     batch=nb.at_scale(cpu=8, gpu=16, full=16),
     bf16=False,
     windows=nb.at_scale(cpu=64, gpu=256, full=1024),
-    every=nb.at_scale(cpu=2, gpu=8, full=6),
+    every=nb.at_scale(cpu=2, gpu=8, full=5),
 )
 
 
@@ -518,7 +518,7 @@ e3 = nb.run(
     d=nb.at_scale(cpu=32, gpu=64, full=64),
     experts=nb.at_scale(cpu={"width": 16, "experts": 16}, gpu={"width": 32, "experts": 16}, full={"width": 32, "experts": 16}),
     k=4,
-    steps=nb.at_scale(cpu=250, gpu=1000, full=1500),
+    steps=nb.at_scale(cpu=250, gpu=1000, full=1200),
     batch=nb.at_scale(cpu=256, gpu=512, full=512),
     test=nb.at_scale(cpu=1024, gpu=8192, full=8192),
 )
