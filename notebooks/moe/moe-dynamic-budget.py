@@ -348,33 +348,32 @@ by_hand_cells = [cell("more to the hard", "hard", "loss-free"), cell("more to th
 rule_cells = [cell(name) for name in ("two-term", "one-sided", "simplified", "simplified RMS", "quantile")]
 
 # %%
-e2 = nb.run(
-    "E2",
+e4 = nb.run(
+    "E4",
     all_rules,
     cells=nb.at_scale(
-        cpu=[top_k_cells[1], *rule_cells[:3]], gpu=[*top_k_cells, *rule_cells], full=[*top_k_cells, *rule_cells, *by_hand_cells]
+        cpu=[rule_cells[0]], gpu=[top_k_cells[1], rule_cells[0], by_hand_cells[0]], full=[top_k_cells[1], *rule_cells, *by_hand_cells]
     ),
-    seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[3e-3, 1e-2, 3e-2]),
-    alphas=nb.at_scale(cpu=[2e-3], gpu=[1e-3], full=[3e-4, 1e-3, 3e-3, 1e-2]),
+    seeds=nb.at_scale(cpu=[0, 1], gpu=[0, 1], full=[0, 1, 2]),
+    rates=nb.at_scale(cpu=[3e-3], gpu=[3e-3], full=[1e-3, 3e-3, 1e-2]),
+    alphas=[1e-3],
     shape=nb.at_scale(
-        cpu={"context": 32, "d": 32, "depth": 1, "heads": 2},
-        gpu={"context": 64, "d": 64, "depth": 2, "heads": 4},
-        full={"context": 64, "d": 64, "depth": 2, "heads": 4},
+        cpu={"context": 32, "d": 32, "depth": 2, "heads": 2},
+        gpu={"context": 128, "d": 256, "depth": 2, "heads": 8},
+        full={"context": 128, "d": 256, "depth": 4, "heads": 8},
     ),
     experts=nb.at_scale(
-        cpu={"width": 16, "experts": 16, "method": "dense"},
-        gpu={"width": 32, "experts": 16, "method": "dense"},
-        full={"width": 32, "experts": 16, "method": "dense"},
+        cpu={"width": 8, "experts": 16, "method": "grouped"},
+        gpu={"width": 64, "experts": 32, "method": "dense"},
+        full={"width": 128, "experts": 32, "method": "grouped"},
     ),
     k=4,
-    steps=nb.at_scale(cpu=80, gpu=400, full=500),
-    batch=nb.at_scale(cpu=8, gpu=16, full=16),
-    bf16=False,
-    windows=nb.at_scale(cpu=64, gpu=256, full=1024),
-    every=nb.at_scale(cpu=2, gpu=8, full=5),
+    steps=nb.at_scale(cpu=30, gpu=200, full=400),
+    batch=nb.at_scale(cpu=8, gpu=16, full=32),
+    bf16=nb.at_scale(cpu=False, gpu=False, full=True),
+    windows=nb.at_scale(cpu=32, gpu=128, full=512),
+    every=nb.at_scale(cpu=1, gpu=4, full=4),
 )
-
 
 # %%
 class Teacher:
@@ -512,44 +511,45 @@ e3 = nb.run(
     needs,
     cells=nb.at_scale(cpu=[rule_cells[0]], gpu=student_cells, full=student_cells),
     seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[1e-2], gpu=[5e-3], full=[1e-3, 3e-3, 1e-2, 3e-2]),
+    rates=nb.at_scale(cpu=[1e-2], gpu=[5e-3], full=[1e-2, 3e-2, 1e-1]),
     powers=nb.at_scale(cpu=[0.0, -1.0], gpu=[0.0, -0.5, -1.0], full=[0.0, -0.5, -1.0]),
     alpha=nb.at_scale(cpu=2e-3, gpu=1e-3, full=1e-3),
     d=nb.at_scale(cpu=32, gpu=64, full=64),
     experts=nb.at_scale(cpu={"width": 16, "experts": 16}, gpu={"width": 32, "experts": 16}, full={"width": 32, "experts": 16}),
     k=4,
-    steps=nb.at_scale(cpu=250, gpu=1000, full=1200),
+    steps=nb.at_scale(cpu=250, gpu=1000, full=1000),
     batch=nb.at_scale(cpu=256, gpu=512, full=512),
     test=nb.at_scale(cpu=1024, gpu=8192, full=8192),
 )
 
 # %%
-e4 = nb.run(
-    "E4",
+e2 = nb.run(
+    "E2",
     all_rules,
     cells=nb.at_scale(
-        cpu=[rule_cells[0]], gpu=[top_k_cells[1], rule_cells[0], by_hand_cells[0]], full=[top_k_cells[1], *rule_cells, *by_hand_cells]
+        cpu=[top_k_cells[1], *rule_cells[:3]], gpu=[*top_k_cells, *rule_cells], full=[*top_k_cells, *rule_cells, *by_hand_cells]
     ),
-    seeds=nb.at_scale(cpu=[0, 1], gpu=[0, 1], full=[0, 1, 2]),
-    rates=nb.at_scale(cpu=[3e-3], gpu=[3e-3], full=[1e-3, 3e-3, 1e-2]),
-    alphas=[1e-3],
+    seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
+    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[1e-2, 3e-2, 1e-1]),
+    alphas=nb.at_scale(cpu=[2e-3], gpu=[1e-3], full=[3e-4, 1e-3, 3e-3]),
     shape=nb.at_scale(
-        cpu={"context": 32, "d": 32, "depth": 2, "heads": 2},
-        gpu={"context": 128, "d": 256, "depth": 2, "heads": 8},
-        full={"context": 128, "d": 256, "depth": 4, "heads": 8},
+        cpu={"context": 32, "d": 32, "depth": 1, "heads": 2},
+        gpu={"context": 64, "d": 64, "depth": 2, "heads": 4},
+        full={"context": 64, "d": 64, "depth": 2, "heads": 4},
     ),
     experts=nb.at_scale(
-        cpu={"width": 8, "experts": 16, "method": "grouped"},
-        gpu={"width": 64, "experts": 32, "method": "dense"},
-        full={"width": 128, "experts": 32, "method": "grouped"},
+        cpu={"width": 16, "experts": 16, "method": "dense"},
+        gpu={"width": 32, "experts": 16, "method": "dense"},
+        full={"width": 32, "experts": 16, "method": "dense"},
     ),
     k=4,
-    steps=nb.at_scale(cpu=30, gpu=200, full=500),
-    batch=nb.at_scale(cpu=8, gpu=16, full=32),
-    bf16=nb.at_scale(cpu=False, gpu=False, full=True),
-    windows=nb.at_scale(cpu=32, gpu=128, full=512),
-    every=nb.at_scale(cpu=1, gpu=4, full=5),
+    steps=nb.at_scale(cpu=80, gpu=400, full=500),
+    batch=nb.at_scale(cpu=8, gpu=16, full=16),
+    bf16=False,
+    windows=nb.at_scale(cpu=64, gpu=256, full=1024),
+    every=nb.at_scale(cpu=2, gpu=8, full=5),
 )
+
 
 # %%
 nb.ledger()
