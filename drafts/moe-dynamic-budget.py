@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kexue_nb
 from kexue_nb import budget, data, ledger, moe, nn, optim, records, train
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 
 # %%
 nb = kexue_nb.notebook("moe-dynamic-budget")
@@ -1346,8 +1346,8 @@ e2 = nb.run(
         cpu=[top_k_cells[1], *rule_cells[:3]], gpu=[*top_k_cells, *rule_cells], full=[*top_k_cells, *rule_cells, *by_hand_cells]
     ),
     seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1, 2], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[3e-3, 1e-2, 3e-2]),
-    alphas=nb.at_scale(cpu=[2e-3], gpu=[1e-3], full=[3e-4, 1e-3, 3e-3, 1e-2]),
+    rates=nb.at_scale(cpu=[5e-3], gpu=[3e-3], full=[1e-2, 3e-2, 1e-1]),
+    alphas=nb.at_scale(cpu=[2e-3], gpu=[1e-3], full=[3e-4, 1e-3, 3e-3]),
     shape=nb.at_scale(
         cpu={"context": 32, "d": 32, "depth": 1, "heads": 2},
         gpu={"context": 64, "d": 64, "depth": 2, "heads": 4},
@@ -1515,13 +1515,13 @@ e3 = nb.run(
     needs,
     cells=nb.at_scale(cpu=[rule_cells[0]], gpu=student_cells, full=student_cells),
     seeds=nb.at_scale(cpu=[0, 1, 2], gpu=[0, 1], full=[0, 1, 2, 3]),
-    rates=nb.at_scale(cpu=[1e-2], gpu=[5e-3], full=[1e-3, 3e-3, 1e-2, 3e-2]),
+    rates=nb.at_scale(cpu=[1e-2], gpu=[5e-3], full=[1e-2, 3e-2, 1e-1]),
     powers=nb.at_scale(cpu=[0.0, -1.0], gpu=[0.0, -0.5, -1.0], full=[0.0, -0.5, -1.0]),
     alpha=nb.at_scale(cpu=2e-3, gpu=1e-3, full=1e-3),
     d=nb.at_scale(cpu=32, gpu=64, full=64),
     experts=nb.at_scale(cpu={"width": 16, "experts": 16}, gpu={"width": 32, "experts": 16}, full={"width": 32, "experts": 16}),
     k=4,
-    steps=nb.at_scale(cpu=250, gpu=1000, full=1200),
+    steps=nb.at_scale(cpu=250, gpu=1000, full=1000),
     batch=nb.at_scale(cpu=256, gpu=512, full=512),
     test=nb.at_scale(cpu=1024, gpu=8192, full=8192),
 )
@@ -1554,11 +1554,11 @@ e4 = nb.run(
         full={"width": 128, "experts": 32, "method": "grouped"},
     ),
     k=4,
-    steps=nb.at_scale(cpu=30, gpu=200, full=500),
+    steps=nb.at_scale(cpu=30, gpu=200, full=400),
     batch=nb.at_scale(cpu=8, gpu=16, full=32),
     bf16=nb.at_scale(cpu=False, gpu=False, full=True),
     windows=nb.at_scale(cpu=32, gpu=128, full=512),
-    every=nb.at_scale(cpu=1, gpu=4, full=5),
+    every=nb.at_scale(cpu=1, gpu=4, full=4),
 )
 
 # %% [markdown]
@@ -2133,6 +2133,78 @@ nb.experiment(
                 scope="cpu, 3 seeds",
             )
             for p in live3
+        ],
+    ],
+)
+
+# %% tags=["hide-input"]
+per_layer = lambda record, name, key: of(record, name, key).mean(-1)  # mean of the layers, one a seed
+text_models = (("E2", r2, scope2), ("E4", r4, scope4))
+nb.experiment(
+    "E4",
+    "In larger models the two-sided rules hold the budget as well, and who gets more experts goes with the length of the layer's output, not with the loss.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(f"{name}: late |F̃|, best setting", float(of(r4, name, "late budget").mean()), 4, abs=0.2, scope=scope4)
+            for name in two_sided
+        ],
+        ledger.more(
+            "two-term: rank correlation of K and output length, smallest of layers and seeds",
+            float(of(r4, "two-term", "K and output length").min()),
+            0.3,
+            scope=scope4,
+        ),
+        ledger.more("live: the same", float(np.min(e4["two-term"]["K and output length"])), 0.3, machine=True, scope="cpu, 2 seeds"),
+    ],
+)
+nb.claim(
+    "C15",
+    "Harder tokens receive more experts.",
+    "not reproduced",
+    holds=[
+        ledger.more(
+            "E3, p = 0, where need makes targets longer: rank correlation of K and need",
+            float(by_power[0.0]["two-term"].mean()),
+            0.5,
+            scope=scope3,
+        )
+    ],
+    fails=[
+        ledger.less(
+            "E3, p = −1, where the needy have short targets: the same", float(by_power[-1.0]["two-term"].mean()), -0.3, scope=scope3
+        ),
+        *[
+            ledger.less(
+                f"{id}, {name}: rank correlation of K and the token's loss, mean of layers",
+                float(per_layer(record, name, "K and loss").mean()),
+                0.1,
+                scope=scope,
+            )
+            for id, record, scope in text_models
+            for name in ("two-term", "simplified", "quantile")
+        ],
+    ],
+)
+nb.claim(
+    "X4",
+    "The numbers of experts that a threshold model hands out are worth something to it: shuffled over tokens they cost loss.",
+    "verified",
+    holds=[
+        *[
+            ledger.better(
+                f"{id}, two-term: held-out loss, numbers shuffled against own",
+                of(record, "two-term", "shuffled").tolist(),
+                of(record, "two-term", "loss").tolist(),
+                scope=scope,
+            )
+            for id, record, scope in text_models
+        ],
+        *[
+            ledger.better(
+                f"E3, p = {p}: the same", student("two-term", "shuffled", p).tolist(), student("two-term", "loss", p).tolist(), scope=scope3
+            )
+            for p in r3.config["powers"]
         ],
     ],
 )

@@ -375,6 +375,7 @@ e4 = nb.run(
     every=nb.at_scale(cpu=1, gpu=4, full=4),
 )
 
+
 # %%
 class Teacher:
     """32 types of tokens; type t is the sum of |S_t| = 1 + t mod 7 of 16 functions tanh(u W1) W2, times |S_t|^power and one constant.
