@@ -1629,7 +1629,7 @@ for arm, (color, line, marker) in LOOK.items():
         [np.array(e5[arm]["grid_entropy"]["weight"][name]).reshape(len(e5[arm]["grid"]), -1).mean(1) for name in HIDDEN], 0
     )
     middle.plot(e5_plan["exponents"], live_entropy, color=color, ls=":", lw=1)
-    for k, (name, width) in enumerate((("wo", 2.0), ("w2", 1.0))):
+    for name, width in (("wo", 2.0), ("w2", 1.0)):
         s = np.array(full5[arm]["spectra"][name][1])
         right.plot(np.arange(1, len(s) + 1), s / s[0], color=color, ls=line, lw=width, label=f"{arm}, {name}")
 left.set(xlabel="log₂ learning rate", ylabel="validation loss, nats", ylim=(None, min(3.0, np.max([octave_loss(full5, a) for a in ARMS]))))
@@ -1677,7 +1677,7 @@ GROUP = {"wq": "query", "wk": "key", "wv": "value", "wo": "output", "w1": "up", 
 entropy_of = lambda result, arm, kind, name: result[arm]["seen"][last(result)][kind][name]["normalized entropy"]
 nb.results(
     "E5",
-    f"log eH₂/log n after {last(full5)} steps, mean ± s.e. over {len(plan5['seeds'])} seeds; {e5_record.provenance}. Moonlight's Figure 4 has the same sign in all its six groups",
+    f"log eH₂/log n after {last(full5)} steps, mean ± s.e. over {len(plan5['seeds'])} seeds; {e5_record.provenance}. in Moonlight's Figure 4 Muon is the higher in all six groups",
     ["matrix", "start (formula)", "W, AdamW", "W, Muon", "W − W₀, AdamW", "W − W₀, Muon"],
     [
         [
@@ -1798,12 +1798,13 @@ nb.experiment(
     ],
     fails=[
         *[
-            ledger.less(
-                f"W at the best rate of each, {name}: Muon minus AdamW",
-                float(np.mean(entropy_of(full5, "Muon", "weight", name)) - np.mean(entropy_of(full5, "AdamW", "weight", name))),
-                0.005,
+            ledger.better(
+                f"W at the best rate of each, {name}: here AdamW's is the higher",
+                entropy_of(full5, "AdamW", "weight", name),
+                entropy_of(full5, "Muon", "weight", name),
+                scope="H100, 4 seeds",
             )
-            for name in ("wq", "wk", "wv")
+            for name in ("wq", "wk")
         ],
         ledger.less("mean over the six: Muon minus AdamW", float(np.mean(full_gap["weight"][0]) - np.mean(full_gap["weight"][1])), 0.02),
     ],
@@ -1845,8 +1846,8 @@ nb.claim(
 # **What we saw.** The gradients of both arms are of low rank by every measure, those of E4 at any width. AdamW's changes are of the same kind; Muon's, by construction of its matrix sign, are spread over nearly all directions, and stay so over thousands of
 # steps. In the *weights* the difference is far smaller, because the random start dominates their spectrum: "the weights have a high effective rank" mostly says that they still look like their start. The changes are the place to look.
 #
-# And the comparison hangs on the rate. At one rate for both arms (the report's way: its Muon takes over AdamW's rate) Muon's weights have the higher entropy in all six kinds, by up to 0.3 where AdamW's rate is too high. With each arm at *its* best rate, four octaves of tuning later, the mean gap shrinks to 0.01: queries, keys and values are level, and only
-# the up and down matrices differ. Only the changes differ at every rate.
+# And the comparison hangs on the rate. At one rate for both arms, as in the report, whose Muon takes over AdamW's rate, Muon's weights have the higher entropy in all six kinds. With each arm at its own best rate (two octaves higher for Muon) the mean gap is 0.01; for queries and keys
+# Muon's entropy is even the lower one, and most of what remains is the down matrix. The changes differ at every rate.
 #
 # A word of care about Moonlight's number: dividing by $\log n$ makes matrices of different shapes incomparable. A Gaussian has 0.87 for $48\times48$, 0.91 for $256\times256$ and 0.98 for $256\times1024$, while $\mathrm{eH}_2/n$ is 0.61 and 0.88 at any size.
 
@@ -1874,7 +1875,7 @@ nb.claim(
 # %% tags=["hide-input"]
 cpu = torch.device("cpu")
 toy_shape = {"vocabulary": 11, "context": 6, "d": 8, "depth": 2, "heads": 2}
-toy_parts = torch.randint(11, (900,), generator=torch.Generator().manual_seed(1)).split([700, 200])
+toy_parts = torch.randint(11, (900,), generator=torch.Generator().manual_seed(1)).split([810, 90])
 toy_setup = {"batch": 3, "steps": 4, "marks": [0, 2, 4], "bf16": False}
 toy = {arm: language_run(cpu, toy_parts, arm, [-6.0, -5.0], [3, 4], toy_shape, **toy_setup) for arm in ARMS}
 
@@ -1967,7 +1968,7 @@ noise_layer = torch.cat(
     ],
     1,
 )
-with mock.patch("kexue_nb.data.shakespeare", lambda: "".join(chr(97 + int(i)) for i in torch.cat(toy_parts))):
+with mock.patch("kexue_nb.data.shakespeare", return_value="".join(chr(97 + int(i)) for i in torch.cat(toy_parts))):
     whole = language_ranks(
         cpu,
         exponents=[-9.0, -4.0],
@@ -2110,6 +2111,7 @@ nb.claim(
 # - **"When $1/n<\varepsilon$"** (C4). Sufficient; the condition is $1/n\le2\varepsilon-\varepsilon^2$.
 # - **"Unknown"** (C13). Subadditivity fails for general matrices, at size 3, for every measure and by any factor at larger ones. It holds on positive semidefinite matrices for the whole row $\gamma=1$ and fails there for the row $\gamma=2$, Moonlight's entropy and the stable rank among them.
 # - **"At most the rank, and equal for flat spectra"** (C2): not the error-based rank, for which $I_{20}$ has rank 17.
+# - **"Higher under Muon in all groups"** (the Moonlight report; E5). At one rate for both, yes; at the best rate of each, not for queries and keys, at this size.
 # - **As an estimator of the rank** (E1) no effective rank is of use.
 #
 # ## Exercises
