@@ -433,6 +433,8 @@ print(
     {k: f"{x:.2%}" for k, x in over.items()},
     f"; 20 steps are {speedup:.0f} times faster than all singular values",
 )
+
+# %% tags=["hide-input"]
 nb.claim(
     "C8",
     "The stable rank needs no full SVD and is cheaper than the other measures.",
@@ -1272,6 +1274,7 @@ def lifted_energy(noise, n=200, m=300):
     return (planted**2).sum() + n * m * noise**2
 
 
+# %%
 e1_all = torch.stack([noisy_spectra(seed) for seed in (1, 2, 3, 4)])
 e1 = {name: x.mean(0) for name, x in ranks.all_measures(e1_all).items()}
 e1_counts = {
@@ -1737,7 +1740,7 @@ figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.5))
 for arm, (color, line, marker) in LOOK.items():
     exponents, curves = plan5["exponents"], np.array(full5[arm]["grid"])
     left.errorbar(exponents, curves.mean(1), curves.std(1), color=color, ls=line, marker=marker, ms=5, label=arm)
-    for kind, alpha_ in (("weight", 1.0), ("change", 0.45)):
+    for kind, alpha_ in (("weight", 1.0), ("change", 0.7)):
         grid_entropy = np.mean([np.array(full5[arm]["grid_entropy"][kind][name]).reshape(len(exponents), -1).mean(1) for name in HIDDEN], 0)
         middle.plot(
             exponents,
@@ -1746,6 +1749,7 @@ for arm, (color, line, marker) in LOOK.items():
             ls=line,
             marker=marker,
             ms=5,
+            mfc=color if kind == "weight" else "white",
             alpha=alpha_,
             label=f"{arm}, {'W' if kind == 'weight' else 'W − W₀'}",
         )
@@ -1756,7 +1760,9 @@ for arm, (color, line, marker) in LOOK.items():
     for name, width in (("wo", 2.0), ("w2", 1.0)):
         s = np.array(full5[arm]["spectra"][name][1])
         right.plot(np.arange(1, len(s) + 1), s / s[0], color=color, ls=line, lw=width, label=f"{arm}, {name}")
-left.set(xlabel="log₂ learning rate", ylabel="validation loss, nats", ylim=(None, min(3.0, np.max([octave_loss(full5, a) for a in ARMS]))))
+left.set(
+    xlabel="log₂ learning rate", ylabel="validation loss, nats", ylim=(None, 0.05 + min(3.0, np.max([octave_loss(full5, a) for a in ARMS])))
+)
 left.legend(fontsize=8)
 middle.axhline(float(np.mean(list(start5.values()))), color=GREY, lw=1, label="Gaussian start")
 middle.set(xlabel="log₂ learning rate", ylabel="log eH₂ / log n")
@@ -1772,7 +1778,7 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Six panels, one for each measure, against the training step on a logarithmic axis: thick lines for the change of the weights, thin for the gradient, Muon in blue and AdamW in orange dashes. In every panel the change under Muon has a several times higher effective rank than under AdamW, though the gradients of both have about the same low one."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Six panels, one for each measure, against the training step on a logarithmic axis: thick lines for the change of the weights, thin for the gradient, Muon in blue and AdamW in orange dashes. A grey line marks the value of a Gaussian matrix. In every panel the change under Muon lies at or a little below it, the change under AdamW well below, and both gradients lowest and near each other."}}
 figure, panels = plt.subplots(2, 3, figsize=(9.0, 5.4), sharex=True)
 for axes, name in zip(panels.flat, ranks.MEASURES, strict=True):
     for arm, (color, line, marker) in LOOK.items():
