@@ -161,6 +161,16 @@ def test_mrope_positions_of_a_short_video_agree_with_qwen2_vl(frames):
     torch.testing.assert_close(mrope([2, (frames, 3, 4), 1]), wanted[:, 0].T.double(), rtol=0, atol=1e-6)
 
 
+def test_a_long_video_ends_above_its_last_frame_unlike_in_transformers():
+    theirs, config = qwen2_vl()
+    kinds = torch.tensor([0] + [2] * 6 + [0])
+    got, _ = theirs.Qwen2VLModel(config).get_rope_index(
+        torch.zeros_like(kinds)[None], kinds[None], video_grid_thw=torch.tensor([[6, 2, 2]])
+    )
+    assert got[:, 0, -2:].T.tolist() == [[6, 1, 1], [2, 2, 2]]  # the text token stands inside the video's time
+    assert mrope([1, (6, 1, 1), 1])[-2:].tolist() == [[6, 1, 1], [7, 7, 7]]  # the paper: the largest id so far, plus one
+
+
 def test_the_section_wise_rotation_agrees_with_qwen2_vl():
     parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     theirs, config = qwen2_vl(rope_parameters=parameters)
