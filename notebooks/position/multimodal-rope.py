@@ -13,9 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/multimodal-rope.ipynb)
 #
-# **The point.** A text token has one coordinate, a patch of a picture two. The post fits RoPE to both by linear equations: text on the diagonal $(n,n)$, with the frequencies shared out between rows and columns,
-# *is* RoPE-1D; a picture whose grid obeys $(h+1)s=(w+1)t=K-L$ lies symmetrically between its texts; $K-L=wh+1$ makes it count as its $wh$ tokens. All of this holds. But the last excludes integers, and scaling makes the way to the patch
-# above depend on the width once more. *Moving* the grid instead (RoPE-TV) keeps everything, except, by a theorem, a constant gap from text to picture. And which axis gets which *frequencies* matters by orders of magnitude more than any of this.
+# **The point.** A text token has one coordinate, a patch of a picture two. The post fits RoPE to both by linear equations. Text on the diagonal $(n,n)$, with the frequencies shared out between rows and columns,
+# *is* RoPE-1D. A grid of patches scaled along rows and columns can be made to lie symmetrically between its texts, and to count as many positions as it has patches. All of this holds. But
+# symmetry and the right length then exclude integers, and the scale makes the way to the patch above depend on the width once more. *Moving* the grid instead (RoPE-TV) keeps steps of one, with half-integers at every second size;
+# with unit steps and symmetry the gap from text to picture cannot be constant. And the positions are not all: which axis gets which *frequencies* costs a single head up to a factor of thousands in margin.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -195,7 +196,7 @@ nb.derivation(
 #
 # **Flattened**, patch $(i,j)$ stands at $L+(i-1)w+j$. The right neighbour is one step away, the lower neighbour $w$ steps: the number depends on the
 # picture. No cleverer order repairs it. An order of the patches in which all neighbours are at most $B$ apart has bandwidth $B$, and the bandwidth of a grid is $\min(h,w)$:
-# even the best order of a $3\times3$ picture tears two neighbours 3 apart.
+# even the best order of a $3\times3$ picture leaves two neighbours 3 apart.
 
 
 # %%
@@ -210,7 +211,7 @@ sizes = [(h, w) for h in range(2, 8) for w in range(2, 8)]
 flat = {size: rope_1d([2, size, 1])[2:-1].view(*size) for size in sizes}
 nb.derivation(
     "D3",
-    "In a flattened picture right neighbours are 1 apart and lower neighbours w; every order of the patches tears some neighbours min(h, w) apart.",
+    "In a flattened picture right neighbours are 1 apart and lower neighbours w; every order of the patches leaves some neighbours min(h, w) apart.",
     sym.enumeration(
         "sum of the distances to the lower neighbours", sizes, lambda s: int(flat[s].diff(dim=0).sum()), lambda s: s[1] * s[1] * (s[0] - 1)
     ),
@@ -243,8 +244,20 @@ ordinary = shifted_logits(0, torch.float64)
 logits = lambda at, theta, allocation: (lambda q, k: q @ k.T)(*(apply_axis_rope(t, at, theta, allocation) for t in vectors))
 half_theta = rope_frequencies(64).repeat(2)  # RoPE-2D as in vision: both axes have the frequencies of a head of half the size
 halves = section_axes([32, 32])
+paired_theta = rope_frequencies(64).repeat_interleave(2)  # the same frequencies, the two axes side by side: close to those of RoPE-1D
 on_page = logits(rope_2d([16]), theta128, interleaved_axes(64, 2))
 on_diagonal_shared = logits(tokens[:, None].expand(-1, 2), half_theta, halves)
+on_diagonal_paired = logits(tokens[:, None].expand(-1, 2), paired_theta, interleaved_axes(64, 2))
+
+
+def by_phases(exponents):
+    """Logits of 16 text tokens when pair p turns by 10^(-4 e_p) radians per token, as complex phases of m − n."""
+    angles = apart[..., None] * 10 ** (-4 * torch.tensor(exponents, dtype=torch.float64))
+    return torch.einsum("mp,np,mnp->mn", by_phase[0], by_phase[1].conj(), torch.polar(torch.ones(1).double(), angles)).real
+
+
+changed_by = lambda exponents: float((by_phases(exponents) - ordinary).abs().max())
+change_halves, change_paired = changed_by([(p % 32) / 32 for p in range(64)]), changed_by([(p // 2) / 32 for p in range(64)])
 page_angles = axis_angles(rope_2d([16]), theta128, interleaved_axes(64, 2))
 # %% tags=["hide-input"]
 nb.derivation(
@@ -263,13 +276,23 @@ nb.derivation(
         machine=True,
         scope="one draw",
     ),
-    ledger.more(
-        "text at (n, n), both axes with the same frequencies",
+    ledger.close(
+        "text at (n, n), frequencies repeated, one axis after the other, against phases",
         float((on_diagonal_shared - ordinary).abs().max()),
-        3,
+        change_halves,
+        rel=1e-6,
         machine=True,
         scope="one draw",
     ),
+    ledger.close(
+        "the same, axes side by side",
+        float((on_diagonal_paired - ordinary).abs().max()),
+        change_paired,
+        rel=1e-6,
+        machine=True,
+        scope="one draw",
+    ),
+    ledger.more("the change one after the other over that side by side", change_halves / change_paired, 2, machine=True, scope="one draw"),
 )
 
 # %% [markdown]
@@ -282,9 +305,10 @@ nb.derivation(
 #
 # $$\mathcal R_{n,n}=\mathcal R_n\quad\text{for every allocation }a .$$
 #
-# The standard RoPE-2D of vision models does not have this property: there both axes carry the *same* $d/4$ frequencies. The proof is one line,
+# The standard RoPE-2D of vision models does not have this property: there both axes carry the *same* $d/4$ frequencies. (How far the logits move depends on the order: one axis after the other takes the second half of
+# the pairs back to the fast frequencies; side by side every pair stays near its old one, and the change is several times smaller, D4.) The proof is one line,
 # and it leaves the allocation free. The post does not say which one it means; we take even pairs for rows and odd ones for columns, and shall see
-# that the choice matters more than anything else here.
+# that the choice matters.
 
 # %%
 q4, k4 = sp.Matrix(sp.symbols("q0:4")), sp.Matrix(sp.symbols("k0:4"))
@@ -352,7 +376,8 @@ nb.claim(
             for name, t in text_only.items()
         ],
         ledger.more("page layout", float((on_page - wanted).abs().max()), 10, machine=True),
-        ledger.more("repeated frequencies", float((on_diagonal_shared - wanted).abs().max()), 3, machine=True),
+        ledger.more("repeated frequencies, one axis after the other", float((on_diagonal_shared - wanted).abs().max()), 3, machine=True),
+        ledger.more("repeated frequencies, axes side by side", float((on_diagonal_paired - wanted).abs().max()), 3, machine=True),
     ],
 )
 
@@ -574,7 +599,7 @@ one_sided = lambda segments: mrope(segments)[:, 1:]
 # %% tags=["hide-input"]
 nb.derivation(
     "D9",
-    "Between tags that count as text, neighbouring pictures of any sizes are symmetric; without tags they are not.",
+    "Between tags that count as text, two neighbouring pictures of different sizes are symmetric; without tags they are not.",
     sym.enumeration(
         "with tags: gap before less gap after, Tie and M-RoPE",
         [0, 1],
@@ -592,12 +617,12 @@ nb.derivation(
 # %% [markdown]
 # ### The whole family: offsets and scales
 #
-# RoPE-Tie scales the grid. The author's second thoughts {cite}`su2024ropetv` move it instead. With an offset and a scale on each axis, $(L+\beta_1+\gamma_1i,\;L+\beta_2+\gamma_2j)$,
+# RoPE-Tie scales the grid. His later proposal {cite}`su2024ropetv` shifts it instead. With an offset and a scale on each axis, $(L+\beta_1+\gamma_1i,\;L+\beta_2+\gamma_2j)$,
 # symmetry reads
 #
 # $$2\beta_1+\gamma_1(h+1)=2\beta_2+\gamma_2(w+1)=K-L .$$
 #
-# RoPE-Tie is $\beta=0$. With $\gamma=1$, steps of one, and $K-L=wh+1$ the offsets are determined, $\beta_1=\frac{wh-h}2$ and $\beta_2=\frac{wh-w}2$: this is RoPE-TV, and *it keeps everything*: compatibility, symmetry, equivalence, unit
+# RoPE-Tie is $\beta=0$. With $\gamma=1$, steps of one, and $K-L=wh+1$ the offsets are determined, $\beta_1=\frac{wh-h}2$ and $\beta_2=\frac{wh-w}2$: this is RoPE-TV, and *it keeps all that was asked*: compatibility, symmetry, equivalence, unit
 # steps; integers whenever $h$ and $w$ are both even or both odd, half-integers otherwise. (We had the conditions of that post only, not its text; the formula is our derivation.)
 # Offsets, not scales, are the right degree of freedom.
 
@@ -646,7 +671,7 @@ nb.derivation(
 #
 # A video of $T$ frames has $N=Thw$ patches, and each axis has an equation of its own: with unit steps symmetry and equivalence give $\beta_a=\frac{N-n_a}2$ for the axis of length $n_a$. But all
 # three offsets, and the place of the next text token, depend on $T$: a model that draws frame after frame would have to know beforehand how many there will be. The
-# author raised this objection himself (RoPE-TV treats time as text instead); M-RoPE escapes it for the patches, whose positions do not depend on $T$.
+# author raised this objection himself; M-RoPE escapes it for the patches, whose positions do not depend on $T$.
 
 # %%
 T, na, beta = sp.symbols("T n_a beta", positive=True)
@@ -655,9 +680,10 @@ offset = sp.solve(axis_gap, beta)[0]
 frames = [(f, 3, 5) for f in range(1, 9)]
 nb.derivation(
     "D12",
-    "With three axes unit steps, symmetry and equivalence give β = (N − n)/2 on an axis of length n, so one more frame moves all patches by hw/2.",
+    "With three axes unit steps, symmetry and equivalence give β = (N − n)/2 on an axis of length n, so one more frame moves all patches by hw/2 in rows and columns and by (hw − 1)/2 in time.",
     sym.solves("β", axis_gap, beta, (T * h * w - na) / 2),
     sym.identity("one more frame, an axis of space", offset.subs(T, T + 1) - offset, h * w / 2),
+    sym.identity("one more frame, the axis of time", offset.subs(na, T).subs(T, T + 1) - offset.subs(na, T), (h * w - 1) / 2),
     sym.enumeration(
         "M-RoPE: first frame's patches, the same for every T; tokens it is worth",
         frames,
@@ -754,7 +780,7 @@ promised = {  # from the derivations; a is (h, w)
 proper = [k for k, a in enumerate(small) if min(a) > 1]
 nb.experiment(
     "E3",
-    "Flattening keeps all but the plane, a page only the plane; RoPE-Tie gives up unit steps, M-RoPE symmetry and length; RoPE-TV keeps all five demands at every second size, and no other scheme does at any proper picture.",
+    "Flattening keeps all but the plane, a page the plane and integers only; RoPE-Tie gives up unit steps and length, M-RoPE symmetry and length; RoPE-TV keeps all five demands at every second size, and no other scheme does at any proper picture.",
     "verified",
     holds=[
         *[
@@ -781,7 +807,7 @@ nb.experiment(
 #
 # $$\text{unit steps}+\text{symmetry}\;\Rightarrow\;2(e_1-e_2)=w-h .$$
 #
-# **Unit steps, symmetry and an entry gap that does not depend on the size exclude each other.** M-RoPE and RoPE-TV are the two ways to give one of them up. Which loss hurts is an empirical question (E4).
+# **Unit steps, symmetry and an entry gap that does not depend on the size exclude each other.** M-RoPE gives up symmetry, RoPE-TV the constant gap; exercise 1 gives up the unit steps and keeps both.
 
 # %%
 e1_, e2_, n1, n2 = sp.symbols("e1 e2 n1 n2", positive=True)
@@ -824,7 +850,7 @@ for axes, (name, scheme) in zip(panels, (("RoPE-Tie", rope_tie), ("RoPE-TV", rop
 panels[0].set_ylabel("gap (positions)")
 panels[2].legend(fontsize=7.5)
 figure.suptitle(
-    "Symmetric schemes pay with gaps that depend on the shape; M-RoPE pays after the picture",
+    "RoPE-Tie and RoPE-TV: gaps that depend on the shape. M-RoPE: only the one after does",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -977,11 +1003,12 @@ nb.results(
 )
 
 # %% [markdown]
-# Read the table from below. **Contiguous halves cost a factor of 2,800 in margin, Qwen2-VL's three sections 9,000** against interleaving: an axis that gets the low frequencies only cannot tell neighbours apart. (The
-# frequencies of the repeated kind are better still, at the price of compatibility. A third axis, which is the same for all patches, costs three.) The *positions* matter less. Inside a picture RoPE-TV, M-RoPE's rows and columns, and the page are the same
-# grid of unit steps, and a head that is right on seven sizes is right on all. RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes
-# ("nearest in my column", whatever the size). But the head that is best on the seven sizes has tuned itself to their offsets $s=w+1=5,7,9$, and loses the patch above in larger pictures. What training does is E1. The smallest integers
-# are the worst of both: $s$ is 1 in a square and 9 in a strip.
+# Start with the last rows. **Contiguous halves cost a factor of 2,800 in margin, three contiguous sections 9,000** against interleaved RoPE-TV: an axis that gets the low frequencies only cannot tell neighbours apart.
+# (Repeated frequencies give a wider margin still, at the price of compatibility. A third axis, which is the same for all patches, costs three.) Among the *positions* only the smallest integers cost anything like it: $s$ is 1 in a square and 9 in
+# a strip, and the margin is 500 times below RoPE-Tie's. Inside a picture RoPE-TV, M-RoPE's rows and columns, and the page are the same
+# grid of unit steps, and a head that is best on the seven sizes is right on the three larger ones too. RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes
+# ("nearest in my column", whatever the size). But the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best
+# head goes on to be right, although its steps depend on the size as well. So a step that depends on the size need not be fatal for the *best* head; what training finds is E1.
 #
 # Flattening allows no head at all, whatever its size: in a picture of width 4 the offset 4 has to beat the offset 6, in one of width 6 the reverse.
 
@@ -1016,6 +1043,12 @@ nb.claim(
             lambda k: int(k == "flattened"),
         ),
         *[ledger.more(f"ρ over ten sizes, {k[0]}, interleaved", rho, 1e-4) for k, rho in everywhere.items() if k[1] == "interleaved"],
+        ledger.less(
+            "seven sizes: ρ of the smallest integers over the least of the other interleaved schemes",
+            heads["RoPE-Tie, smallest integers", "interleaved"][1]
+            / min(heads[k][1] for k in heads if k[1] == "interleaved" and k[0] != "RoPE-Tie, smallest integers"),
+            0.1,
+        ),
         ledger.close("ρ by another solver (SLSQP), RoPE-TV", rho_tv, 1 / math.sqrt(by_slsqp.fun), rel=1e-4),
         ledger.close(
             "smallest margin of its head times its length", float((A_tv @ z_tv).min() / np.linalg.norm(z_tv) / rho_tv), 1, abs=1e-6
@@ -1028,12 +1061,18 @@ nb.claim(
 far_share = {key: np.mean([share_right(scheme, a, z, turn) for a in far_sizes]) for key, (scheme, rho, z, turn) in heads.items()}
 nb.claim(
     "X3",
-    "The best head for seven sizes is right at three larger ones with unit steps, and often wrong with RoPE-Tie, although RoPE-Tie allows a head that is right at all ten.",
+    "The best head for seven sizes is right at three larger ones with unit steps, and with RoPE-Tie's fractions; with RoPE-Tie's integers it fails at two of the three, although they allow a head that is right at all ten.",
     "verified",
     holds=[
         ledger.close("share right at the larger sizes, RoPE-TV", far_share["RoPE-TV", "interleaved"], 1, abs=1e-9),
         ledger.close("M-RoPE", far_share["M-RoPE", "interleaved"], 1, abs=1e-9),
-        ledger.less("RoPE-Tie", far_share["RoPE-Tie", "interleaved"], 0.7),
+        ledger.close("RoPE-Tie, wh tokens", far_share["RoPE-Tie, wh tokens", "interleaved"], 1, abs=1e-9),
+        *[
+            ledger.less(
+                f"RoPE-Tie, {a[0]} × {a[1]}", share_right(rope_tie, a, *heads["RoPE-Tie", "interleaved"][2:]), 0.7, scope="100% at 6 × 10"
+            )
+            for a in far_sizes[1:]
+        ],
         ledger.more(
             "RoPE-Tie: ρ over ten sizes against RoPE-TV's",
             everywhere["RoPE-Tie", "interleaved"] / everywhere["RoPE-TV", "interleaved"],
@@ -1066,10 +1105,10 @@ for name, scheme, z, turn, color, style in (
 ):
     axes.plot(list(widths), margin_by_width(scheme, z, turn), color=color, ls=style, marker="o", ms=4, label=name)
 axes.axvspan(3.9, 8.1, color=GREY, alpha=0.12, lw=0)
-axes.annotate("widths in training", (6, 1.7), ha="center", color=GREY, fontsize=9)
+axes.annotate("widths in training\n(7 is not)", (6, 1.7), ha="center", color=GREY, fontsize=9)
 axes.axhline(0, color=BLACK, lw=0.8)
-axes.set(ylim=(-5.5, 4.5), xlabel="width of the picture (patches), six rows", ylabel="margin of the patch above (1 = at training sizes)")
-axes.set_title("Unit steps: one head for every width. RoPE-Tie: a head for the widths it saw")
+axes.set(ylim=(-5.5, 4.5), xlabel="width of the picture (patches), six rows", ylabel="smallest margin of the patch above")
+axes.set_title("One head serves these widths with unit steps, not with RoPE-Tie")
 axes.legend(loc="upper right", fontsize=8, ncols=2)
 nb.show(figure)
 
@@ -1113,14 +1152,21 @@ nb.claim(
 #
 # $$\rho\le\Bigl(\sum_{p\,:\,a(p)=\text{column}}(1-\cos\theta_p)^2\Bigr)^{1/2}.$$
 #
+# For the rows the same works with the patch itself and the patch two rows above, for pictures at least three rows high: $\ell_z(1,0)-\frac12[\ell_z(0,0)+\ell_z(2,0)]=\sum_{a(p)=\text{row}}\operatorname{Re}(z_pe^{\mathrm i\theta_p})(1-\cos\theta_p)$.
+#
 # An axis whose highest frequency $\theta$ is small allows a margin of about $\theta^2/2$ and no more. In our table the bound is attained by the contiguous allocations: for the halves
-# $\theta=10^{-2}$ and $\rho=5.3\cdot10^{-5}$. For Qwen2-VL's columns it is $2\cdot10^{-8}$. Large models live with that through content, depth and a vision encoder that has a RoPE-2D of its own. Qwen3-VL interleaves; {cite}`huang2026revisiting`
-# finds by ablations of large models what the bound says without training.
+# $\theta=10^{-2}$ and $\rho=5.3\cdot10^{-5}$. For Qwen2-VL's columns it is $2\cdot10^{-8}$. Large models evidently work in spite of it: they need not find neighbours by position alone. Qwen3-VL interleaves, and {cite}`huang2026revisiting`
+# recommends it after ablations.
 
 # %%
 zr, zi, ty = sp.symbols("zr zi theta_y", real=True)
 column_part = lambda dy: zr * sp.cos(ty * dy) + zi * sp.sin(ty * dy)  # a pair of the column axis; those of the row axis cancel
-neighbour_bound = lambda turn: float(np.linalg.norm((1 - turn[0].cos()[turn[1] == turn[1].max()]).numpy()))
+row_part = lambda dx: zr * sp.cos(ty * dx) + zi * sp.sin(ty * dx)  # the same for a pair of the row axis
+axis_bound = lambda turn, axis: float(np.linalg.norm((1 - turn[0].cos()[turn[1] == axis]).numpy()))
+neighbour_bound = lambda turn: axis_bound(turn, turn[1].max())
+row_heads = {
+    key: rho / axis_bound(turn, turn[1].max() - 1) for key, (scheme, rho, z, turn) in heads.items() if key[0] in ("RoPE-TV", "M-RoPE")
+}
 unit_heads = {
     key: (rho, neighbour_bound(turn))
     for key, (scheme, rho, z, turn) in heads.items()
@@ -1129,12 +1175,19 @@ unit_heads = {
 # %% tags=["hide-input"]
 nb.claim(
     "X4",
-    "With unit steps the margin of a head is at most the root of Σ (1 − cos θ)² over the pairs of the column axis, about θ²/2 of its highest frequency; contiguous allocations attain it.",
+    "With unit steps the margin of a head is at most the root of Σ (1 − cos θ)² over the pairs of the column axis, and over those of the row axis, about θ²/2 of the highest frequency; contiguous allocations attain it.",
     "verified",
     holds=[
         sym.identity(
             "the mean over both neighbours, one pair", column_part(0) - (column_part(1) + column_part(-1)) / 2, zr * (1 - sp.cos(ty))
         ),
+        sym.identity(
+            "the mean over the patch itself and the patch two above, one pair",
+            row_part(1) - (row_part(0) + row_part(2)) / 2,
+            (zr * sp.cos(ty) + zi * sp.sin(ty)) * (1 - sp.cos(ty)),
+        ),
+        *[ledger.less(f"ρ over the bound of the rows, {' '.join(key)}", x, 1 + 1e-5, digits=3) for key, x in row_heads.items()],
+        ledger.close("attained: RoPE-TV, columns first", row_heads["RoPE-TV", "sections, columns first"], 1, abs=2e-3),
         *[ledger.less(f"ρ over the bound, {' '.join(key)}", rho / bound, 1 + 1e-5, digits=3) for key, (rho, bound) in unit_heads.items()],
         *[
             ledger.close(f"attained: {name}, sections", unit_heads[name, "sections"][0] / unit_heads[name, "sections"][1], 1, abs=2e-3)
@@ -1195,9 +1248,9 @@ for axes, (name, allocation) in zip(
     axes.set_title(name, fontsize=10)
     axes.axvspan(2 * np.pi / 100, 1.2, color=GREY, alpha=0.12, lw=0)
 panels[0].annotate("a full turn within\n100 patches", (0.09, -0.55), fontsize=8, color=GREY)
-panels[1].set_xlabel("angle a step (radians, log axis), b = 10⁶")
+panels[1].set_xlabel("angle per step (radians, log axis), b = 10⁶")
 figure.suptitle(
-    "In contiguous sections the columns get no frequency that a picture could use", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "In contiguous sections the columns turn by 0.018 rad at most across 100 patches", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -1863,6 +1916,18 @@ for b in range(12):
     seen_digit += 1
 
 # %% tags=["hide-input"]
+drawn_from, plain_source = [], Source
+
+
+class Watched(plain_source):
+    """A Source that notes what it may draw from."""
+
+    def __init__(self, reading, weights, text, pictures, labels, letters, generator):
+        super().__init__(reading, weights, text, pictures, labels, letters, generator)
+        drawn_from.append((weights, text, pictures.flatten(1)))
+
+
+Source = Watched
 tiny4 = questions_study(
     cpu,
     arms=ARMS4[2:4],
@@ -1891,6 +1956,13 @@ tiny5 = two_stages(
     tested=6,
     bf16=False,
 )
+Source = plain_source
+# E4 makes sources to learn, to choose the rate and to report; E5 the first stage, two tests (plain, mixed), the second stage, a last test
+learned, chooses, reports = (drawn_from[k][2] for k in range(3))
+apart4 = min(float(torch.cdist(reports, other).min()) for other in (learned, chooses))
+(_, text_learned, ink_learned), (_, text_held, ink_held), second_stage = drawn_from[3], drawn_from[4], drawn_from[6]
+apart5 = float(torch.cdist(ink_held, ink_learned).min())
+whole_text = data.encode_characters(data.shakespeare())[0]
 text5 = torch.as_tensor(tiny5["text"])  # (marks, arms, rates, seeds)
 nb.claim(
     "X6",
@@ -1937,6 +2009,19 @@ nb.claim(
         ledger.close("E5: RoPE-Tie's", float((text5[0, 2] - torch.as_tensor(tiny5["first"])).abs().max()), 0, abs=1e-4, machine=True),
         ledger.more("E5: the page's", float((text5[0, 1] - torch.as_tensor(tiny5["first"])).abs().min()), 1e-3, machine=True),
         ledger.close("E5: the tiny rate stays there", float((text5[1, :, 0] - text5[0, :, 0]).abs().max()), 0, abs=1e-4, machine=True),
+        ledger.more("E4: least distance of a digit reported on to one learned or chosen by", apart4, 1e-3, machine=True),
+        ledger.close("E4: digits to learn, choose, report", len(learned) * 10**6 + len(chooses) * 1000 + len(reports), 4000500500, abs=0.5),
+        ledger.more("E4: smallest loss of the four kinds", float(tiny4["losses"].min()), 0.1, machine=True),
+        ledger.close("E4: share of arms that pick the rate that learns", float(tiny4["best"].double().mean()), 1, abs=1e-9),
+        ledger.more("E5: least distance of a held-out digit to one learned", apart5, 1e-3, machine=True),
+        ledger.close(
+            "E5: characters in which text learned, then text held out, differ from the whole",
+            int((torch.cat([text_learned, text_held]) != whole_text).sum()),
+            0,
+            abs=0.5,
+        ),
+        ledger.close("E5: share of sequences with text alone", second_stage[0][0] / sum(second_stage[0]), 0.5, abs=1e-9),
+        ledger.more("E5: smallest loss of letters, patches and digit", float(tiny5["mixed"].min()), 0.1, machine=True),
         ledger.more("E5: the larger rate moves", float((text5[1, :, 1] - text5[0, :, 1]).abs().min()), 1e-2, machine=True),
     ],
 )
@@ -1990,9 +2075,10 @@ nb.results(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Six heat maps of the share of patches that name the patch above, for pictures of 2 to 12 rows and columns, the seven training sizes outlined in red. Flattened is dark nearly everywhere, with row ends too. The page layout and RoPE-TV are bright nearly everywhere. RoPE-Tie and RoPE-Tie with wh tokens are bright around the training sizes and dark or patchy for wide pictures."}}
 panels_of = ["flattened", "flattened, row ends", "page layout", "RoPE-Tie", "RoPE-Tie, wh tokens", "RoPE-TV"]
 names1 = [arm_name(arm) for arm in e1_record.config["arms"]]
+heats = {}
 figure, panels = plt.subplots(2, 3, figsize=(8.2, 5.4), sharex=True, sharey=True)
 for axes, name in zip(panels.flat, panels_of, strict=True):
-    heat = np.array(e1_record.result["picture"])[names1.index(name)].mean(0).reshape(11, 11)
+    heats[name] = heat = np.array(e1_record.result["picture"])[names1.index(name)].mean(0).reshape(11, 11)
     shown = axes.imshow(heat, origin="lower", extent=(1.5, 12.5, 1.5, 12.5), vmin=0, vmax=1, cmap="cividis")
     for a, b in e1_record.config["sizes"]:
         axes.add_patch(plt.Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, ec=RED, lw=1.8))
@@ -2004,7 +2090,11 @@ for axes in panels[:, 0]:
     axes.set_ylabel("rows h")
 figure.colorbar(shown, ax=panels, shrink=0.8, label="share of patches right")
 figure.suptitle(
-    "Unit steps generalise to sizes never seen; RoPE-Tie stays with those it saw (red)", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Unit steps generalise to larger pictures; RoPE-Tie fades beyond the sizes it saw (red)",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
@@ -2016,42 +2106,62 @@ live_far = (
 )
 live_text = {arm_name(arm): np.array(e1["text"])[a].mean(1) for a, arm in enumerate(LIVE1)} if nb.scale == "cpu" else {}
 for name, row in live_far.items():
-    print(f"live, d = 48, 200 steps: {name:15} larger sizes {ledger.with_error(row, 2)}, text {ledger.with_error(live_text[name], 2)}")
+    print(
+        f"live, d = 48, {COPY['steps']} steps: {name:15} larger sizes {ledger.with_error(row, 2)}, text {ledger.with_error(live_text[name], 2)}"
+    )
 
 # %% [markdown]
-# As expected, with three remarks. (1) Flattened, the width of a picture is nowhere to be seen; with a token at the end of each row two layers learn the seen sizes perfectly, and still do not generalise (0.18 at $6\times10$). (2) The best
-# rate lies at the upper edge of the grid for most arms of one layer. It does not matter for the comparison: at *every* rate RoPE-TV is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less. (3) RoPE-TV
-# and M-RoPE are the same grid inside a picture, and do equally well.
+# As expected for pictures, but not for text: that is learned on the page as well, and flattened; half of the pairs suffice for "the token before". Three remarks. (1) Flattened, the width of a picture is nowhere to be seen; with a token at the end of each
+# row two layers learn the seen sizes perfectly, and still do not generalise (0.18 at $6\times10$). (2) The best rate lies at the upper edge of the grid for most arms, so the table may understate them. The comparison does not hang on it: at *every* rate of the
+# grid RoPE-TV with one layer is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less; flattening with two layers has its best rate inside. (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do
+# about equally well, a little worse in the strip $3\times12$. The fractions of "wh tokens" lie in between.
 
 # %% tags=["hide-input"]
 far1 = {name: at_sizes(e1_record.result, e1_record.config, far_sizes)[a] for a, name in enumerate(names1)}
 seen1 = {name: at_sizes(e1_record.result, e1_record.config, e1_record.config["sizes"])[a] for a, name in enumerate(names1)}
 text1 = {name: np.array(e1_record.result["text"])[a].mean(1) for a, name in enumerate(names1)}
 deep = {arm_name(arm): at_sizes(e1b_record.result, e1b_record.config, far_sizes)[a] for a, arm in enumerate(e1b_record.config["arms"])}
+deep_seen = {
+    arm_name(arm): at_sizes(e1b_record.result, e1b_record.config, e1b_record.config["sizes"])[a]
+    for a, arm in enumerate(e1b_record.config["arms"])
+}
 rates1 = {name: np.array(e1_record.result["over_rates"])[a].mean(1) for a, name in enumerate(names1)}
 nb.experiment(
     "E1",
-    "Trained to copy the patch above, unit-step schemes are right at larger pictures than they saw, RoPE-Tie is not, and a flattened picture cannot be learned even at seen sizes.",
+    "Trained to copy the patch above, unit-step schemes are right at larger pictures than they saw, RoPE-Tie is not; a flattened picture is not learned even at seen sizes by one layer, or by two without row ends.",
     "verified",
     holds=[
         *[
             ledger.better(
                 f"{size[0]} × {size[1]}: RoPE-TV over RoPE-Tie", far1["RoPE-TV"][:, k], far1["RoPE-Tie"][:, k], scope="full, 5 seeds"
             )
-            for k, size in enumerate(far_sizes[:2])
+            for k, size in enumerate(far_sizes)
         ],
         *[
-            ledger.more(f"{size[0]} × {size[1]}: RoPE-TV", float(far1["RoPE-TV"][:, k].mean()), 0.9, scope="full, 5 seeds")
-            for k, size in enumerate(far_sizes[:2])
+            ledger.more(f"{size[0]} × {size[1]}: RoPE-TV", float(far1["RoPE-TV"][:, k].mean()), 0.85, scope="full, 5 seeds")
+            for k, size in enumerate(far_sizes)
         ],
         *[
             ledger.less(f"{size[0]} × {size[1]}: RoPE-Tie", float(far1["RoPE-Tie"][:, k].mean()), 0.5, scope="full, 5 seeds")
-            for k, size in enumerate(far_sizes[:2])
+            for k, size in enumerate(far_sizes)
         ],
         ledger.better(
-            "larger sizes, M-RoPE over RoPE-Tie", far1["M-RoPE, 2 axes"].mean(1), far1["RoPE-Tie"].mean(1), scope="full, 5 seeds"
+            "larger sizes, M-RoPE's two axes over RoPE-Tie", far1["M-RoPE, 2 axes"].mean(1), far1["RoPE-Tie"].mean(1), scope="full, 5 seeds"
         ),
-        ledger.less("flattened at seen sizes", float(seen1["flattened"].mean()), 0.6, scope="full, 5 seeds"),
+        *[
+            ledger.less(f"{name} at seen sizes, {layers}", float(value.mean()), 0.6, scope=scope)
+            for name, layers, value, scope in (
+                ("flattened", "one layer", seen1["flattened"], "full, 5 seeds"),
+                ("flattened, row ends", "one layer", seen1["flattened, row ends"], "full, 5 seeds"),
+                ("flattened", "two layers", deep_seen["flattened"], "full, 3 seeds"),
+            )
+        ],
+        ledger.more("flattened, row ends, two layers", float(deep_seen["flattened, row ends"].mean()), 0.97, scope="full, 3 seeds"),
+        ledger.close(
+            "the map's cell of 6 rows and 10 columns, RoPE-Tie", heats["RoPE-Tie"][4, 8], float(far1["RoPE-Tie"][:, 0].mean()), abs=1e-9
+        ),
+        ledger.more("all 121 sizes: RoPE-TV at its worst rate", float(rates1["RoPE-TV"].min()), 0.955, scope="full, 5 seeds"),
+        ledger.less("all 121 sizes: RoPE-Tie at its best rate", float(rates1["RoPE-Tie"].max()), 0.715, scope="full, 5 seeds"),
         ledger.more(
             "all 121 sizes: the worst rate of RoPE-TV less the best of RoPE-Tie",
             float(rates1["RoPE-TV"].min() - rates1["RoPE-Tie"].max()),
@@ -2064,7 +2174,7 @@ nb.experiment(
 )
 nb.claim(
     "C9",
-    "Beyond the sizes it saw RoPE-Tie loses the patch above, because its offset s = w + 1 depends on the width; with unit steps the offset is the same and the copy goes on.",
+    "Beyond the sizes it saw RoPE-Tie, in which the offset of the patch above is w + 1, no longer finds it; with unit steps, where the offset is the same everywhere, the copy goes on.",
     "verified",
     holds=[
         sym.enumeration(
@@ -2075,7 +2185,7 @@ nb.claim(
         ),
         *[
             ledger.better(f"RoPE-TV over {name}, larger sizes", far1["RoPE-TV"].mean(1), far1[name].mean(1), scope="full, 5 seeds")
-            for name in ("RoPE-Tie", "RoPE-Tie, smallest integers", "flattened", "flattened, row ends")
+            for name in ("RoPE-Tie", "RoPE-Tie, smallest integers", "RoPE-Tie, wh tokens", "flattened", "flattened, row ends")
         ],
         ledger.more("M-RoPE's rows and columns, larger sizes", float(far1["M-RoPE, 2 axes"].mean()), 0.9, scope="full, 5 seeds"),
         ledger.more("RoPE-2D, page with repeated frequencies", float(far1["page layout, repeated θ"].mean()), 0.9, scope="full, 5 seeds"),
@@ -2083,7 +2193,7 @@ nb.claim(
 )
 nb.claim(
     "C10",
-    "The text of the same sequences is learned perfectly by the diagonal schemes; flattened it is not.",
+    "The text of the same sequences is learned perfectly by the diagonal schemes; flattened or on a page it is not.",
     "partly",
     holds=[
         ledger.more(f"text at seen sizes, {name}", float(text1[name].mean()), 0.97, scope="full, 5 seeds")
@@ -2091,7 +2201,10 @@ nb.claim(
     ],
     fails=[
         ledger.more("flattened, with ids that tell patches from text", float(text1["flattened"].mean()), 0.97, scope="full, 5 seeds"),
-        ledger.more("the same, live", float(live_text["flattened"].mean()) if live_text else 1.0, 0.95, machine=True, scope="cpu, 3 seeds"),
+        ledger.more("page layout", float(text1["page layout"].mean()), 0.97, scope="full, 5 seeds"),
+        ledger.more(
+            "flattened, live", float(live_text["flattened"].mean()) if live_text else 1.0, 0.95, machine=True, scope="cpu, 3 seeds"
+        ),
     ],
 )
 
@@ -2099,8 +2212,8 @@ nb.claim(
 # ## E2: the allocation, trained
 #
 # **Question.** The bound says that the allocation decides what a head can resolve. Does training agree? **Set-up.** The task of E1; positions of RoPE-TV, of M-RoPE's two axes of space, and of M-RoPE with its three axes (contiguous sections
-# in the proportion 4 : 6 : 6 of Qwen2-VL); twelve combinations of positions and allocation; five rates, four seeds. **Expected:** accuracy follows the margin of the best head. One condition is dropped: the patch *itself*
-# need not lose, since a layer knows its own symbol and can subtract it.
+# in the proportion 4 : 6 : 6 of Qwen2-VL); twelve combinations of positions and allocation; five rates, four seeds. **Expected:** accuracy follows the margin $\rho$ of the best head. It did not, for one allocation; the figure shows the margin that was
+# computed *afterwards*, without the condition that the query's own patch scores lower.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of patches right at seen sizes against the computed margin of the best head without the condition on the patch itself, log axis, twelve combinations of positions and allocation. Contiguous sections with slow columns have the smallest margins and 0.2 to 0.3 of the patches right; all others have larger margins and lie at 0.98 to 1.0."}}
 short = {
@@ -2126,7 +2239,7 @@ for k, (name, allocation, base) in enumerate(names2):
 axes.set(
     xscale="log",
     ylim=(0, 1.05),
-    xlabel="margin of the best head, itself not counted (computed, log axis)",
+    xlabel="margin of the best head, its own patch not a rival (computed, log axis)",
     ylabel="share of patches right, seen sizes",
 )
 axes.set_title("Contiguous: slow columns fail, slow rows can be learned")
@@ -2144,8 +2257,8 @@ slow_columns = [k for k, key in enumerate(names2) if key[1] == "sections"]
 others2 = [k for k in range(len(names2)) if k not in slow_columns]
 nb.experiment(
     "E2",
-    "Trained accuracy follows the margin of the best head, once the patch itself need not lose: contiguous sections with slow columns are not learned, all else is.",
-    "verified",
+    "Trained accuracy follows the margin of the best head: contiguous sections with slow columns are not learned, interleaving is; but slow rows, with the same margin, are learned too.",
+    "partly",
     holds=[
         ledger.better(
             "RoPE-TV: interleaved over contiguous", by2["TV", "interleaved", 1e4], by2["TV", "sections", 1e4], scope="full, 4 seeds"
@@ -2156,8 +2269,24 @@ nb.experiment(
             by2["M-RoPE", "sections", 1e4],
             scope="full, 4 seeds",
         ),
+        ledger.better("live: interleaved over contiguous", live_seen, live2[0], scope="cpu, 3 seeds"),
+        ledger.better("live: interleaved over contiguous, columns first", live_seen, live2[1], scope="cpu, 3 seeds"),
+    ],
+    fails=[
+        ledger.close(
+            "ρ as defined: slow rows over slow columns, RoPE-TV",
+            heads["RoPE-TV", "sections, columns first"][1] / heads["RoPE-TV", "sections"][1],
+            1,
+            abs=0.05,
+        ),
+        ledger.more(
+            "accuracy: slow rows less slow columns, RoPE-TV",
+            float(by2["TV", "sections, columns first", 1e4].mean() - by2["TV", "sections", 1e4].mean()),
+            0.5,
+            scope="full, 4 seeds",
+        ),
         ledger.less(
-            "largest margin of an arm with slow columns over the smallest of the others",
+            "own patch not a rival (post hoc): largest margin of an arm with slow columns over the smallest of the others",
             max(rho2[k] for k in slow_columns) / min(rho2[k] for k in others2),
             0.1,
         ),
@@ -2167,8 +2296,6 @@ nb.experiment(
             0.5,
             scope="full, 4 seeds",
         ),
-        ledger.better("live: interleaved over contiguous", live_seen, live2[0], scope="cpu, 3 seeds"),
-        ledger.better("live: interleaved over contiguous, columns first", live_seen, live2[1], scope="cpu, 3 seeds"),
     ],
 )
 nb.claim(
@@ -2189,8 +2316,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# Halves with slow *rows* are learned after all, at high rates. The bound X4 holds for both axes, but the condition that makes slow rows hard is that the patch itself must lose, and a layer gets around it. Nothing gets around the two
-# neighbours left and right.
+# Halves with slow *rows* are learned after all, at high rates, with a margin as small as that of slow columns. The likely reason: what makes slow rows hard in X4 is the patch itself as a rival, and a layer knows its own symbol and can subtract it; left and right
+# neighbours cannot be got around that way. Without that rival the margins fall into two groups as the accuracies do, but two groups, sorted after the fact, are an explanation and no confirmation.
 
 # %% [markdown]
 # ## E4: real digits, and questions about them
@@ -2229,7 +2356,11 @@ for axes, (title, values) in zip(panels, panels4.items(), strict=True):
     axes.set_xlabel("nats" if "loss" in title else "share right")
 panels[0].legend(fontsize=7)
 figure.suptitle(
-    "At sizes not seen M-RoPE finds rows best; symmetry costs RoPE-TV the rows", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "At sizes not seen: a constant gap before the picture does not decide who finds the row",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
@@ -2252,9 +2383,13 @@ nb.results(
         for name in names4
     ],
 )
+sem = lambda x: float(np.std(x, ddof=1)) / math.sqrt(len(x))
+looped = lambda kind, rest: float(
+    np.mean([hits4[:, :, k, kind] for k, (a, b) in enumerate(e4_record.config["tests"]) if a % 2 == b % 2 == rest])
+)
 nb.experiment(
     "E4",
-    "Asked in text for the row of the brightest patch at sizes not seen, M-RoPE's constant entry gap beats RoPE-TV; for the column there is no such lead. Flattening and RoPE-Tie lose both.",
+    "Asked in text for row and column of the brightest patch at sizes not seen, RoPE-TV and M-RoPE's two axes are ahead of flattening and RoPE-Tie; a constant entry gap, as X1 suggests, puts M-RoPE's two axes ahead on rows, but neither the page nor the real M-RoPE, which have it too.",
     "partly",
     holds=[
         ledger.better("row: M-RoPE (2 axes) over RoPE-TV", row_even["M-RoPE, 2 axes"], row_even["RoPE-TV"], scope="full, 3 seeds"),
@@ -2262,6 +2397,26 @@ nb.experiment(
         ledger.better(
             "row and column: M-RoPE (2 axes) over flattened", where4["M-RoPE, 2 axes"], where4["flattened"], scope="full, 3 seeds"
         ),
+        ledger.less(
+            "digit, sizes not seen: largest less smallest share of the seven arms",
+            max(float(x.mean()) for x in digit_even.values()) - min(float(x.mean()) for x in digit_even.values()),
+            0.1,
+            scope="full, 3 seeds",
+        ),
+        *[
+            ledger.close(
+                f"{label}: mean over arms, seeds and sizes, by a loop",
+                sum(float(x.mean()) for x in t.values()) / len(t),
+                looped(k, rest),
+                abs=1e-9,
+            )
+            for label, t, k, rest in (
+                ("row, not seen", row_even, 1, 0),
+                ("column, not seen", column_even, 2, 0),
+                ("digit, not seen", digit_even, 3, 0),
+                ("row, seen", row_odd, 1, 1),
+            )
+        ],
         ledger.better("next patch: loss, flattened over RoPE-TV", patch_even["flattened"], patch_even["RoPE-TV"], scope="full, 3 seeds"),
         ledger.more(
             "live: the loss falls from that of even guesses over 31 ids, three questions and patches",
@@ -2277,20 +2432,31 @@ nb.experiment(
             float(column_even["M-RoPE, 2 axes"].mean() - column_even["RoPE-TV"].mean()),
             0.0,
             scope="full, 3 seeds",
-        )
+        ),
+        ledger.close("entry gaps of a page, sizes of E4", len({entry(rope_2d, tuple(a)) for a in [*ODD, *EVEN]}), 1, abs=0.5),
+        ledger.better("row: RoPE-TV over the page", row_even["RoPE-TV"], row_even["page layout"], scope="full, 3 seeds"),
+        ledger.less(
+            "row: lead of M-RoPE (3 axes) over RoPE-TV, in standard errors",
+            float(row_even["M-RoPE"].mean() - row_even["RoPE-TV"].mean()) / math.hypot(*(sem(row_even[k]) for k in ("M-RoPE", "RoPE-TV"))),
+            2.0,
+            scope="full, 3 seeds",
+        ),
+        ledger.better("column: RoPE-TV over M-RoPE (3 axes)", column_even["RoPE-TV"], column_even["M-RoPE"], scope="full, 3 seeds"),
+        ledger.better("next patch: loss, M-RoPE (3 axes) over RoPE-TV", patch_even["M-RoPE"], patch_even["RoPE-TV"], scope="full, 3 seeds"),
     ],
 )
 
 # %% [markdown]
-# The prediction holds for rows (0.82 against 0.56) and not for columns, where RoPE-TV does as well as M-RoPE: a constant gap helps where the question is asked, but the gap after the picture, where the text stands that asks, is constant on the longer axis only. With
-# contiguous sections M-RoPE loses at seen sizes already. The digit itself hardly depends on positions, as the post would expect.
+# The prediction fails. M-RoPE's two axes do find rows best (0.82, RoPE-TV 0.56). But a page has the same constant entry gap here, and is the worst of all (0.28); and the real M-RoPE, with its axis of time, has no lead over RoPE-TV on rows (0.63)
+# and is behind on columns (0.60 against 0.85) and on the next patch. The page, best of all on columns (0.92), hints at another gap: that to the *question*, whose column is constant on a page and whose row depends on $h$. We have not tested it, and three seeds
+# are few. What stands: flattening and RoPE-Tie are behind RoPE-TV where row and column are taken together; RoPE-Tie is ahead of flattening on columns and the next patch, not on rows. The digit itself hardly depends on positions, as the post would expect.
 
 # %% [markdown]
 # ## E5: from a text model to a multimodal one
 #
 # **Question.** This is the case for compatibility: one starts from a language model. Does its text survive the change of positions? **Set-up.** A character model (three layers, $d=192$) is trained on Shakespeare with RoPE-1D, three seeds. Then
 # the same weights go on under eight arms, half of the sequences text, half text, a picture of 5 to 7 rows and columns of patches, its digit, and more text. Four rates, three seeds; for each arm the rate with the lowest final loss (all
-# kinds, held out). **Measured:** held-out loss on text *alone*, at the switch and after. **Expected:** no change at the switch for compatible schemes, a jump for the page and for repeated frequencies.
+# kinds, held out; the table reports on the same draws). **Measured:** held-out loss on text *alone*, at the switch and after. **Expected:** no change at the switch for compatible schemes, a jump for the page and for repeated frequencies.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Held-out loss on text less that before the switch, against the step after the switch, for eight arms. The six compatible arms start at zero and stay below 0.06. The page layout starts at 1.7 and M-RoPE with repeated frequencies at 1.1 nats a character; both fall to about 0.04 within 800 steps."}}
 names5 = [arm_name(arm) + (", contiguous" if arm[1] == "sections" else "") for arm in e5_record.config["arms"]]
@@ -2309,8 +2475,10 @@ for (name, rows), (color, style) in zip(curve5.items(), styles, strict=True):
 axes.set_xscale("log")
 axes.set_xticks([2, 5, 20, 50, 200, 800], ["0", "5", "20", "50", "200", "800"])
 axes.axhline(0, color=BLACK, lw=0.8)
-axes.set(xlabel="steps after the switch (log axis)", ylabel="loss on text less that before\n(nats a character)")
-axes.set_title("Only compatible schemes leave the text as it was")
+axes.set(
+    xlabel="steps after the switch (log axis; the switch itself at 2)", ylabel="change in text loss since the switch\n(nats per character)"
+)
+axes.set_title("At the switch only compatible schemes leave the text as it was")
 axes.legend(fontsize=7.5)
 nb.show(figure)
 
@@ -2344,10 +2512,14 @@ nb.results(
 # %% tags=["hide-input"]
 live_jump = (np.array(e5["text"])[0, :, 0] - np.array(e5["first"])) if nb.scale == "cpu" else np.array([[0, 0], [0, 0], [1, 1], [1, 1]])
 jump5 = {name: curve5[name][0] - first5 for name in names5}
+misplaced = 0
+for a in range(len(names5)):
+    totals5 = [np.mean(text5_[-1, a, k]) + sum(np.mean(mixed5[-1, a, k, :, kind]) for kind in range(3)) for k in range(text5_.shape[2])]
+    misplaced += min(totals5) < totals5[best5[a]] - 1e-9
 compatible5 = ["flattened", "RoPE-Tie", "RoPE-TV", "M-RoPE, 2 axes", "M-RoPE", "M-RoPE, contiguous"]
 nb.experiment(
     "E5",
-    "A text model keeps its loss on text when it is switched to a compatible scheme, and loses at once on a page or with repeated frequencies; training repairs most of it.",
+    "A text model keeps its loss on text when it is switched to a compatible scheme, and loses at once on a page or with frequencies repeated one axis after the other; training repairs most of it.",
     "verified",
     holds=[
         ledger.less(
@@ -2360,6 +2532,22 @@ nb.experiment(
             ledger.more(f"recorded: smallest jump, {name}", float(jump5[name].min()), 0.1, scope="full, 3 seeds")
             for name in ("page layout", "M-RoPE, 2 axes, repeated θ")
         ],
+        *[
+            ledger.more(
+                f"recorded: least share of the jump regained after 800 steps, {name}",
+                float((1 - (curve5[name][-1] - first5) / jump5[name]).min()),
+                0.9,
+                scope="full, 3 seeds",
+            )
+            for name in ("page layout", "M-RoPE, 2 axes, repeated θ")
+        ],
+        ledger.close("arms whose rate is not that of the lowest final loss", misplaced, 0, abs=0.5),
+        ledger.better(
+            "digit beside text: loss of RoPE-TV over that of repeated θ",
+            after5["RoPE-TV"][:, 2],
+            after5["M-RoPE, 2 axes, repeated θ"][:, 2],
+            scope="full, 3 seeds",
+        ),
         ledger.close(
             "live: largest change, flattened and RoPE-TV",
             float(np.abs(live_jump[:2]).max()),
@@ -2374,28 +2562,30 @@ nb.experiment(
 )
 
 # %% [markdown]
-# The switch costs a page 1.7 nats a character and repeated frequencies 1.1, most of it regained within 200 steps, not all within 800. Compatible arms rise by up to 0.06 because half of the training is no longer text.
+# The switch costs a page 1.7 nats a character and repeated frequencies 1.1, most of it regained within 200 steps, not all within 800. (The arm repeats them one axis after the other; side by side they would move the logits less, D4, and presumably cost less: not trained.)
+# Compatible arms rise by up to 0.06 for a while; without a run that goes on with text alone we cannot say whether the mixture or the fresh optimiser is to blame. And compatibility is not everything: the last column, the digit, is read best by the
+# two *incompatible* arms after 800 steps, and worst by RoPE-TV and RoPE-Tie (at different best rates).
 
 # %% [markdown]
 # ## The post's numbers beside ours
 #
-# The post is a proposal without experiments; its numbers are the positions, and they agree with ours (C4, C6). It expects no obvious gain over flattening. What we can put beside it is what each scheme costs and keeps: the
+# The post is a proposal without experiments; its numbers are the positions, and they agree with ours (C4, C6). It expects no obvious gain over flattening (C13). What we can put beside it is what each scheme costs and keeps: the
 # tables of E3, E1, E4 and E5.
 #
 # ## Beyond the post
 #
 # - **Offsets instead of scales** (D10): RoPE-TV meets what RoPE-Tie was after and keeps neighbours one apart.
-# - **The entry gap** (X1), the demand that nobody listed: M-RoPE meets it, symmetric schemes cannot.
-# - **The margin** (X2 to X4) judges a scheme in a second. It says that the allocation of frequencies to axes weighs orders of magnitude more than the choice among plane-keeping positions.
+# - **The entry gap** (X1), a demand that the post does not list: M-RoPE meets it; symmetric schemes with unit steps cannot (exercise 1: those without can). Whether it matters, E4 leaves open.
+# - **The margin** (X2 to X4) judges a scheme in a second. In margin, contiguous allocation costs a factor of thousands, the smallest integers of RoPE-Tie one of hundreds, the other plane-keeping positions ten at most. It is a number about one head; trained, slow rows are learned in spite of it (E2).
 # - **Ecosystem.** `kexue_nb.multimodal` holds all schemes under their names. Its `mrope` and the section-wise rotation agree with the transformers package to $10^{-6}$, Qwen3-VL's interleaved one too (tests/test_multimodal.py). One difference turned up:
 #   for a video with more frames than rows and columns, transformers 5.24.0 starts the next text at $\max(h,w)$ above the video's start, so text shares time coordinates with late frames; the paper says one above the largest
 #   coordinate so far, which is what we do.
 #
 # ## What does not hold
 #
-# - **"The simplest integers"** (C5) are the smallest only where $h+1$ and $w+1$ are coprime; for a square of $24\times24$ they spend 625 positions where 25 would do. But the smallest are no bargain either: their margin is the worst of all (X2).
-# - **Integers and equivalence** (D8) exclude each other under pure scaling, for every picture that is not a strip.
-# - **"Scaling loses nothing"** (C7): no information, but sameness. The way to the patch above depends on the width again, which is what the plane was to get rid of.
+# - **"The simplest integers"** (C5) are the smallest only where $h+1$ and $w+1$ are coprime; for a square of $24\times24$ they spend 625 positions where 25 would do. But the smallest are no bargain either: their margin is the smallest of all interleaved schemes (X2).
+# - **Our own predictions** (E2, E4): the margin did not foresee that slow rows can be learned, the constant entry gap not who finds rows.
+# - Of the remark that **scaling loses nothing** (C7) the letter holds: no *information* is lost, but sameness is. And an integer grid as long as its $wh$ tokens (D8), which the post does not promise, exists for strips only.
 # - **A finer point on our own side.** It would be wrong to say that RoPE-Tie *cannot* generalise: it allows a better head than unit steps (X3). Training just does not look for it.
 # - The copy task rewards exact offsets. It shows what positions make easy, and says nothing about captions in a large model (C13).
 
@@ -2404,7 +2594,7 @@ nb.claim(
     "C13",
     "RoPE-Tie should not be expected to bring an obvious gain over flattening.",
     "not checkable",
-    reason="The author speaks of large models on ordinary tasks; deciding it takes several such models trained alike but for the positions. On the copy task the gain is total, on questions about digits it is what E4 shows.",
+    reason="The author speaks of large models on ordinary tasks; deciding it takes several such models trained alike but for the positions. On our toys both occur: no gain for the row and hardly one for the digit in E4, nor for text in E5; a gain for columns and the next patch in E4, and at seen sizes in E1.",
 )
 
 # %% [markdown]
