@@ -306,7 +306,7 @@ nb.derivation(
 # $$\mathcal R_{n,n}=\mathcal R_n\quad\text{for every allocation }a .$$
 #
 # The standard RoPE-2D of vision models does not have this property: there both axes carry the *same* $d/4$ frequencies. (How far the logits move depends on the order: one axis after the other takes the second half of
-# the pairs back to the fast frequencies; side by side every pair stays near its old one, and the change is several times smaller, D4.) The proof is one line,
+# the pairs back to the fast frequencies; side by side every pair stays near its old one, and the change is about a third of that, D4.) The proof is one line,
 # and it leaves the allocation free. The post does not say which one it means; we take even pairs for rows and odd ones for columns, and shall see
 # that the choice matters.
 
@@ -1008,7 +1008,7 @@ nb.results(
 # a strip, and the margin is 500 times below RoPE-Tie's. Inside a picture RoPE-TV, M-RoPE's rows and columns, and the page are the same
 # grid of unit steps, and a head that is best on the seven sizes is right on the three larger ones too. RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes
 # ("nearest in my column", whatever the size). But the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best
-# head goes on to be right, although its steps depend on the size as well. So a step that depends on the size need not be fatal for the *best* head; what training finds is E1.
+# head goes on to be right, although its steps depend on the size as well (from width 13 on it fails too, see the figure). So a step that depends on the size need not be fatal for the *best* head; what training finds is E1.
 #
 # Flattening allows no head at all, whatever its size: in a picture of width 4 the offset 4 has to beat the offset 6, in one of width 6 the reverse.
 
@@ -2114,7 +2114,7 @@ for name, row in live_far.items():
 # As expected for pictures, but not for text: that is learned on the page as well, and flattened; half of the pairs suffice for "the token before". Three remarks. (1) Flattened, the width of a picture is nowhere to be seen; with a token at the end of each
 # row two layers learn the seen sizes perfectly, and still do not generalise (0.18 at $6\times10$). (2) The best rate lies at the upper edge of the grid for most arms, so the table may understate them. The comparison does not hang on it: at *every* rate of the
 # grid RoPE-TV with one layer is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less; flattening with two layers has its best rate inside. (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do
-# about equally well, a little worse in the strip $3\times12$. The fractions of "wh tokens" lie in between.
+# about equally well, a little worse in the strip $3\times12$. The fractions of "wh tokens" lie in between. (The real M-RoPE, with three axes, is in E2 and E4.)
 
 # %% tags=["hide-input"]
 far1 = {name: at_sizes(e1_record.result, e1_record.config, far_sizes)[a] for a, name in enumerate(names1)}
