@@ -16,7 +16,7 @@
 # **The point.** Suppose that what a model can learn comes in indivisible skills, and that skill $k$ is needed with frequency $\propto k^{-(\gamma+1)}$. Then the
 # loss must fall like $N^{-\gamma}$ in the parameters and like $D^{-\gamma/(\gamma+1)}$ in the data or the steps: two lines of algebra, exact constants included.
 # The networks that the hypothesis was tested on do not show these exponents. Most of the gap is no failure of the idea but its arithmetic: a list of *finitely many* skills makes every
-# fitted exponent too large, by an amount that can be computed. What stays open is the price of a skill in parameters: networks seem to hold fewer per parameter as they grow.
+# fitted exponent too large, by an amount that can be computed. What fails is the constant price of a skill in parameters: networks hold fewer skills per parameter as they grow.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1013,24 +1013,22 @@ config_d = nb.at_scale(
     cpu=small
     | {"widths": [96], "sizes": [800, 1600, 3200, 6400, 12800], "rates": [3e-3], "batch": 256, "steps": 1300, "marks": log_marks(1300, 24)},
     gpu=large | {"widths": [128], "sizes": sizes_large[:7:2], "rates": [3e-3], "batch": 2048, "steps": 6000, "marks": log_marks(6000, 40)},
-    full=large
-    | {"widths": [256], "sizes": sizes_large, "rates": [1e-3], "batch": 4096, "steps": 24000, "marks": log_marks(24000, 70)},
+    full=large | {"widths": [256], "sizes": sizes_large, "rates": [1e-3], "batch": 4096, "steps": 24000, "marks": log_marks(24000, 70)},
 )
 
 # %% [markdown]
 # ### E2, live, and E3, recorded
 #
 # Three sweeps: widths and one long run with fresh examples, and data sets of growing size. The live scale (E2) has 16 tasks of 16 bits, $\gamma=\frac12$, three seeds (a seed draws triples and initial weights; the
-# data sweep also its data). The large scale (E3), for a GPU, is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, nine data sets from 8,000 to 2 million. There, rates
+# data sweep also its data). The recorded scale (E3) is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, and one of 512 for the steps (its data sweep is not recorded). There, rates
 # are tuned: for each width or size the rate of the least mean loss over the seeds. Data-limited runs stop at their least test loss, as in the paper.
 #
 # We expect: tasks switch one after another, in order of rank; time to learn $\propto1/p_k$; and, by D7, every fitted exponent above its infinite-list value.
 
 # %% tags=["nbval-ignore-output"]
+by_width = nb.run("E2N", parity_sweep, **config_n)
+by_step = nb.run("E2S", parity_sweep, **config_s)
 by_data = nb.run("E2D", parity_sweep, **config_d)
-if nb.scale != "full":
-    by_width = nb.run("E2N", parity_sweep, **config_n)
-    by_step = nb.run("E2S", parity_sweep, **config_s)
 
 # %% [markdown]
 # **Fitting an exponent.** A least-squares line through logarithms; for the interval, resample both the points of the fit and the seeds (whole seeds, all their points
@@ -1075,9 +1073,10 @@ def exponents(by_width, by_step, by_data, gamma, tasks, bits):
     marks, curve = np.array(by_step["marks"]), np.array(by_step["sweeps"][gamma]["loss"])[:, best_rate]
     inside = (curve.mean(1) > 0.1) & (curve.mean(1) < 0.9)
     points["α_S"] = (marks[inside], curve[inside])
-    sizes, lost, _ = tuned(by_data, gamma, 1)
-    inside = lost.mean(1) < 0.9
-    points["α_D"] = (sizes[inside], lost[inside])
+    if by_data is not None:
+        sizes, lost, _ = tuned(by_data, gamma, 1)
+        inside = lost.mean(1) < 0.9
+        points["α_D"] = (sizes[inside], lost[inside])
     return {name: bootstrap_slope(*xy) for name, xy in points.items()}, points
 
 
@@ -1095,10 +1094,10 @@ def time_slope(times, gamma):
 
 
 live_fit, live_points = exponents(by_width, by_step, by_data, "0.5", 16, 16)
-full = {}  # recorded runs by id
+full = {key: nb.recorded(key).result for key in ("E2N", "E2S")}
 full_fit, full_points = {}, {}
-for g in ():
-    full_fit[g], full_points[g] = exponents(full["E2N"], full["E2S"], full["E2D"], g, 200, 64)
+for g in ("0.4", "0.6"):
+    full_fit[g], full_points[g] = exponents(full["E2N"], full["E2S"], full.get("E2D"), g, 200, 64)
 times = {"0.5": first_times(by_step, "0.5"), **{g: first_times(full["E2S"], g) for g in full_fit}}
 times_fit = {g: time_slope(t, float(g)) for g, t in times.items()}
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two stacked panels over training steps on a log axis, for one live run. Top: the mean loss falls smoothly from one bit to about 0.12. Bottom: a map of losses, one row a task sorted by frequency: each row stays at one bit and then switches to zero within a short time, the commonest first, the rarest not at all."}}
@@ -1114,18 +1113,24 @@ figure.colorbar(mesh, ax=below, label="loss of the task (bits)", pad=0.01)
 axes.set_title("Each task switches, the mean glides (three seeds above, one below)")
 nb.show(figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "The step at which a task is learned against its frequency on log axes, live with 16 tasks and three seeds: the points fall along a line close to the guide of slope minus 1."}}
-figure, axes = plt.subplots(figsize=(5.2, 3.4))
-panel_of = ((axes, "0.5", BLUE, "o"),)
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two log-log panels of the step at which a task is learned against its frequency. Left live, 16 tasks, three seeds: points fall along a line somewhat flatter than the guide of slope minus 1. Right recorded, 200 tasks, gamma 0.4 and 0.6: a longer band of points with the same slope, close to the guide."}}
+figure, (axes, right) = plt.subplots(1, 2, figsize=(7.8, 3.4))
+panel_of = ((axes, "0.5", BLUE, "o"), (right, "0.4", BLUE, "o"), (right, "0.6", ORANGE, "s"))
 for panel, g, color, marker in panel_of:
     p_of = finite_list(float(g), times[g].shape[1])
     for row in times[g]:
         panel.plot(p_of[row > 0], row[row > 0], marker, color=color, ms=3.5, alpha=0.7)
     panel.plot([], [], marker, color=color, label=f"γ = {g}: slope {times_fit[g][0]:.2f} [{times_fit[g][1]:.2f}, {times_fit[g][2]:.2f}]")
-for panel, title in ((axes, "live: 16 tasks"),):
+for panel, title in ((axes, "live: 16 tasks"), (right, "recorded: 200 tasks")):
     ends = np.array(panel.get_xlim())
     span = np.array([max(ends[0], 2e-3), 0.4])
-    panel.plot(span, np.exp(np.log(times["0.5"][:, 0].mean())) * 0.4 / span, color=GREY, ls="--", label="slope −1")
+    panel.plot(
+        span,
+        np.exp(np.log(times["0.5"][:, 0].mean() if panel is axes else times["0.4"][:, 0].mean())) * 0.4 / span,
+        color=GREY,
+        ls="--",
+        label="slope −1",
+    )
     panel.set(xscale="log", yscale="log", xlabel="frequency p of the task")
     panel.set_title(title, fontsize=10)
     panel.legend(fontsize=8, loc="upper right")
@@ -1135,11 +1140,17 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Three log-log panels of loss against parameters, steps and data size. Live points (16 tasks, gamma one half) with error bars over seeds: all fall as powers, steps steepest."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Three log-log panels of loss against parameters, steps and data size. Live points (16 tasks, gamma one half) and recorded points (200 tasks, gamma 0.4 and 0.6) with error bars over seeds and fitted lines: all fall, steepest for parameters."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.5), sharey=True)
-sets = [("live, γ = 0.5", live_points, live_fit, GREY, "o")]
+sets = [
+    ("live, γ = 0.5", live_points, live_fit, GREY, "o"),
+    ("γ = 0.4", full_points["0.4"], full_fit["0.4"], BLUE, "s"),
+    ("γ = 0.6", full_points["0.6"], full_fit["0.6"], ORANGE, "^"),
+]
 for axes, name, what in zip(panels, ("α_N", "α_S", "α_D"), ("parameters N", "steps S", "samples D"), strict=True):
     for label, points, fits, color, marker in sets:
+        if name not in points:
+            continue
         at, values = points[name]
         axes.errorbar(
             at,
@@ -1157,7 +1168,13 @@ for axes, name, what in zip(panels, ("α_N", "α_S", "α_D"), ("parameters N", "
     axes.set_title(name, fontsize=10)
     axes.legend(fontsize=7.5, loc="lower left")
 panels[0].set_ylabel("loss (bits)")
-figure.suptitle("Three resources, three slopes (in the legends)", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Three resources, three slopes (in the legends; recorded runs: squares and triangles)",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
 nb.show(figure)
 
 # %% [markdown]
@@ -1186,13 +1203,14 @@ sharp_s = {
     "0.5": sharp_by_steps(times["0.5"], live_points, 0.5, 16),
     **{g: sharp_by_steps(times[g], full_points[g], float(g), 200) for g in full_fit},
 }
-held, held_by_data = ({g: tasks_held(full[key], g, axis) for g in full_fit} for key, axis in (("E2N", 0), ("E2D", 1)))
+held = {g: tasks_held(full["E2N"], g, 0) for g in full_fit}
+held_by_data = {g: tasks_held(full["E2D"], g, 1) for g in full_fit if "E2D" in full}
 count_fit = lambda x, counts, least=2: [
     -v for v in np.array(bootstrap_slope(x[counts.min(1) >= least], counts[counts.min(1) >= least]))[[0, 2, 1]]
 ]
 capacity = {g: count_fit(267.0 * w + 2, c) for g, (w, c) in held.items()}
 learned_by_data = {g: count_fit(sizes.astype(float), c) for g, (sizes, c) in held_by_data.items()}
-unlearned_cost = {g: np.array(full["E2D"]["sweeps"][g]["unlearned"])[tuned(full["E2D"], g, 1)[2]] for g in full_fit}
+unlearned_cost = {g: np.array(full["E2D"]["sweeps"][g]["unlearned"])[tuned(full["E2D"], g, 1)[2]] for g in held_by_data}
 # %% [markdown]
 # ### The code against references
 #
@@ -1360,6 +1378,38 @@ nb.claim(
 #
 # One thing contradicts the hypothesis outright. Where data are scarce an unlearned task costs more than the one bit of a coin toss, up to 1.4 bits even at the best moment to stop: the network memorises what few examples it has, and is confidently wrong on others.
 
+# %% tags=["hide-input", "nbval-ignore-output"]
+text_ci = lambda fit: f"≈{fit[0]:.2f} [≈{fit[1]:.2f}, ≈{fit[2]:.2f}]"
+fit_ranges = {"α_N": "widths 4 to 64", "α_S": "0.1 < L < 0.9", "α_D": "L < 0.9"}
+nb.results(
+    "E2",
+    "Exponents of the live sweeps (16 tasks, γ = 0.5, 3 seeds) with 95% bootstrap intervals over seeds and points of the fit.",
+    ["", "fitted over", "points", "exponent [interval]", "infinite list", "tasks switching at T₁p₁/p", "paper, 500 tasks"],
+    [
+        [
+            name,
+            fit_ranges[name],
+            len(live_points[name][0]),
+            text_ci(live_fit[name]),
+            f"{infinite[4, i]:.2f}",
+            f"≈{sharp_s['0.5']:.2f}" if name == "α_S" else "",
+            f"{PAPER[0.5][i]:.2f}",
+        ]
+        for i, name in enumerate(fit_ranges)
+    ]
+    + [
+        [
+            "ln T against ln p",
+            "tasks learned in all seeds",
+            int((times["0.5"] > 0).all(0).sum()),
+            text_ci(times_fit["0.5"]),
+            "−1",
+            "−1",
+            "−0.81 (γ = 0.4)",
+        ]
+    ],
+)
+
 # %% tags=["hide-input"]
 last_run = np.array(by_step["sweeps"]["0.5"]["tasks"])
 mean_curve = np.array(by_step["sweeps"]["0.5"]["loss"])[:, -1]
@@ -1367,7 +1417,6 @@ marks_all = np.array(by_step["marks"])
 passes = lambda curve, level: marks_all[int(np.argmax(curve < level))]
 switching = [passes(last_run[:, k], 0.2) / passes(last_run[:, k], 0.8) for k in range(16) if last_run[-1, k] < 0.2]
 rank_of = {g: [scipy.stats.spearmanr(np.nonzero(row > 0)[0], row[row > 0]).statistic for row in t] for g, t in times.items()}
-text_ci = lambda fit: f"{fit[0]:.2f} [{fit[1]:.2f}, {fit[2]:.2f}]"
 nb.claim(
     "C10",
     "Single tasks switch sharply while the mean loss falls smoothly.",
@@ -1388,7 +1437,7 @@ nb.claim(
 nb.claim(
     "C11",
     "The time to learn a task goes as 1/p: the paper fits −0.81 to its networks.",
-    "verified",
+    "partly",
     holds=[
         *[
             ledger.less(
@@ -1405,6 +1454,7 @@ nb.claim(
             for g in times
         ],
     ],
+    fails=[ledger.more("γ = 0.4: the whole interval lies above −1", times_fit["0.4"][1], -1, scope="H100, 3 seeds")],
 )
 lost_at = np.array(by_data["sweeps"]["0.5"]["unlearned"]).reshape(5, 3)
 nb.experiment(
@@ -1440,12 +1490,63 @@ nb.experiment(
         ),
     ],
 )
+
+# %% [markdown]
+# At 200 tasks the picture sharpens. The exponent of the parameters agrees with $\gamma$ at $\gamma=0.4$ and lies below it at 0.6, as the paper's do for large $\gamma$. That is two errors that nearly cancel: the end of the list steepens the loss in $n$, but $n$ grows only like $N^{0.75}$ to $N^{0.84}$. The *constant price* of a quantum fails, and here it is counted, not inferred.
+# The exponent of the steps lies above $\gamma/(\gamma+1)$, and above what tasks switching at $T_1p_1/p_k$ would give, because late tasks come sooner than $1/p_k$ has it.
+#
+# Two cautions. The best rate is the smallest of the grid, $10^{-3}$ (the paper's), nearly everywhere, so the optimum may lie lower; and the widest networks were still learning when they were stopped.
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+theory = {"α_N": lambda g: g, "α_S": lambda g: g / (g + 1), "α_D": lambda g: g / (g + 1)}
+shown = lambda fits, k: text_ci(fits[k]).replace("≈", "") if k in fits else "not recorded"
+rows_e3 = [
+    [k, shown(full_fit["0.4"], k), f"{theory[k](0.4):.2f}", f"{PAPER[0.4][i]:.2f}", shown(full_fit["0.6"], k), f"{theory[k](0.6):.2f}"]
+    for i, k in enumerate(theory)
+]
+rows_e3 += [
+    ["α_S, tasks switching at T₁p₁/p", f"{sharp_s['0.4']:.2f}", "", "", f"{sharp_s['0.6']:.2f}", ""],
+    ["ln T against ln p", shown(times_fit, "0.4"), "−1", "−0.81", shown(times_fit, "0.6"), "−1"],
+    ["tasks held against N", shown(capacity, "0.4"), "1", "", shown(capacity, "0.6"), "1"],
+    ["tasks learned against D", shown(learned_by_data, "0.4"), f"{1 / 1.4:.2f}", "0.68", shown(learned_by_data, "0.6"), f"{1 / 1.6:.2f}"],
+]
+nb.results(
+    "E3",
+    "Recorded exponents with 95% bootstrap intervals (over seeds and points of the fit), beside the infinite list's and the paper's (500 tasks of 100 bits).",
+    ["", "γ = 0.4", "theory", "paper, γ = 0.4", "γ = 0.6", "theory"],
+    rows_e3,
+)
+
+# %% tags=["hide-input"]
+scope3 = "H100, 200 tasks, 3 seeds"
+best_rates = [full[key]["arms"][r][2] for key in ("E2N", "E2S") for g in full_fit for r in tuned(full[key], g, 0)[2][:, 0]]
 nb.experiment(
     "E3",
-    "200 tasks on a GPU, exponents fitted with intervals: the live sweep alone, at 16 tasks, until the large one is recorded.",
-    "not reproduced",
-    fails=[ledger.less("tasks of the largest sweep run so far", config_n["tasks"], 200, scope="cpu only")],
+    "200 tasks on a GPU, exponents with intervals: tasks are learned in order of frequency, α_S exceeds γ/(γ+1), α_N is near γ only because the number of tasks held grows more slowly than the parameters.",
+    "partly",
+    holds=[
+        *[ledger.more(f"γ = {g}: least Spearman(rank, time) of three seeds", min(rank_of[g]), 0.85, scope=scope3) for g in full_fit],
+        *[
+            ledger.more(
+                f"γ = {g}: lower end of α_S over γ/(γ+1)", full_fit[g]["α_S"][1], float(g) / (float(g) + 1), margin=0.05, scope=scope3
+            )
+            for g in full_fit
+        ],
+        ledger.less("γ = 0.4: lower end of α_N", full_fit["0.4"]["α_N"][1], 0.4, scope=scope3),
+        ledger.more("γ = 0.4: upper end of α_N", full_fit["0.4"]["α_N"][2], 0.4, scope=scope3),
+    ],
+    fails=[
+        ledger.less("γ = 0.6: upper end of α_N (γ is not inside)", full_fit["0.6"]["α_N"][2], 0.6, scope=scope3),
+        *[
+            ledger.less(f"γ = {g}: upper end of the exponent of tasks held in N (a constant price has 1)", capacity[g][2], 1, scope=scope3)
+            for g in full_fit
+        ],
+        ledger.more(
+            "share of widths whose best rate is the smallest of the grid", best_rates.count(1e-3) / len(best_rates), 0.5, scope=scope3
+        ),
+    ],
 )
+
 
 # %% [markdown]
 # ## E4: is real text of this kind?
