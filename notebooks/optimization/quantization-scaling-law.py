@@ -1164,7 +1164,8 @@ for axes, name, what in zip(panels, ("α_N", "α_S", "α_D"), ("parameters N", "
             capsize=2,
             label=f"{label}: {fits[name][0]:.2f}",
         )
-    axes.set(xscale="log", yscale="log", xlabel=what)
+    axes.set(xscale="log", yscale="log", xlabel=what, ylim=(0.04, 1.1))
+    axes.xaxis.set_minor_formatter(plt.NullFormatter())
     axes.set_title(name, fontsize=10)
     axes.legend(fontsize=7.5, loc="lower left")
 panels[0].set_ylabel("loss (bits)")
@@ -1363,6 +1364,18 @@ nb.claim(
         sym.enumeration(
             "and what they have learned", range(4), lambda i: int(tasks_held(choice, "g", 0)[1].ravel()[i]), lambda i: [3, 4, 5, 6][i]
         ),
+        sym.enumeration(
+            "parameters of the live widths, counted on torch.nn",
+            range(5),
+            lambda i: int(live_points["α_N"][0][i]),
+            lambda i: sum(p.numel() for layer in (torch.nn.Linear(32, 4 * 2**i), torch.nn.Linear(4 * 2**i, 2)) for p in layer.parameters()),
+        ),
+        *[
+            ledger.close(
+                f"initial {name}: largest entry over torch's bound", float(part.abs().max()) * math.sqrt(fan), 1, abs=0.03, digits=2
+            )
+            for name, part, fan in zip(("hidden weights", "output weights"), draw_networks([400], [1], 33), (32, 400), strict=False)
+        ],
         ledger.close("exact power law: exponent", bootstrap_slope([1, 2, 5, 9], np.array([[1, 2, 5, 9]] * 2).T ** -0.7)[0], 0.7, rel=1e-9),
         ledger.close(
             "95% intervals with eight seeds cover the exponent in", interval_coverage(), 0.93, abs=0.06, digits=2, method="monte carlo"
