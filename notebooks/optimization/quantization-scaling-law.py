@@ -15,8 +15,9 @@
 #
 # **The point.** Suppose that what a model can learn comes in indivisible skills, and that skill $k$ is needed with frequency $\propto k^{-(\gamma+1)}$. Then the
 # loss must fall like $N^{-\gamma}$ in the parameters and like $D^{-\gamma/(\gamma+1)}$ in the data or the steps: two lines of algebra, exact constants included.
-# The networks that the hypothesis was tested on do not show these exponents. Most of the gap is no failure of the idea but its arithmetic: a list of *finitely many* skills makes every
-# fitted exponent too large, by an amount that can be computed. What fails is the constant price of a skill in parameters: networks hold fewer skills per parameter as they grow.
+# The networks that the hypothesis was tested on show other exponents. Every experiment has a *finite* list of skills, and that alone bends the fitted slopes: at the paper's 500 tasks it explains why they stop falling
+# at small $\gamma$. It is not the whole story. In our own runs (200 tasks), where no constant is left to fit, it accounts for 60% of the excess of the steps' exponent at $\gamma=0.4$ and for 23% at 0.6; the rest
+# goes with rare skills that come sooner than $1/p_k$. And an unlearned skill is not neutral: trained on stored data, networks lose more on it than a guess would.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -109,13 +110,15 @@ finite = np.array([[fitted_by_parameters(g), fitted_by_steps(g), fitted_by_data(
 figure, panels = plt.subplots(1, 3, figsize=(8.2, 3.3), sharey=True)
 for i, (axes, name) in enumerate(zip(panels, ("parameters: α_N", "steps: α_S", "data: α_D"), strict=True)):
     axes.plot(gammas, infinite[:, i], color=GREY, ls="--", label="infinite list: " + ("γ" if i == 0 else "γ/(γ+1)"))
-    axes.plot(gammas, finite[:, i], color=BLUE, ls="-", label="list of 500")
+    axes.plot(gammas, finite[:, i], color=BLUE, ls="-", label=("list of 500, n ∝ N^0.8" if i == 0 else "list of 500"))
     axes.plot(gammas, paper_fits[:, i], "o", color=ORANGE, mec=BLACK, ms=6, label="networks (paper)")
     axes.set_title(name, fontsize=10)
     axes.set(xlabel="γ", ylim=(0, 0.85))
     axes.legend(fontsize=8, loc="upper left")
 panels[0].set_ylabel("fitted exponent")
-figure.suptitle("A finite list of tasks accounts for most of the gap to theory", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "A finite list, its constants fitted, comes nearer than the infinite one", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 # %% [markdown]
@@ -297,7 +300,7 @@ right.plot(
 )
 right.set(xscale="log", yscale="log", xlabel="n", ylabel="relative error", ylim=(1e-9, 1))
 right.legend(fontsize=8)
-figure.suptitle("The integral from n is 1/n off, the one from n + ½ hardly at all", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("The integral from n is γ/(2n) off, the one from n + ½ hardly at all", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -490,10 +493,10 @@ nb.claim(
 #
 # $$-\frac{d\ln L}{d\ln n}=\gamma\,\frac{n^{-\gamma}}{n^{-\gamma}-K^{-\gamma}}>\gamma ,$$
 #
-# rising without bound as $n\to K$: the loss drops to its floor. This is the post's picture of emergence (it writes "Emergency" once): at the very end of the list the curve falls off a cliff.
+# which grows without bound as $n\to K$, where the loss drops to its floor. This is the post's picture of emergence (it writes "Emergency" once): at the very end of the list the curve falls off a cliff.
 # The post also offers another reading, an infinite list of which people can only tell the first $K$ apart; the formula is the same.
 #
-# For a small $\gamma$ the correction is nowhere small. As $\gamma\to0$ the exponent becomes $1/\ln(K/n)$: with $K=500$ and twenty tasks learned, 0.31, whatever $\gamma$.
+# For a small $\gamma$ the correction is nowhere small. As $\gamma\to0$ the exponent becomes $1/\ln(K/n)$: with $K=500$ and twenty tasks learned, 0.31: no slope can fall below that there.
 
 # %%
 K = sp.Symbol("K", positive=True)
@@ -526,7 +529,7 @@ nb.claim(
             [ruler(m, 0.4, 500) for m in (10, 50, 100, 250, 400, 490)],
         ),
         ledger.more("the last of them, over γ", ruler(490, 0.4, 500) / 0.4, 50),
-        ledger.close("while at K = 10⁹, n = 10, it is γ to 1%", ruler(10, 0.8, 10**9) / 0.8, 1, abs=0.05),
+        ledger.close("while at K = 10⁹, n = 1000, it is γ to 1%", ruler(1000, 0.8, 10**9) / 0.8, 1, abs=0.01),
     ],
 )
 
@@ -546,7 +549,7 @@ for g, color, style in ((0.1, ORANGE, "--"), (0.4, BLUE, "-"), (0.8, GREEN, "-."
 right.set(xscale="log", xlabel="learned quanta n")
 right.set_title("K = 500 (dotted: γ)", fontsize=10)
 right.legend(fontsize=8, loc="upper left")
-figure.suptitle("With a few hundred quanta a ruler never reads γ", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("With a few hundred quanta the fitted slope exceeds γ (integral form)", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -618,7 +621,7 @@ nb.claim(
 )
 nb.claim(
     "C8",
-    "Frequencies are non-negative and fall, so they are exponential or power laws; the tail must be heavy, so power laws.",
+    "Read as an argument: frequencies are non-negative and fall, so they are exponential or power laws; the tail must be heavy, so power laws.",
     "refuted",
     fails=[
         ledger.increasing(
@@ -649,7 +652,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# C8 is better called an assumption. The post says frankly that nothing else seems to fit, but monotone lists that are neither exponential nor power laws are legion.
+# C8 is better called an assumption. The post hedges (nothing else seems to fit); read as an argument it fails, since monotone lists that are neither exponential nor power laws are legion.
 #
 # ## "Parameters matter more"
 #
@@ -716,19 +719,23 @@ nb.show(figure)
 # The paper {cite}`michaud2023quantization` trains small networks on $K=500$ tasks of frequency $\propto k^{-\gamma-1}$ and fits exponents for $N$, $S$ and $D$ at several $\gamma$; seven of them, read off its Figure 10, are the points of our first figure. Now put in their place the
 # *hypothesis itself*, with $K=500$ and the same fits over the same ranges: quantum $k$ is learned from $\tau=20{,}000$ samples on; from the step on at which its share of samples equals what the first task of $\gamma=0.4$ sees in 300 steps; and, for the parameters, from $N=2500\,k^{1/0.8}$ on.
 #
-# How honest is this? The constants were chosen by looking at the points: one each for data and steps, two for parameters, for seven points each. So the agreement of *level* is partly bought, that of the *shape in* $\gamma$ is not. For the parameters the linear price $n=N/C$ gets the same chance: its best $C$ is searched, too. It comes out worse than a power of 0.7, but it is still three times nearer than the infinite list. So the paper's slopes alone are thin evidence against a constant price per quantum; our own networks answer more directly, below.
+# How honest is this? The constants were chosen by looking at the points: one each for data and steps, two for parameters. The points are smooth: a straight line in $\gamma$, with two constants, fits all three resources to 0.008, three times closer (table). So the shape proves little, and
+# the gain over the infinite list lies at small $\gamma$: for $\gamma\ge0.4$ the finite list's $\alpha_D$ is hardly nearer. For the parameters every power gets its best price. A power near 0.7 is best, but the linear price ($C\approx24{,}000$, at which the smallest nets hold nothing and the largest seven tasks) still comes to a third of the infinite list's distance. The
+# paper's slopes alone are thin evidence against a constant price. The paper has one more $\gamma$, which we did not read off.
 
 
 # %%
 def best_price(power):
     """The price C of n = (N/C)^power whose fits come closest to the paper's, and their RMS distance."""
     gap_of = lambda c: rms_gap(paper_fits[:, 0], [fitted_by_parameters(g, price=c, power=power) for g in gammas])
-    best = min(np.geomspace(300, 30000, 40), key=gap_of)
+    best = min(np.geomspace(100, 30000, 50), key=gap_of)
     return float(best), gap_of(best)
 
 
-prices = {power: best_price(power) for power in (0.7, 0.8, 1.0)}
+prices = {power: best_price(power) for power in (0.65, 0.7, 0.8, 0.9, 1.0)}
 plain_gap = [rms_gap(paper_fits[:, i], infinite[:, i]) for i in range(3)]
+line_gap = [rms_gap(paper_fits[:, i], np.polyval(np.polyfit(gammas, paper_fits[:, i], 1), gammas)) for i in range(3)]
+large_gap = [[rms_gap(paper_fits[3:, i], model[3:, i]) for model in (finite, infinite)] for i in range(3)]
 finite_gap = [rms_gap(paper_fits[:, i], finite[:, i]) for i in range(3)]
 tau_gap = {t: rms_gap(paper_fits[:, 2], [fitted_by_data(g, tau=t) for g in gammas]) for t in (10000, 20000, 40000)}
 nb.results(
@@ -742,6 +749,13 @@ nb.results(
     + [
         ["RMS distance to the paper", *[x for gap_ in finite_gap for x in ("", f"{gap_:.3f}")], ""],
         ["the same of the infinite list", *[x for gap_ in plain_gap for x in ("", f"{gap_:.3f}")], ""],
+        ["of a straight line in γ (2 constants)", *[x for gap_ in line_gap for x in ("", f"{gap_:.3f}")], ""],
+        ["γ ≥ 0.4 only: finite list", *[x for gap_ in large_gap for x in ("", f"{gap_[0]:.3f}")], ""],
+        ["γ ≥ 0.4 only: infinite list", *[x for gap_ in large_gap for x in ("", f"{gap_[1]:.3f}")], ""],
+        *[
+            [f"best price for n = (N/C)^{power}: C = {c:,.0f}", "", f"{gap_:.3f}", "", "", "", "", ""]
+            for power, (c, gap_) in prices.items()
+        ],
     ],
 )
 
@@ -767,8 +781,8 @@ loops = {
 }
 nb.experiment(
     "E1",
-    "The hypothesis itself with 500 tasks, fitted as the paper fits its networks, gives the paper's exponents rather than those of the infinite list.",
-    "verified",
+    "The hypothesis itself with 500 tasks, fitted as the paper fits its networks, comes nearer to the paper's exponents than the infinite list (but a straight line in γ comes nearer still).",
+    "partly",
     holds=[
         *[
             ledger.close(f"{name}, γ = {gammas[j]}: explicit loops", loop(float(gammas[j])), finite[j, i], rel=1e-6)
@@ -779,11 +793,22 @@ nb.experiment(
             ledger.less(f"{name}: RMS distance over that of the infinite list", finite_gap[i] / plain_gap[i], 0.4)
             for i, name in enumerate(loops)
         ],
+        *[
+            ledger.close(f"{name}: RMS distance of the infinite list (the points read off the figure)", plain_gap[i], v, abs=6e-4, digits=4)
+            for i, (name, v) in enumerate(zip(loops, (0.1077, 0.0799, 0.0872), strict=True))
+        ],
+    ],
+    fails=[
+        *[
+            ledger.less(f"{name}: a straight line's distance over the finite list's", line_gap[i] / finite_gap[i], 0.5)
+            for i, name in enumerate(loops)
+        ],
+        ledger.more("α_D, γ ≥ 0.4: the finite list's distance over the infinite list's", large_gap[2][0] / large_gap[2][1], 0.7),
     ],
 )
 nb.claim(
     "C14",
-    "One sharp threshold on 500 tasks reproduces the paper's α_D and α_S, and α_N with the sub-linear capacity n = (N/2500)^0.8: constants fitted, shapes in γ not. A constant price does less well, not badly.",
+    "One sharp threshold on 500 tasks reproduces the paper's α_D and α_S, and α_N with the sub-linear capacity n = (N/2500)^0.8: to 0.026 (constants fitted). The best power of N is near 0.7; a constant price is twice as far off.",
     "verified",
     holds=[
         *[
@@ -792,7 +817,8 @@ nb.claim(
         ],
         *[ledger.less(f"{name}: RMS distance", gap_, 0.026) for name, gap_ in zip(loops, finite_gap, strict=True)],
         *[ledger.less(f"α_D with τ = {t:,}: still nearer than the infinite list", v, 0.5 * plain_gap[2]) for t, v in tau_gap.items()],
-        ledger.more("α_N with the best constant price over the best power 0.7: RMS distance", prices[1.0][1] / prices[0.7][1], 1.5),
+        ledger.more("α_N with the best constant price over power 0.7: RMS distance", prices[1.0][1] / prices[0.7][1], 1.5),
+        ledger.less("power 0.7 over its neighbours 0.65 and 0.8", prices[0.7][1] / min(prices[0.65][1], prices[0.8][1]), 1),
         ledger.less("yet that constant price is nearer than the infinite list", prices[1.0][1] / plain_gap[0], 0.4),
     ],
 )
@@ -804,10 +830,10 @@ nb.claim(
     "partly",
     holds=[
         ledger.less("γ ≥ 0.4, α_D: largest relative distance", max(abs(r - 1) for r in excess_of(2, large_g)), 0.1),
-        ledger.less("γ ≥ 0.4, α_S", max(abs(r - 1) for r in excess_of(1, large_g)), 0.22),
-        ledger.less("γ ≥ 0.4, α_N", max(abs(r - 1) for r in excess_of(0, large_g)), 0.25),
     ],
     fails=[
+        ledger.more("γ ≥ 0.4, α_S: largest relative distance (same 10%)", max(abs(r - 1) for r in excess_of(1, large_g)), 0.1),
+        ledger.more("γ ≥ 0.4, α_N (same 10%)", max(abs(r - 1) for r in excess_of(0, large_g)), 0.1),
         ledger.more("γ ≤ 0.2: smallest ratio of fit to law", min(r for i in range(3) for r in excess_of(i, small_g)), 1.35),
         ledger.more("and the largest", max(r for i in range(3) for r in excess_of(i, small_g)), 2.8),
     ],
@@ -816,26 +842,37 @@ counted = {0.1: 0.88, 0.2: 0.77, 0.3: 0.74, 0.4: 0.68, 0.5: 0.68, 0.7: 0.62, 0.8
 at_045 = scipy.optimize.brentq(lambda m: by_formula(m, 0.4, 500) / 1.4 - 0.45, 1, 490)
 nb.claim(
     "C12",
-    "The paper's mean loss against steps has the slope −0.45 at γ = 0.4 where theory says −0.286: the finite list explains the direction, and the size at some 40 tasks learned.",
-    "verified",
+    "The paper's mean loss against steps has the slope −0.45 at γ = 0.4 where theory says −0.286: the finite list explains the direction; the size it gives at some 40 tasks learned, a number that the paper does not report.",
+    "partly",
     holds=[
         ledger.increasing("local exponent in steps at n = 1, 10, 40, 100", [by_formula(m, 0.4, 500) / 1.4 for m in (1, 10, 40, 100)]),
         ledger.more("already at n = 1", by_formula(1, 0.4, 500) / 1.4, 0.4 / 1.4),
-        ledger.close("n at which it is 0.45", at_045, 40, rel=0.1, digits=3),
     ],
+    fails=[ledger.close("the size is 0.45 only near n", at_045, 40, rel=0.1, digits=3)],
 )
 nb.claim(
     "C15",
-    "The number of learned tasks grows as D^(1/(1+γ)) (paper, Figure 9, slopes ±0.01): the mechanism is right, the loss exponent is distorted by the end of the list.",
-    "verified",
+    "The number of learned tasks grows as D^(1/(1+γ)) (paper, Figure 9, slopes ±0.01): within 8%, with a trend in γ.",
+    "partly",
     holds=[
         ledger.less(
             "largest relative distance of the seven slopes from 1/(1+γ)",
             max(abs(v * (1 + g) - 1) for g, v in counted.items()),
-            0.09,
+            0.1,
             scope="seven slopes read off a figure",
         ),
-        ledger.less("while the loss exponent α_D is off by up to, for γ = 0.1, a factor", 1.0, paper_fits[0, 2] / infinite[0, 2]),
+        ledger.more(
+            "while the loss exponent α_D at γ = 0.1 exceeds its law by a factor",
+            paper_fits[0, 2] / infinite[0, 2],
+            2,
+            scope="read off a figure",
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "γ ≤ 0.4: largest slope minus law, in reading errors", max((counted[g] - 1 / (1 + g)) / 0.01 for g in (0.1, 0.2, 0.3, 0.4)), -2
+        ),
+        ledger.more("γ ≥ 0.5: the least", min((counted[g] - 1 / (1 + g)) / 0.01 for g in (0.5, 0.7, 0.8)), 1),
     ],
 )
 # %% [markdown]
@@ -1008,20 +1045,20 @@ config_s = nb.at_scale(
     gpu=large | {"widths": [256], "sizes": [0], "rates": [3e-3], "batch": 4096, "steps": 8000, "marks": log_marks(8000, 60)},
     full=large | {"widths": [512], "sizes": [0], "rates": rates, "batch": 4096, "steps": 26000, "marks": log_marks(26000, 90)},
 )
-sizes_large = [8000 * 2**i for i in range(8)]
+sizes_large = [8000 * 2**i for i in range(9)]
 config_d = nb.at_scale(
     cpu=small
     | {"widths": [96], "sizes": [800, 1600, 3200, 6400, 12800], "rates": [3e-3], "batch": 256, "steps": 1300, "marks": log_marks(1300, 24)},
     gpu=large | {"widths": [128], "sizes": sizes_large[:7:2], "rates": [3e-3], "batch": 2048, "steps": 6000, "marks": log_marks(6000, 40)},
-    full=large | {"widths": [256], "sizes": sizes_large, "rates": [1e-3], "batch": 4096, "steps": 24000, "marks": log_marks(24000, 70)},
+    full=large | {"widths": [256], "sizes": sizes_large, "rates": rates[:2], "batch": 4096, "steps": 22000, "marks": log_marks(22000, 70)},
 )
 
 # %% [markdown]
 # ### E2, live, and E3, recorded
 #
 # Three sweeps: widths and one long run with fresh examples, and data sets of growing size. The live scale (E2) has 16 tasks of 16 bits, $\gamma=\frac12$, three seeds (a seed draws triples and initial weights; the
-# data sweep also its data). The recorded scale (E3) is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, and one of 512 for the steps (its data sweep is not recorded). There, rates
-# are tuned: for each width or size the rate of the least mean loss over the seeds. Data-limited runs stop at their least test loss, as in the paper.
+# data sweep also its data). The recorded scale (E3) is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, one of 512 for the steps, and one of 256 for nine data sets from 8,000 to 2 million; batches of 4,096; 24,000, 26,000 and 22,000 steps. There, the rate is
+# chosen for each width or size by the least mean loss over the seeds, among 0.001, 0.003 and 0.01 (0.01 not for data); the live runs have one rate. Runs of the widths and the data sets count at their least *test* loss, as the paper's data runs do: it flatters all a little.
 #
 # We expect: tasks switch one after another, in order of rank; time to learn $\propto1/p_k$; and, by D7, every fitted exponent above its infinite-list value.
 
@@ -1033,7 +1070,7 @@ by_data = nb.run("E2D", parity_sweep, **config_d)
 # %% [markdown]
 # **Fitting an exponent.** A least-squares line through logarithms; for the interval, resample both the points of the fit and the seeds (whole seeds, all their points
 # together), fit again, and take the middle 95%. It covers the luck of initial weights, triples and data, and of where the points fell *within the stated range*. It does not cover the choice
-# of that range, and neighbours on one training curve are not independent, so for $S$ it is too narrow. With three seeds any interval is rough.
+# of that range, and neighbours on one training curve are not independent, so for $S$ it is too narrow. On synthetic power laws (X1) the "95%" covers 94 to 97% with the recorded sweeps' points and three seeds, 88% with four points (live data): read it as such.
 
 
 # %%
@@ -1086,21 +1123,26 @@ def first_times(by_step, gamma):
     return np.array(sweep["crossing"])[rows - (len(by_step["arms"]) - len(sweep["crossing"]))]
 
 
-def time_slope(times, gamma):
-    """Slope of ln T against ln p over all seeds' learned tasks, with a bootstrap interval over tasks."""
+def time_slope(times, gamma, within=math.inf):
+    """Slope of ln T against ln p over ranks 1, 2, .. up to the first that a seed has not learned by step ``within``, with a bootstrap interval.
+
+    Later ranks are left out even where learned: of those only the quick ones are seen.
+    """
+    in_time = ((times > 0) & (times <= within)).all(0)
+    learned = np.arange(len(in_time) if in_time.all() else int(np.argmin(in_time)))
     rank = np.arange(1, times.shape[1] + 1.0)
-    learned = np.nonzero((times > 0).all(0))[0]
     return tuple(-v for v in np.array(bootstrap_slope(rank[learned] ** -(gamma + 1), times[:, learned].T))[[0, 2, 1]])
 
 
 live_fit, live_points = exponents(by_width, by_step, by_data, "0.5", 16, 16)
-full = {key: nb.recorded(key).result for key in ("E2N", "E2S")}
+full = {key: nb.recorded(key).result for key in ("E2N", "E2S", "E2D")}
 full_fit, full_points = {}, {}
 for g in ("0.4", "0.6"):
     full_fit[g], full_points[g] = exponents(full["E2N"], full["E2S"], full.get("E2D"), g, 200, 64)
 times = {"0.5": first_times(by_step, "0.5"), **{g: first_times(full["E2S"], g) for g in full_fit}}
 times_fit = {g: time_slope(t, float(g)) for g, t in times.items()}
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two stacked panels over training steps on a log axis, for one live run. Top: the mean loss falls smoothly from one bit to about 0.12. Bottom: a map of losses, one row a task sorted by frequency: each row stays at one bit and then switches to zero within a short time, the commonest first, the rarest not at all."}}
+early_fit = {g: time_slope(times[g], float(g), within=13000) for g in full_fit}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two stacked panels over training steps on a log axis, for one live run. Top: the mean loss falls smoothly from one bit to about 0.12. Bottom: a map of losses, one row a task sorted by frequency: each row stays at one bit or above and then falls, the commonest first and fast, the middle ranks over a decade, the rarest not at all."}}
 figure, (axes, below) = plt.subplots(2, 1, figsize=(7, 4.8), sharex=True, height_ratios=(1, 1.5))
 marks_s, run = np.array(by_step["marks"])[1:], np.array(by_step["sweeps"]["0.5"]["tasks"])[1:]
 axes.plot(marks_s, np.array(by_step["sweeps"]["0.5"]["loss"])[1:], color=BLUE, ls="-", lw=1.2)
@@ -1109,8 +1151,8 @@ mesh = below.pcolormesh(marks_s, np.arange(1, 17), run.T.clip(0, 1.2), cmap="vir
 below.set(xlabel="steps", ylabel="rank of the task")
 below.invert_yaxis()
 below.grid(False)
-figure.colorbar(mesh, ax=below, label="loss of the task (bits)", pad=0.01)
-axes.set_title("Each task switches, the mean glides (three seeds above, one below)")
+figure.colorbar(mesh, ax=below, label="loss of the task (bits)", pad=0.01, extend="max")
+axes.set_title("Commoner tasks switch first, the mean glides (three seeds above, one below)")
 nb.show(figure)
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two log-log panels of the step at which a task is learned against its frequency. Left live, 16 tasks, three seeds: points fall along a line somewhat flatter than the guide of slope minus 1. Right recorded, 200 tasks, gamma 0.4 and 0.6: a longer band of points with the same slope, close to the guide."}}
@@ -1122,22 +1164,16 @@ for panel, g, color, marker in panel_of:
         panel.plot(p_of[row > 0], row[row > 0], marker, color=color, ms=3.5, alpha=0.7)
     panel.plot([], [], marker, color=color, label=f"γ = {g}: slope {times_fit[g][0]:.2f} [{times_fit[g][1]:.2f}, {times_fit[g][2]:.2f}]")
 for panel, title in ((axes, "live: 16 tasks"), (right, "recorded: 200 tasks")):
-    ends = np.array(panel.get_xlim())
-    span = np.array([max(ends[0], 2e-3), 0.4])
-    panel.plot(
-        span,
-        np.exp(np.log(times["0.5"][:, 0].mean() if panel is axes else times["0.4"][:, 0].mean())) * 0.4 / span,
-        color=GREY,
-        ls="--",
-        label="slope −1",
-    )
+    g0 = "0.5" if panel is axes else "0.4"
+    first, last_step = finite_list(float(g0), times[g0].shape[1])[0], (by_step if panel is axes else full["E2S"])["marks"][-1]
+    span = np.array([2e-3, first])
+    panel.plot(span, times[g0][:, 0].mean() * first / span, color=GREY, ls="--", label=f"T₁p₁/p, γ = {g0}")
+    panel.axhline(last_step, color=GREY, ls=":", lw=1)
     panel.set(xscale="log", yscale="log", xlabel="frequency p of the task")
     panel.set_title(title, fontsize=10)
     panel.legend(fontsize=8, loc="upper right")
 axes.set_ylabel("steps until half a bit")
-figure.suptitle(
-    "Rarer tasks are learned later, by nearly the inverse of their frequency", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
+figure.suptitle("Rarer tasks come later, but sooner than 1/p (dotted: end of the run)", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Three log-log panels of loss against parameters, steps and data size. Live points (16 tasks, gamma one half) and recorded points (200 tasks, gamma 0.4 and 0.6) with error bars over seeds and fitted lines: all fall, steepest for parameters."}}
@@ -1170,7 +1206,7 @@ for axes, name, what in zip(panels, ("α_N", "α_S", "α_D"), ("parameters N", "
     axes.legend(fontsize=7.5, loc="lower left")
 panels[0].set_ylabel("loss (bits)")
 figure.suptitle(
-    "Three resources, three slopes (in the legends; recorded runs: squares and triangles)",
+    "All three slopes exceed γ/(γ+1); that of the parameters is below γ at 0.6",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -1206,11 +1242,13 @@ sharp_s = {
 }
 held = {g: tasks_held(full["E2N"], g, 0) for g in full_fit}
 held_by_data = {g: tasks_held(full["E2D"], g, 1) for g in full_fit if "E2D" in full}
-count_fit = lambda x, counts, least=2: [
+count_fit = lambda x, counts, least=1: [
     -v for v in np.array(bootstrap_slope(x[counts.min(1) >= least], counts[counts.min(1) >= least]))[[0, 2, 1]]
 ]
 capacity = {g: count_fit(267.0 * w + 2, c) for g, (w, c) in held.items()}
 learned_by_data = {g: count_fit(sizes.astype(float), c) for g, (sizes, c) in held_by_data.items()}
+fresh_runs = [r for r, arm in enumerate(full["E2N"]["arms"]) if arm[0] == 250 and arm[2] == 3e-3]
+fresh_cost = {g: np.array(full["E2N"]["sweeps"][g]["unlearned"])[fresh_runs] for g in full_fit}
 unlearned_cost = {g: np.array(full["E2D"]["sweeps"][g]["unlearned"])[tuned(full["E2D"], g, 1)[2]] for g in held_by_data}
 # %% [markdown]
 # ### The code against references
@@ -1249,7 +1287,9 @@ def reference_run(gamma, arm, seeds, tasks, bits, batch, steps, marks, tests):
         if t == steps:
             return rows
         if size:
-            u = torch.rand((4, batch), generator=generator, dtype=torch.float64)[[20, 40].index(size) * 2 + seeds.index(seed)]
+            u = torch.rand((8, batch), generator=generator, dtype=torch.float64)[
+                [20, 40].index(size) * 4 + [0.03, 0.01].index(rate) * 2 + seeds.index(seed)
+            ]
             row = (u * size).long()
             task, drawn = store[0][seeds.index(seed)][row], store[1][seeds.index(seed)][row]
         else:
@@ -1262,7 +1302,7 @@ def reference_run(gamma, arm, seeds, tasks, bits, batch, steps, marks, tests):
 def largest_gap(widths, sizes):
     """Largest difference of all test losses between parity_sweep and the reference, both runs of the largest width and size, and of every mean."""
     kwargs = {"tasks": 3, "bits": 6, "batch": 20, "steps": 5, "marks": [0, 2, 5], "tests": 7, "seeds": [4, 5]}
-    ours = parity_sweep(torch.device("cpu"), gammas=[0.5], widths=widths, sizes=sizes, rates=[0.03], **kwargs)
+    ours = parity_sweep(torch.device("cpu"), gammas=[0.5], widths=widths, sizes=sizes, rates=[0.03, 0.01], **kwargs)
     theirs = [reference_run(0.5, arm, **kwargs) for arm in ours["arms"]]
     weights = [k**-1.5 / sum(j**-1.5 for j in (1, 2, 3)) for k in (1, 2, 3)]
     means = [[sum(w * v for w, v in zip(weights, row, strict=True)) for row in rows] for rows in theirs]
@@ -1272,7 +1312,8 @@ def largest_gap(widths, sizes):
 
 # %% tags=["hide-input"]
 toy = torch.ones(4, 3, 2, dtype=torch.float64)  # (marks, runs, tasks): run 0 learns task 0 at mark 1, run 1 task 1 at mark 3, run 2 nothing
-toy[1:, 0, 0], toy[3, 1, 1], toy[2:, 2] = 0.2, 0.1, 1.5
+toy[1:, 0, 0], toy[3, 1, 1], toy[2:, 2] = 0.45, 0.1, 1.5
+toy[1, 2], toy[3, 0, 1] = torch.tensor([0.6, 0.9], dtype=torch.float64), 0.55
 toy_summary = summary(toy, torch.tensor([0.75, 0.25], dtype=torch.float64), [0, 10, 20, 30], 3)
 six = torch.tensor(list(itertools.product((0, 1), repeat=6)), dtype=torch.uint8)
 drawn_tasks, drawn_bits = draw_tasks(zipf(0.5, 5), (100_000,), 4, torch.Generator().manual_seed(3))
@@ -1290,15 +1331,31 @@ xs, ys = stored(
 unit_y = torch.rand(300, generator=torch.Generator().manual_seed(5), dtype=torch.float64).numpy()
 
 
-def interval_coverage(trials=300):
-    """Share of bootstrap intervals, 12 points and 8 seeds of a power law with independent noise, that contain its exponent 0.4."""
-    rng, x = np.random.default_rng(1), np.geomspace(1, 100, 12)
+def interval_coverage(points, seeds, trials=300):
+    """Share of bootstrap intervals, of a power law's points and seeds with independent noise, that contain its exponent 0.4."""
+    rng, x = np.random.default_rng(1), np.geomspace(1, 100, points)
     hits = 0
     for trial in range(trials):
-        y = 3 * x[:, None] ** -0.4 * np.exp(0.1 * rng.standard_normal((12, 1)) + 0.1 * rng.standard_normal((12, 8)))
+        y = 3 * x[:, None] ** -0.4 * np.exp(0.1 * rng.standard_normal((points, 1)) + 0.1 * rng.standard_normal((points, seeds)))
         _, low, high = bootstrap_slope(x, y, draws=300, seed=trial)
         hits += low < 0.4 < high
     return hits / trials
+
+
+made_times = np.tile(5 * np.arange(1, 10.0) ** (1.5 * 0.8), (2, 1))
+made_times[1, 6], made_times[:, 8] = 0, 1.0
+noisy_slope = time_slope(made_times * np.exp(0.2 * np.random.default_rng(3).standard_normal((2, 9))), 0.5)
+kinked = np.tile(5 * np.arange(1, 10.0) ** (1.5 * 0.8), (2, 1))
+kinked[:, 4:] = 500
+
+
+def sharp_by_loops(g):
+    """alpha_S of tasks learned from T_1 p_1 / p_k on, task by task, by scipy's regression."""
+    weights = [k ** -(float(g) + 1) for k in range(1, 201)]
+    when = [float(np.mean([row[0] for row in times[g]])) * weights[0] / w for w in weights]
+    at = [int(S) for S in full_points[g]["α_S"][0]]
+    lost = [sum(w for w, T in zip(weights, when, strict=True) if T > S) for S in at]
+    return -scipy.stats.linregress([math.log(S) for S in at], [math.log(v) for v in lost]).slope
 
 
 choice = {
@@ -1353,9 +1410,12 @@ nb.claim(
             lambda i: int(np.array(toy_summary["crossing"])[i // 2, i % 2]),
             lambda i: [10, 0, 0, 30, 0, 0][i],
         ),
-        ledger.close("summary: mean loss of run 0 at the end", toy_summary["loss"][3][0], 0.75 * 0.2 + 0.25, abs=1e-12),
+        ledger.close("summary: mean loss of run 0 at the end", toy_summary["loss"][3][0], 0.75 * 0.45 + 0.25 * 0.55, abs=1e-12),
         ledger.close(
-            "summary: what run 2, stopped at its best mark, loses on what it has not learned", toy_summary["unlearned"][2], 1.0, abs=1e-9
+            "summary: what run 2, stopped at its best mark, loses on what it has not learned",
+            toy_summary["unlearned"][2],
+            0.75 * 0.6 + 0.25 * 0.9,
+            abs=1e-9,
         ),
         ledger.close("summary: learned tasks at the last mark", sum(toy_summary["learned"][3]), 2, abs=1e-9),
         sym.enumeration(
@@ -1376,20 +1436,35 @@ nb.claim(
             )
             for name, part, fan in zip(("hidden weights", "output weights"), draw_networks([400], [1], 33), (32, 400), strict=False)
         ],
-        ledger.close("exact power law: exponent", bootstrap_slope([1, 2, 5, 9], np.array([[1, 2, 5, 9]] * 2).T ** -0.7)[0], 0.7, rel=1e-9),
         ledger.close(
-            "95% intervals with eight seeds cover the exponent in", interval_coverage(), 0.93, abs=0.06, digits=2, method="monte carlo"
+            "times 5 p^(−0.8) of 9 tasks, the 7th never, the 9th odd: slope of ln T", time_slope(made_times, 0.5)[0], -0.8, rel=1e-9
         ),
+        ledger.less("the same with noise: lower minus upper end of the interval", noisy_slope[1] - noisy_slope[2], -0.01, digits=2),
+        ledger.close("of the first 4 only, where T ≤ 100: slope", time_slope(kinked, 0.5, within=100)[0], -0.8, rel=1e-9),
+        *[ledger.close(f"γ = {g}: α_S at T₁p₁/p by explicit loops", sharp_by_loops(g), sharp_s[g], rel=1e-9) for g in full_fit],
+        ledger.close("widths of the fit of learned tasks in N, γ = 0.4", int((held["0.4"][1].min(1) >= 1).sum()), 9, abs=0.1),
+        ledger.close("exact power law: exponent", bootstrap_slope([1, 2, 5, 9], np.array([[1, 2, 5, 9]] * 2).T ** -0.7)[0], 0.7, rel=1e-9),
+        *[
+            ledger.close(
+                f"95% intervals of {points} points, {seeds} seeds cover the exponent in",
+                interval_coverage(points, seeds),
+                v,
+                abs=0.03,
+                digits=2,
+                method="monte carlo",
+            )
+            for points, seeds, v in ((12, 8, 0.93), (9, 3, 0.94), (7, 3, 0.97), (4, 3, 0.88))
+        ],
     ],
 )
 
 # %% [markdown]
 # ### What the sweeps show
 #
-# The mechanism is there: tasks switch in order of their frequency, one at a time, at a time near $1/p_k$, while the mean glides. The exponents of steps and data lie above $\gamma/(\gamma+1)=0.33$, as D7 wants. The exponent of the parameters is the least certain: at the smallest
-# widths luck decides whether the first task is found at all, its interval contains $\gamma=0.5$, and it overlaps that of the data. So "$\alpha_N>\alpha_D$" and "$\alpha_N>\gamma$" are not settled by three seeds of sixteen tasks.
+# Tasks switch in order of their frequency, at a time near $1/p_k$, while the mean glides. The exponents of steps and data lie above $\gamma/(\gamma+1)=0.33$, as D7 predicts. That of the parameters is the least certain: at the smallest
+# widths luck decides whether the first task is found at all; the interval contains $\gamma=0.5$ and overlaps that of $\alpha_D$. So "$\alpha_N>\alpha_D$" and "$\alpha_N>\gamma$" are not settled by three seeds of sixteen tasks.
 #
-# One thing contradicts the hypothesis outright. Where data are scarce an unlearned task costs more than the one bit of a coin toss, up to 1.4 bits even at the best moment to stop: the network memorises what few examples it has, and is confidently wrong on others.
+# One thing contradicts the hypothesis. An unlearned task may cost more than the one bit of a coin toss. While a net learns others this happens for a while with fresh data, too (yellow in the map above). But at the best moment to stop it happens with stored data only: the recorded nets of some 250 units at the rate 0.003, with some twenty tasks learned, lose at most 1.00 bits on the others with fresh examples, at least 1.07 with two million stored ones.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 text_ci = lambda fit: f"≈{fit[0]:.2f} [≈{fit[1]:.2f}, ≈{fit[2]:.2f}]"
@@ -1413,8 +1488,8 @@ nb.results(
     + [
         [
             "ln T against ln p",
-            "tasks learned in all seeds",
-            int((times["0.5"] > 0).all(0).sum()),
+            "ranks before the first one missed",
+            int(np.argmin((times["0.5"] > 0).all(0))),
             text_ci(times_fit["0.5"]),
             "−1",
             "−1",
@@ -1467,7 +1542,18 @@ nb.claim(
             for g in times
         ],
     ],
-    fails=[ledger.more("γ = 0.4: the whole interval lies above −1", times_fit["0.4"][1], -1, scope="H100, 3 seeds")],
+    fails=[
+        *[
+            ledger.more(
+                f"γ = {g}: lower end, ranks learned in the first half of the run", early_fit[g][1], -1, margin=0.05, scope="H100, 3 seeds"
+            )
+            for g in early_fit
+        ],
+        *[
+            ledger.more(f"γ = {g}: lower end, all ranks before the first one missed", times_fit[g][1], -1, scope="H100, 3 seeds")
+            for g in early_fit
+        ],
+    ],
 )
 lost_at = np.array(by_data["sweeps"]["0.5"]["unlearned"]).reshape(5, 3)
 nb.experiment(
@@ -1505,10 +1591,13 @@ nb.experiment(
 )
 
 # %% [markdown]
-# At 200 tasks the picture sharpens. The exponent of the parameters agrees with $\gamma$ at $\gamma=0.4$ and lies below it at 0.6, as the paper's do for large $\gamma$. That is two errors that nearly cancel: the end of the list steepens the loss in $n$, but $n$ grows only like $N^{0.75}$ to $N^{0.84}$. The *constant price* of a quantum fails, and here it is counted, not inferred.
-# The exponent of the steps lies above $\gamma/(\gamma+1)$, and above what tasks switching at $T_1p_1/p_k$ would give, because late tasks come sooner than $1/p_k$ has it.
+# **Steps.** With 200 tasks and no constant fitted, tasks switching at $T_1p_1/p_k$ would give $\alpha_S=0.38$ and 0.41 at $\gamma=0.4$ and 0.6. Measured are 0.44 and 0.52; the infinite list has 0.29 and 0.375. The end of the list explains 60% and 23% of the excess. The rest goes with late tasks that come sooner than $1/p_k$ would have it, also among the ranks learned in the first half of the run, where the cut at its end plays no part.
 #
-# Two cautions. The best rate is the smallest of the grid, $10^{-3}$ (the paper's), nearly everywhere, so the optimum may lie lower; and the widest networks were still learning when they were stopped.
+# **Data.** $\alpha_D$ exceeds $\gamma/(\gamma+1)$ at 0.4; at 0.6 the interval just reaches it. The number of learned tasks grows about as $D^{1/(1+\gamma)}$.
+#
+# **Parameters.** $\alpha_N$ agrees with $\gamma$ at 0.4 and lies below it at 0.6, as the paper's do for large $\gamma$. Two effects multiply: over 1 to 19 tasks the loss falls like $n^{-0.47}$ and $n^{-0.57}$ (the end steepens it, small $n$ flattens it), and $n$ grows like $N^{0.82}$ and $N^{0.77}$; the products are 0.38 and 0.44. This does *not* refute a constant price per quantum: at width 250 a third to a half more tasks were learned in the second half of the run than in the first, so these are tasks learned in 24,000 steps, not capacities.
+#
+# The best rate for widths and steps is nearly always the smallest of the grid, $10^{-3}$ (the paper's): the optimum may lie lower.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 theory = {"α_N": lambda g: g, "α_S": lambda g: g / (g + 1), "α_D": lambda g: g / (g + 1)}
@@ -1520,7 +1609,7 @@ rows_e3 = [
 rows_e3 += [
     ["α_S, tasks switching at T₁p₁/p", f"{sharp_s['0.4']:.2f}", "", "", f"{sharp_s['0.6']:.2f}", ""],
     ["ln T against ln p", shown(times_fit, "0.4"), "−1", "−0.81", shown(times_fit, "0.6"), "−1"],
-    ["tasks held against N", shown(capacity, "0.4"), "1", "", shown(capacity, "0.6"), "1"],
+    ["tasks learned in 24,000 steps against N", shown(capacity, "0.4"), "1", "", shown(capacity, "0.6"), "1"],
     ["tasks learned against D", shown(learned_by_data, "0.4"), f"{1 / 1.4:.2f}", "0.68", shown(learned_by_data, "0.6"), f"{1 / 1.6:.2f}"],
 ]
 nb.results(
@@ -1533,25 +1622,86 @@ nb.results(
 # %% tags=["hide-input"]
 scope3 = "H100, 200 tasks, 3 seeds"
 best_rates = [full[key]["arms"][r][2] for key in ("E2N", "E2S") for g in full_fit for r in tuned(full[key], g, 0)[2][:, 0]]
+law = {g: float(g) / (float(g) + 1) for g in full_fit}
+explained = {g: (sharp_s[g] - law[g]) / (full_fit[g]["α_S"][0] - law[g]) for g in full_fit}
+curve_marks = np.array(full["E2N"]["marks"])
+half_run = int(np.argmin(np.abs(curve_marks - 12000)))
+grown = {}
+for g in full_fit:
+    widest = tuned(full["E2N"], g, 0)[2][-1]
+    counts_w = np.array(full["E2N"]["sweeps"][g]["learned"])[:, widest].mean(1)
+    grown[g] = counts_w[-1] / counts_w[half_run]
+least_stored = min(float(unlearned_cost[g][2:].min()) for g in unlearned_cost)
 nb.experiment(
     "E3",
-    "200 tasks on a GPU, exponents with intervals: tasks are learned in order of frequency, α_S exceeds γ/(γ+1), α_N is near γ only because the number of tasks held grows more slowly than the parameters.",
+    "200 tasks on a GPU: tasks are learned in order of frequency; α_S and α_D exceed γ/(γ+1) as the end of the list predicts, with no constant fitted; α_N is γ; an unlearned task costs one bit.",
     "partly",
     holds=[
         *[ledger.more(f"γ = {g}: least Spearman(rank, time) of three seeds", min(rank_of[g]), 0.85, scope=scope3) for g in full_fit],
         *[
-            ledger.more(
-                f"γ = {g}: lower end of α_S over γ/(γ+1)", full_fit[g]["α_S"][1], float(g) / (float(g) + 1), margin=0.05, scope=scope3
+            ledger.more(f"γ = {g}: lower end of α_S over γ/(γ+1)", full_fit[g]["α_S"][1], law[g], margin=0.05, scope=scope3)
+            for g in full_fit
+        ],
+        ledger.more("γ = 0.4: lower end of α_D over γ/(γ+1)", full_fit["0.4"]["α_D"][1], law["0.4"], margin=0.02, scope=scope3),
+        ledger.more("γ = 0.6: α_D over γ/(γ+1)", full_fit["0.6"]["α_D"][0], law["0.6"], margin=0.02, scope=scope3),
+        ledger.less("γ = 0.4: lower end of α_N", full_fit["0.4"]["α_N"][1], 0.4, scope=scope3),
+        ledger.more("γ = 0.4: upper end of α_N", full_fit["0.4"]["α_N"][2], 0.4, scope=scope3),
+        *[
+            ledger.close(
+                f"γ = {g}: exponent of learned tasks in D over 1/(1+γ)",
+                learned_by_data[g][0] * (1 + float(g)),
+                1,
+                abs=0.2,
+                digits=2,
+                scope=scope3,
             )
             for g in full_fit
         ],
-        ledger.less("γ = 0.4: lower end of α_N", full_fit["0.4"]["α_N"][1], 0.4, scope=scope3),
-        ledger.more("γ = 0.4: upper end of α_N", full_fit["0.4"]["α_N"][2], 0.4, scope=scope3),
+        *[
+            ledger.less(
+                f"γ = {g}: largest loss on unlearned tasks, fresh examples, width 250, rate 0.003",
+                float(fresh_cost[g].max()),
+                1.02,
+                digits=3,
+                scope=scope3,
+            )
+            for g in full_fit
+        ],
     ],
     fails=[
+        *[
+            ledger.less(
+                f"γ = {g}: α_S of the finite list, against the measured interval's lower end",
+                sharp_s[g],
+                full_fit[g]["α_S"][1],
+                margin=0.03,
+                scope=scope3,
+            )
+            for g in full_fit
+        ],
+        ledger.close(
+            "γ = 0.4: share of α_S's excess that the end of the list explains", explained["0.4"], 0.60, abs=0.03, digits=2, scope=scope3
+        ),
+        ledger.close("γ = 0.6: the same", explained["0.6"], 0.23, abs=0.03, digits=2, scope=scope3),
+        ledger.less("γ = 0.6: the lower end of α_D is not above γ/(γ+1)", full_fit["0.6"]["α_D"][1], law["0.6"], digits=4, scope=scope3),
         ledger.less("γ = 0.6: upper end of α_N (γ is not inside)", full_fit["0.6"]["α_N"][2], 0.6, scope=scope3),
         *[
-            ledger.less(f"γ = {g}: upper end of the exponent of tasks held in N (a constant price has 1)", capacity[g][2], 1, scope=scope3)
+            ledger.less(
+                f"γ = {g}: upper end of the exponent of learned tasks in N (capacity at a constant price has 1)",
+                capacity[g][2],
+                1,
+                digits=4,
+                scope=scope3,
+            )
+            for g in full_fit
+        ],
+        *[
+            ledger.more(f"γ = {g}: but width 250 is not saturated, tasks learned by the end over half-time", grown[g], 1.3, scope=scope3)
+            for g in full_fit
+        ],
+        ledger.more("stored data, D ≥ 32,000: least loss of a run on its unlearned tasks", least_stored, 1.02, digits=3, scope=scope3),
+        *[
+            ledger.more(f"γ = {g}: two million stored examples, the same", float(unlearned_cost[g][-1].min()), 1.05, digits=3, scope=scope3)
             for g in full_fit
         ],
         ledger.more(
@@ -1565,7 +1715,7 @@ nb.experiment(
 # ## E4: is real text of this kind?
 #
 # The hypothesis needs $p_k\propto k^{-\gamma-1}$ with $\gamma>0$: strictly *steeper* than Zipf's own $1/k$. At $\gamma=0$ the sum diverges; with $K$ quanta $L=1-H_n/H_K$, a logarithm (C17). We count words and pairs of neighbouring
-# words (runs of letters and underscores) in two texts that are the same bytes everywhere: Shakespeare, and the Python sources of networkx.
+# words (runs of letters and underscores) in two fixed texts: Shakespeare, and the Python sources of networkx.
 
 
 # %%
@@ -1618,16 +1768,33 @@ axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="frequency")
 axes.legend(fontsize=7.5)
 right.set(xscale="log", xlabel="tokens seen D", ylabel="−d ln(missing mass)/d ln D", ylim=(0, 0.9))
 right.legend(fontsize=8)
-figure.suptitle("Real frequencies have no single γ, and pairs of words none above zero", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Counted frequencies have no single γ; pairs of words stay flatter than 1/rank", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 # %% tags=["hide-input"]
 flat = {w: 1.0 / k for k, w in enumerate(range(20000), 1)}
+ideal = {w: 9e5 * v for w, v in enumerate(finite_list(0.5, 20000))}  # an exact γ = 1/2, finite as every count is
+null_drift = (lambda m: float(np.log(m[-2] / m[-1]) / np.log(m[0] / m[1])))(missing_mass(ideal, sample_sizes))
 brute = lambda tokens, D: sum(c / len(tokens) * (1 - c / len(tokens)) ** D for c in Counter(tokens).values())
 nb.experiment(
     "E4",
     "The frequencies of words and pairs of words follow a power law with γ > 0.",
-    "refuted",
+    "partly",
+    holds=[
+        *[
+            ledger.less(f"{name}, words: both slopes beyond rank 100 (γ > 0 needs < −1)", max(slopes[name, "words"][1:]), -1)
+            for name in words
+        ],
+        ledger.close("the fit reads −1 on an exact 1/rank list", rank_slope(flat, 10, 1000), -1, abs=1e-6),
+        ledger.close(
+            "missing mass of the Python tokens at D = 1000 by brute force",
+            float(missing_mass(Counter(words["Python"]), [1000])[0]),
+            brute(words["Python"], 1000),
+            rel=1e-9,
+        ),
+    ],
     fails=[
         *[
             ledger.more(f"{name}, pairs: steepest of the three slopes (γ > 0 needs < −1)", min(slopes[name, "pairs"]), -1, margin=0.1)
@@ -1637,15 +1804,14 @@ nb.experiment(
             ledger.increasing(f"{name}, words: slopes steepen with the rank, no power law", [-v for v in slopes[name, "words"]])
             for name in words
         ],
-        *[ledger.increasing(f"{name}: local exponent of the missing mass drifts", drift[name]) for name in words],
-        *[ledger.more(f"{name}: last over first of these exponents", drift[name][-1] / drift[name][0], 2.5) for name in words],
-        ledger.close("the ruler reads −1 on an exact 1/rank list", rank_slope(flat, 10, 1000), -1, abs=1e-6),
-        ledger.close(
-            "missing mass of the Python tokens at D = 1000 by brute force",
-            float(missing_mass(Counter(words["Python"]), [1000])[0]),
-            brute(words["Python"], 1000),
-            rel=1e-9,
-        ),
+        *[
+            ledger.more(
+                f"{name}: growth of the missing mass's local exponent over that of an exact power law of equal size",
+                drift[name][-1] / drift[name][0] / null_drift,
+                1.5,
+            )
+            for name in words
+        ],
     ],
 )
 nb.claim(
@@ -1670,7 +1836,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# Counting on other texts than the standard library leaves the picture as it was: word slopes cross $-1$ and go on falling, pairs stay above $-1$. An $n$-gram is of course not a quantum; this only says that the frequencies one can count do not deliver the law.
+# Counting other texts than the standard library leaves the picture as it was: word slopes cross $-1$ and go on falling, pairs stay above $-1$. (A missing mass counted in a finite text drifts even for an exact power law; the check compares with one.) An $n$-gram is of course not a quantum; this only says that the frequencies one can count do not deliver the law.
 #
 # ## Beyond the post
 #
@@ -1678,7 +1844,7 @@ nb.claim(
 # waiting time $\propto1/p_k$. Check: with $r=uv$, $u=v$, $\dot r=2p\,r(1-r)$, so that all tasks share one curve in $p_kt$.
 
 # %% tags=["hide-input"]
-r0, t_, p_s = sp.symbols("r_0 t p", positive=True)
+r0, t_, p_s, u_, v_ = sp.symbols("r_0 t p u v", positive=True)
 strength = r0 * sp.exp(2 * p_s * t_) / (1 - r0 + r0 * sp.exp(2 * p_s * t_))
 half_time = sp.log((1 - r0) / r0) / (2 * p_s)
 nb.claim(
@@ -1686,6 +1852,11 @@ nb.claim(
     "In the two-layer linear model (loss p(1 − uv)²/2, u = v) a task's strength is logistic in pt: it is half learned at ln((1−r₀)/r₀)/(2p), the inverse law of C11.",
     "verified",
     holds=[
+        sym.identity(
+            "du/dt = −∂/∂u of p(1 − uv)²/2 is p v (1 − uv), so p u (1 − u²) at v = u",
+            -sp.Derivative(p_s * (1 - u_ * v_) ** 2 / 2, u_),
+            p_s * v_ * (1 - u_ * v_),
+        ),
         sym.identity(
             "gradient flow of r = u²: dr/dt = 2u du/dt, du/dt = p u (1 − r)",
             sp.Derivative(strength, t_),
@@ -1697,24 +1868,25 @@ nb.claim(
 )
 
 # %% [markdown]
-# **Where the paper's own excess comes from** is C12 to C14, **the constant for random counts** D6, **the optimal budget** D10.
+# **The paper's own excess** comes in part from the end of the list (C12, C14, E3). **The constant for random counts** is D6, **the optimal budget** D10.
 #
-# **What a threshold in samples looks like.** The authors remark in a comment that the samples a task needs come out smaller for larger $\gamma$, which the hypothesis does not foresee: a quantum's $\tau$ should be its own. In our data sweep an unlearned task is not neutral either: a network with capacity to spare memorises its few examples.
+# **What a threshold in samples looks like.** The authors remark in a comment that the samples a task needs come out smaller for larger $\gamma$, which the hypothesis does not foresee: a quantum's $\tau$ should be its own. In our data sweep an unlearned task is not neutral either (E3).
 #
 # ## What does not hold
 #
 # - **"Non-negative and decreasing, so exponential or power"** (C8). A stretched exponential is neither. Zipf is assumed.
-# - **"Parameters matter more"** (C6). The inequality is trivial, the reading does not follow: the weaker exponent is where the budget has to go, and of 16 published pairs only two lie within 20% of $\alpha_N/(1+\alpha_N)$.
-# - **"Zipf's law"** (C17). Zipf's own exponent is the one that the hypothesis excludes; counted frequencies of words and pairs have no single exponent (E4).
-# - **"An unlearned quantum costs $b$"** (E2). Not when data are scarce: unlearned tasks are overfitted and cost more than guessing.
-# - **The exponents themselves, for $\gamma\le0.2$** (C13): between 1.4 and 3 times too small. The end of the list explains most of it (C14).
+# - **"Parameters matter more"** (C6). As a statement about exponents it is right; as advice it is not, if losses add (D10): the weaker exponent is where the budget has to go. And of 16 published pairs only two lie within 20% of $\alpha_N/(1+\alpha_N)$.
+# - **"An unlearned quantum costs $b$"** (E2, E3). Not when data are stored: unlearned tasks then cost more than guessing.
+# - **The exponents** (C13, E3). For $\gamma\le0.2$ the laws are 1.4 to 3 times too small, and the end of the list explains most of it (C14). For $\gamma\ge0.4$ only $\alpha_D$ is within 10%; $\alpha_N$ is up to 24% low.
+# - **The end of the list as the whole explanation** (E3). With nothing fitted it gives $\alpha_S$ 0.38 and 0.41 for 0.44 and 0.52.
+# - **$T_k\propto1/p_k$** (C11). The measured powers are $-0.89$ and $-0.86$, their intervals below 1 in size.
 # - **The authors' scatter of published exponents** takes the recommendation model's data exponent for its parameter exponent and the other way round; the point then lies outside the drawn axes.
 #
 # ## Exercises
 #
-# 1. How many tasks would an experiment need for the ruler to read $\gamma=0.1$ to 10% when 20 tasks are learned?
+# 1. How many tasks would an experiment need for a fitted slope to read $\gamma=0.1$ to 10% when 20 tasks are learned?
 # 2. Two quanta are needed *together* for a sample ($b\to a$ only if both are learned). What is the loss of a list whose samples each need quantum $k$ and quantum 1? And one whose samples need two independent draws from the list?
-# 3. For $\tau=1$ and $\gamma\to\infty$ the law D6 tends to $L\propto D^{-1}$. Show that $\Gamma(\tau+s)/(\Gamma(\tau)\tau^s)$, the gain from random counts, is least at $\tau=1$, and find where in $s$.
+# 3. For $\tau=1$ and $\gamma\to\infty$ the law D6 tends to $L\propto D^{-1}$. Show that $\Gamma(\tau+s)/(\Gamma(\tau)\tau^s)$, the ratio of random to sharp counts, is least at $\tau=1$, and find where in $s$.
 
 # %% [markdown]
 # ```{admonition} Solution 1
