@@ -85,7 +85,7 @@ nb.show(figure)
 # The author says openly that he has no derivation of the last step. Here is a short one (D7), with an exactly solvable case (D8) and a numerical one (E1). Then come the questions of a user: does the flow end where the post
 # says (C15)? at what speed (E2, X2)? what does replacing the ODE by the SDE cost (E4, E6)? and can the ODE, "impractical" because its velocity contains the unknown density, be run after all (E6c)?
 #
-# Related notebooks: [](../diffusion/ddpm-bayes) and [](../diffusion/ddim) run the same continuity equation backwards in time; [](mup-spectral) descends in the spectral norm of D3.
+# Related notebooks: {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` and {doc}`ddim <../diffusion/ddim>` run the same continuity equation backwards in time; {doc}`mup-spectral <mup-spectral>` descends in the spectral norm of D3.
 #
 # Notation: $q$, $p$ are the moving density and the target, $r=p/q$; $V=-\log p$; $D_f(p\Vert q)=\int q\,f(p/q)$ with $f$ convex, $f(1)=0$; $h(r)=f(r)-rf'(r)$; $\alpha$ is the step of a descent, $h$ (without argument) that of Langevin. The letter $F$ is a functional, or Fisher's matrix, as in the post; the context tells.
 #
@@ -1213,7 +1213,7 @@ nb.claim(
 # %% [markdown]
 # ## Does it end at p?
 #
-# The post closes with: as $t\to\infty$ the divergence is 0 and $q_t=p$. The argument is that $F$ keeps falling. That needs three things more. *Strict convexity* of $f$ at 1: the total variation has $h$ constant on either side of $r=1$ and no particle moves. *Mass where it can be moved*: where $p=0$, $r=0$, and the flow of $\mathrm{KL}(p\Vert q)$ has
+# The post closes with: as $t\to\infty$ the divergence is 0 and $q_t=p$. The argument is that $F$ keeps falling. That needs three things more. *Strict convexity* of $f$: that of the total variation consists of two straight pieces, so $h$ is constant on either side of $r=1$ and no particle moves. *Mass where it can be moved*: where $p=0$, $r=0$, and the flow of $\mathrm{KL}(p\Vert q)$ has
 # $v=\nabla r=0$, so mass outside the support of $p$ stays there for ever. And *mixing*: even where all is positive the limit may be out of reach (the tails above, the wells below).
 
 # %% tags=["hide-input"]
@@ -1256,11 +1256,11 @@ nb.claim(
 # %% [markdown]
 # ## E4: the price of waiting
 #
-# Between two separated modes the flow is held up by the valley, however smooth it all is. The operator of the linear flow is self-adjoint in the right inner product. With $q=\sqrt p\,u$ it becomes symmetric, on the grid a tridiagonal matrix, and its second eigenvalue is the rate at which everything converges in the end. Kramers' formula for high barriers is $2k$ with
+# Between two separated modes the flow is held up by the valley, however smooth it all is. The operator of the linear flow is self-adjoint in the right inner product. With $q=\sqrt p\,u$ it becomes symmetric, on the grid a tridiagonal matrix, and its second eigenvalue is the rate at which everything converges in the end. For high barriers Kramers' formula puts it at $2k$,
 #
 # $$k=\frac{\sqrt{V''(x_{min})\,\lvert V''(0)\rvert}}{2\pi}\;e^{-(V(0)-V(x_{min}))},$$
 #
-# has the right exponential and, for mixtures of Gaussians, not the right constant. Its derivation replaces the top of the barrier by a parabola. But here $e^{V}\propto e^{x^2/2\sigma^2}/\cosh(ax/\sigma^2)$, whose integral is $\pi\sigma^2/a$ for a high barrier where the parabola gives
+# This has the right exponential and, for mixtures of Gaussians, not the right constant. Its derivation replaces the top of the barrier by a parabola. But here $e^{V}\propto e^{x^2/2\sigma^2}/\cosh(ax/\sigma^2)$, whose integral is $\pi\sigma^2/a$ for a high barrier where the parabola gives
 # $\sqrt{2\pi}\,\sigma^2/a$. So the ratio of the true rate to Kramers' tends to $\sqrt{2/\pi}=0.798$, and $k=\bigl(\frac12\int_{-a}^{a}dx/p\bigr)^{-1}$ needs no parabola at all.
 
 
@@ -1344,7 +1344,7 @@ nb.claim(
 #
 # $$\nu=\frac1{\lambda\,(1-h\lambda/2)} :$$
 #
-# too wide, for ever, and unstable from $h\lambda=2$ on. Compare D8: *the JKO step with any $\alpha$ is exact at rest.* Where does the difference come from? ULA is a gradient step for $\int qV$ followed by the exact flow of the entropy (adding noise). Forward steps do not commute with the rest. Replace the noise by a JKO step of the entropy,
+# too wide, for ever, and unstable from $h\lambda=2$ on. Compare D8: *the JKO step with any $\alpha$ is exact at rest.* Where does the difference come from? ULA is a gradient step for $\int qV$ followed by the exact flow of the entropy (adding noise). The two do not rest at the same place. Replace the noise by a JKO step of the entropy,
 # which for Gaussians is $s'=\frac12(s+\sqrt{s^2+4h})$, and the same forward step gives $s=1$ exactly: forward-backward is unbiased, forward-flow is not {cite}`wibisono2018sampling,salim2020wasserstein`.
 
 # %%
@@ -1385,7 +1385,7 @@ nb.claim(
 #
 # $$A=2\,\Phi\Bigl(-\tfrac12\sqrt{\tfrac12\,h^3\textstyle\sum_i\lambda_i^3}\Bigr):\qquad h\sim d^{-1/3}\text{ at a fixed acceptance.}$$
 #
-# Let us predict before looking: ULA's variance in the direction $\lambda$ is $1/(1-h\lambda/2)$ too wide, *whatever the dimension*; its total $W_2$ error grows like $\sqrt d$; MALA has none, and stops moving instead.
+# Let us predict before looking: ULA's variance in the direction $\lambda$ is too wide by the factor $1/(1-h\lambda/2)$, *whatever the dimension*; its total $W_2$ error grows like $\sqrt d$; MALA has none, and stops moving instead.
 
 
 # %%
@@ -2009,7 +2009,7 @@ nb.experiment(
 
 # %% [markdown]
 # The last check is the theory of the whole notebook in one line: at equal *flow time* the deterministic particles with a learned ratio and the noisy ones with the exact score are equally far from the target, to within 15%. Per step the ODE is ahead only because it bears twice the step: it has no noise to overshoot with.
-# Two cautions. The better of the two Adam rates is the larger one for every flow, so that rate is at the edge of its grid, and a step costs twelve classifier updates. And the slow tails of E2 do not appear: the start is narrower than the target, where $r$ is large.
+# Three cautions. Best cells are chosen on the three seeds that are shown. The better of the two Adam rates is the larger one for every flow, so that rate is at the edge of its grid, and a step costs twelve classifier updates. And the slow tails of E2 do not appear: the start is narrower than the target, where $r$ is large.
 
 # %% [markdown]
 # ### Are the programs right?
@@ -2228,7 +2228,7 @@ nb.results(
 #
 # - **"Expand at $f(x)$"**: the expansion is at $x_t$, and without it the proximal step is *implicit* Euler, another method from order $\alpha^2$ on (C6). The difference is what makes it stable (C7).
 # - **Fixed length is not gradient descent** but its normalised form (C5), as the post says itself.
-# - **"As $t\to\infty$, $q_t=p$"** (C15): false for the total variation, whose particles do not move; false for $\mathrm{KL}(p\Vert q)$ where $q$ has mass outside of the support of $p$; true but useless for four of six divergences when $q$ is wider than $p$ (E2, X2), and for any of them across a high barrier (E4).
+# - **"As $t\to\infty$, $q_t=p$"** (C15): false for the total variation, whose particles do not move; false for $\mathrm{KL}(p\Vert q)$ where $q$ has mass outside of the support of $p$; true but useless for four of six divergences when $q$ is wider than $p$ (E2, X2), and, for reverse KL, across a high barrier (E4).
 # - **"The ODE is of formal interest only"** (C16): a classifier makes it run. And the SDE, "which needs only $\nabla\log p$", pays with a bias that no waiting removes (D12).
 # - **D7 is formal**: it assumes that densities and fields are smooth. The Gaussian case (D8) and E1 are not proofs of the general case.
 #
