@@ -14,8 +14,8 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/gradient-flow.ipynb)
 #
 # **The point.** "Steepest descent" means nothing until the length of a step is chosen. With Euclid's length it is gradient descent, with KL between models the natural gradient, and for a *density*, with the Wasserstein distance, it is a transport equation with velocity $-\nabla\,\delta F/\delta q$.
-# For $F=\mathrm{KL}(q\Vert p)$ this is the Fokker-Planck equation: Langevin sampling is gradient descent. All of that holds, and the step that the post leaves open is derived here. Its last sentence, that the flow ends at $q=p$, does not hold for every divergence; and where it does, the time may be
-# logarithmic, a power, or exponential in the barrier.
+# For $F=\mathrm{KL}(q\Vert p)$ this is the Fokker-Planck equation: Langevin sampling is gradient descent. All of that holds, and the step that the post leaves open is derived here, formally. Its last sentence, that the flow ends at $q=p$, needs assumptions: mass outside the support of $p$ can stay there for ever. And where it holds, the time to a given accuracy $\epsilon$ may grow like
+# $\log(1/\epsilon)$, like a power of $1/\epsilon$, or exponentially in the height of a barrier.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -77,13 +77,13 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# Gradient descent $x_{t+1}=x_t-\alpha\nabla f(x_t)$ with $\alpha\to0$ is the curve $dx/dt=-\nabla f(x)$. "Downhill as steeply as possible", one says. But steep is height over *length*, and who chose the length?
+# Gradient descent $x_{t+1}=x_t-\alpha\nabla f(x_t)$ with $\alpha\to0$ is the curve $dx/dt=-\nabla f(x)$. "Downhill as steeply as possible", people say. But steep is height over *length*, and who chose the length?
 # The post {cite}`su2023gradientflow` takes this as its thread: write a step as *the objective plus a penalty for the distance moved*, and change the distance. The Euclidean one gives gradient
 # descent. The Kullback-Leibler divergence of the models gives the natural gradient. And where the unknown is itself a probability density, the Wasserstein distance gives a partial differential equation
 # that one knows from elsewhere: Fokker and Planck's. Drawing samples is then gradient descent, on KL.
 #
 # The author says openly that he has no derivation of the last step. Here is a short one (D7), with an exactly solvable case (D8) and a numerical one (E1). Then come the questions of a user: does the flow end where the post
-# says (C15)? at what speed (E2, X2)? what does replacing the ODE by the SDE cost (E4, E6)? and can the ODE, "impractical" because its velocity contains the unknown density, be run after all (E6c)?
+# says (C15)? at what speed (E2, X2)? what does replacing the ODE by the SDE cost (E4, E6)? and if samples of $p$ are at hand, can the ODE be run with a learned ratio (E6c)?
 #
 # Related notebooks: {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` and {doc}`ddim <../diffusion/ddim>` run the same continuity equation backwards in time; {doc}`mup-spectral <mup-spectral>` descends in the spectral norm of D3.
 #
@@ -196,12 +196,15 @@ nb.claim(
 )
 nb.claim(
     "C3",
-    "For convex f the flow reaches the minimum, otherwise a stationary point.",
+    "For convex f the flow reaches the minimum (if there is one), otherwise a stationary point.",
     "verified",
     holds=[
         ledger.close("convex: gradient at the end", float(np.linalg.norm(gradient_of(bowl)(bottom))), 0, abs=1e-6, digits=1, machine=True),
         ledger.close(
-            "convex: value against minimise", float(bowl.subs({x: bottom[0], y: bottom[1]})), float(sp.log(2 * sp.sqrt(2))), rel=1e-8
+            "convex: value at the end against the minimum, log 2√2",
+            float(bowl.subs({x: bottom[0], y: bottom[1]})),
+            float(sp.log(2 * sp.sqrt(2))),
+            rel=1e-8,
         ),
         ledger.close("x⁴ − x² from 0.1: end", ends["x⁴ − x², right"][0], math.sqrt(0.5), rel=1e-7),
         ledger.close("from −0.1: end", ends["left"][0], -math.sqrt(0.5), rel=1e-7),
@@ -1126,7 +1129,7 @@ inset = axes.inset_axes((0.62, 0.36, 0.33, 0.26))
 inset.bar(range(6), [six_tail[name] for name in six], color=COLORS)
 inset.set_xticks([])
 inset.set_title("mass beyond 3.5 at t = 8", fontsize=8)
-axes.set_title("Only reverse KL and reverse χ² empty the tails")
+axes.set_title("From N(0, 4), only reverse KL and reverse χ² empty the tails by t = 8")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1158,63 +1161,75 @@ nb.experiment(
 # %% [markdown]
 # ### A law for the slow tails
 #
-# The four slow flows slow down for one reason: where $q$ lies outside $p$, $r$ is tiny, and the speed carries a power of it, $v\propto r^k\nabla\log r$ with $k=\frac12,1,1,2$ for Hellinger, $\mathrm{KL}(p\Vert q)$, Jensen-Shannon, $\chi^2$. A short calculation follows. Tails of $q_0=N(0,s_0^2)$ that have not moved have $r\sim e^{-x^2(1-s_0^{-2})/2}$, so the
+# The four slow flows share one mechanism: where $q$ lies outside $p$, $r$ is tiny, and the speed carries a power of it, $v\propto r^k\nabla\log r$ with $k=\frac12,1,1,2$ for Hellinger, $\mathrm{KL}(p\Vert q)$, Jensen-Shannon, $\chi^2$. A short calculation follows. Tails of $q_0=N(0,s_0^2)$ that have not moved have $r\sim e^{-x^2(1-s_0^{-2})/2}$, so the
 # front at $x$ starts to move at the time $t\sim e^{kx^2(1-s_0^{-2})/2}$. The mass beyond it is $\sim e^{-x^2/2s_0^2}$. Eliminating $x$:
 #
 # $$\text{mass not yet arrived}\ \sim\ t^{-1/(k(s_0^2-1))},$$
 #
 # up to powers of $\log t$. A power law, where reverse KL has an exponential: for $s_0=2$ the exponents are $\frac23,\frac13,\frac13,\frac16$. The logarithms are not small at affordable times. With the prefactors kept, $M(x)\sim e^{-x^2/8}/x$ and $t(x)\sim e^{3kx^2/8}/x^2$, the local exponent is
 #
-# $$\frac{d\log M}{d\log t}=-\frac{1+4/x^2}{3k-8/x^2},\qquad x^2\approx\frac{8\log t}{3k}.$$
+# $$\frac{d\log M}{d\log t}=-\frac{1+4/x^2}{3k-8/x^2},\qquad\frac{e^{3kx^2/8}}{x^2}=t.$$
+#
+# The second equation is solved as it stands. (Dropping its $1/x^2$ halves $x^2$, and the slopes then agree with three of the flows, by accident.)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Mass that lies wrong, on log axes, against time from 10 to 300, for four flows. All are nearly straight lines; Hellinger is the steepest, chi-squared the flattest, KL p to q and Jensen-Shannon run in parallel. Dashed grey lines through the last points have the slopes of the formula with logarithms kept and follow the first three closely."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Mass that lies wrong, on log axes, against time from 10 to 300, for four flows. All are nearly straight lines; Hellinger is the steepest, chi-squared the flattest, KL p to q and Jensen-Shannon run nearly in parallel. Dashed grey lines through the points at t = 128 have the slopes of the formula: close for Hellinger, a little flat for KL p to q, too flat for Jensen-Shannon and chi-squared."}}
 late_times = np.geomspace(10, 300, 9)
 late = {name: run_flow(name, np.append(0, late_times))[1:] for name in ("Hellinger", "KL(p‖q)", "Jensen–Shannon", "χ²")}
 misplaced = {name: 0.5 * np.abs(q - p9).sum(1) * dx9 for name, q in late.items()}
 local_slope = {name: float(np.polyfit(np.log(late_times[4:]), np.log(w[4:]), 1)[0]) for name, w in misplaced.items()}
 
 
+def front_squared(k, t):
+    """x² of the front at time t: the larger root of e^(3kx²/8)/x² = t."""
+    return scipy.optimize.brentq(lambda u: 3 * k * u / 8 - math.log(u) - math.log(t), 8 / (3 * k), 200 / k)
+
+
 def front_slope(k, t):
     """The local exponent of the wrong mass at time t for v ~ r^k grad log r, from N(0, 4) to N(0, 1)."""
-    x_squared = 8 * math.log(t) / (3 * k)
+    x_squared = front_squared(k, t)
     return -(1 + 4 / x_squared) / (3 * k - 8 / x_squared)
 
 
 POWER = {"Hellinger": 0.5, "KL(p‖q)": 1, "Jensen–Shannon": 1, "χ²": 2}
 figure, axes = plt.subplots(figsize=(6.4, 3.8))
-for (name, w), color in zip(misplaced.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=True):
-    axes.loglog(late_times, w, "o-", color=color, ms=3, label=f"{name}: slope {local_slope[name]:.2f}")
-    axes.loglog(late_times[3:], w[-1] * (late_times[3:] / late_times[-1]) ** front_slope(POWER[name], 128.0), color=GREY, ls="--", lw=1)
+for (name, w), color, marker in zip(misplaced.items(), (BLUE, ORANGE, GREEN, PURPLE), "os^D", strict=True):
+    axes.loglog(late_times, w, marker + "-", color=color, ms=4, label=f"{name}: slope {local_slope[name]:.2f}")
+    axes.loglog(late_times[3:], w[6] * (late_times[3:] / late_times[6]) ** front_slope(POWER[name], 128.0), color=GREY, ls="--", lw=1)
 axes.set(xlabel="flow time t", ylabel="mass that lies wrong, ½∫|q − p|")
 axes.legend(fontsize=8)
-axes.set_title("Powers of t, not exponentials (dashed: formula)")
+axes.set_title("Powers of t; the front (dashed) explains two of four slopes")
 nb.show(figure)
 
 # %% tags=["hide-input"]
 front_x = sp.Symbol("x", positive=True)
 log_mass, log_time = -(front_x**2) / 8 - sp.log(front_x), 3 * k_ * front_x**2 / 8 - 2 * sp.log(front_x)
+middle_t = math.sqrt(55 * 300)
+log_M = lambda k, t: -front_squared(k, t) / 8 - 0.5 * math.log(front_squared(k, t))
+numeric_slope = {k: (log_M(k, middle_t * 1.01) - log_M(k, middle_t / 1.01)) / (2 * math.log(1.01)) for k in (0.5, 1, 2)}
+front_gap = {name: local_slope[name] / front_slope(POWER[name], middle_t) for name in POWER}
 frozen_r = sp.exp(-(front_x**2) / 2 + front_x**2 / 8)
 nb.claim(
     "X2",
-    "For v ∝ rᵏ∇log r the wrong mass falls like a power of t, t^(−1/(k(s₀² − 1))) up to logarithms.",
+    "For v ∝ rᵏ∇log r the wrong mass falls like a power of t, t^(−1/(k(s₀² − 1))) up to logarithms: far from an exponential; the front with its logarithms gives the measured slope for Hellinger and KL(p‖q) only.",
     "partly",
     holds=[
         sym.identity("local exponent of the front", sp.Derivative(log_mass, front_x) / sp.Derivative(log_time, front_x), -(1 + 4 / front_x**2) / (3 * k_ - 8 / front_x**2)),
         sym.limit("time at which x starts to move: dt/dx times the speed rᵏ|∂log r| there is a constant", sp.Derivative(sp.exp(log_time), front_x) * frozen_r**k_ * -sp.diff(sp.log(frozen_r), front_x), front_x, sp.oo, sp.Rational(9, 16) * k_),
-        *[ledger.close(f"{name}: slope from t = 55 to 300, against the front's at their geometric mean", local_slope[name], front_slope(POWER[name], math.sqrt(55 * 300)), rel=0.15, digits=2) for name in ("Hellinger", "KL(p‖q)", "Jensen–Shannon")],
+        *[ledger.close(f"{name}: slope from t = 55 to 300, against the front's at their geometric mean", local_slope[name], front_slope(POWER[name], middle_t), rel=0.15, digits=2) for name in ("Hellinger", "KL(p‖q)")],
+        *[ledger.close(f"front_slope, k = {k:g}: against a difference quotient of log M over log t", front_slope(k, middle_t), value, rel=1e-3) for k, value in numeric_slope.items()],
         *[ledger.less(f"{name}: wrong mass at t = 300 over an exponential with its rate from 10 to 15", float(misplaced[name][0] / misplaced[name][-1]), (misplaced[name][0] / misplaced[name][1]) ** 10, digits=2) for name in misplaced],
     ],
     fails=[
         ledger.less("KL(p‖q): the limit −1/3 is far at t = 300; slope", local_slope["KL(p‖q)"], -0.4, digits=2),
-        ledger.less("χ²: its front is still inside the target (x = 2.6); slope, against −0.33 by the formula", local_slope["χ²"], -0.4, digits=2),
+        *[ledger.more(f"{name}: measured slope over the front's", front_gap[name], 1.15, digits=2) for name in ("Jensen–Shannon", "χ²")],
     ],
 )  # fmt: skip
 
 # %% [markdown]
 # ## Does it end at p?
 #
-# The post closes with: as $t\to\infty$ the divergence is 0 and $q_t=p$. The argument is that $F$ keeps falling. That needs three things more. *Strict convexity* of $f$: that of the total variation consists of two straight pieces, so $h$ is constant on either side of $r=1$ and no particle moves. *Mass where it can be moved*: where $p=0$, $r=0$, and the flow of $\mathrm{KL}(p\Vert q)$ has
-# $v=\nabla r=0$, so mass outside the support of $p$ stays there for ever. And *mixing*: even where all is positive the limit may be out of reach (the tails above, the wells below).
+# The post closes with: as $t\to\infty$ the divergence is 0 and $q_t=p$. The argument is that $F$ keeps falling. That needs more. *Mass where it can be moved*: where $p=0$, $r=0$, and the flow of $\mathrm{KL}(p\Vert q)$ has $v=\nabla r=0$, so mass outside the support of $p$ stays there for ever. (In the limit $\alpha\to0$; a long enough JKO step can carry it in.)
+# *Mixing*: even where all is positive the limit may be out of reach (the tails above, the wells below). And *smoothness* of $f$: that of the total variation has a corner at $r=1$, and the formula's $v=0$ on both sides of it decides nothing (X11).
 
 # %% tags=["hide-input"]
 box = np.where(np.abs(x9) <= 1, 0.5, 0.0)
@@ -1232,10 +1247,6 @@ def euler_flow(q, p, h, dt, steps):
 boxed = euler_flow(stray, box, h_of["KL(p‖q)"], 2e-5, 5000)
 outside = lambda q: float(q[x9 > 2.5].sum() * dx9)
 inside_error = lambda q: float(np.abs(q - 0.8 * box)[np.abs(x9) < 0.9].sum() * dx9)
-tv_h = lambda ratio: 0.5 * np.sign(1 - ratio)
-q_two = scipy.stats.norm.pdf(x9, 0, 2)
-tv_speed = np.diff(tv_h(p9 / q_two))
-crossings = int((np.diff(np.sign(p9 - q_two)) != 0).sum())
 nb.claim(
     "C15",
     "As t → ∞ the f-divergence vanishes and q_t = p.",
@@ -1248,17 +1259,54 @@ nb.claim(
     fails=[
         ledger.close("KL(p‖q), p uniform on [−1, 1]: share of q near 3.5 after t = 0.1 over its share before", outside(boxed) / outside(stray), 1, abs=1e-9),
         ledger.more("the same flow does move the rest: distance to 0.8 p inside, before over after", inside_error(stray) / inside_error(boxed), 1.5, digits=2),
-        ledger.close("total variation: edges (of 360) on which the velocity is not zero, all at r = 1", int((tv_speed != 0).sum()), crossings, abs=0.5),
-        ledger.more("while the total variation is", float(0.5 * np.abs(q_two - p9).sum() * dx9), 0.3, digits=3),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# Does the flow of the total variation rest, then? Ask the definition, $\min_q W_2^2/2\alpha+F$. With $q=N(0,4)$, $p=N(0,1)$ and $p=q$ at $\pm x_*$, a competitor to staying put sets $q=p$ on an interval $[x_*-w,b]$ (and its mirror image), $b$ such that no mass enters or leaves. It moves mass $\sim w$ by $\sim w^2$: $W_2^2\sim w^5$, while $F$ falls by $\sim w^2$.
+# The best $w\sim\alpha^{1/3}$ gains $\sim\alpha^{2/3}$, at *every* $\alpha$. The flow moves.
+
+# %% tags=["hide-input"]
+start_q, target_p = scipy.stats.norm(0, 2), scipy.stats.norm(0, 1)
+x_star = scipy.optimize.brentq(lambda x: target_p.pdf(x) - start_q.pdf(x), 1, 2)
+
+
+def plateau(w):
+    """W_2² and the change of the total variation when q = p is set on [x* - w, b] and on its mirror image."""
+    a = x_star - w
+    surplus = lambda b: start_q.cdf(b) - start_q.cdf(a) - target_p.cdf(b) + target_p.cdf(a)
+    b = scipy.optimize.brentq(surplus, x_star, 8)
+    u, x = np.linspace(start_q.cdf(a), start_q.cdf(b), 801), np.linspace(a, b, 801)
+    moved = start_q.ppf(u) - target_p.ppf(target_p.cdf(a) + u - u[0])
+    return 2 * np.trapezoid(moved**2, u), -np.trapezoid(np.abs(target_p.pdf(x) - start_q.pdf(x)), x)
+
+
+widths = np.geomspace(0.03, 1, 120)
+plateaus = np.array([plateau(w) for w in widths])
+tv_alphas = [0.1, 0.01, 0.001]
+tv_values = [plateaus[:, 0] / (2 * step) + plateaus[:, 1] for step in tv_alphas]
+tv_gain = [-float(values.min()) for values in tv_values]
+tv_width = [float(widths[values.argmin()]) for values in tv_values]
+total_variation = lambda q: float(0.5 * np.abs(q - p9).sum() * dx9)
+filled = np.where(np.abs(np.abs(x9) - x_star) < 0.3, p9, scipy.stats.norm.pdf(x9, 0, 2))
+nb.claim(
+    "X11",
+    "The total variation's flow rests, since v = 0 off r = 1.",
+    "refuted",
+    fails=[
+        *[ledger.more(f"one JKO step, α = {step:g}: gain of the plateau over staying put, over α", gain / step, 0.2, digits=3) for step, gain in zip(tv_alphas, tv_gain, strict=True)],
+        ledger.close("exponent of the gain in α", metrics.loglog_slope(tv_alphas, tv_gain).slope, 2 / 3, abs=0.03, digits=2),
+        ledger.close("exponent of the best w", metrics.loglog_slope(tv_alphas, tv_width).slope, 1 / 3, abs=0.04, digits=2),
+        ledger.close("change of F for w = 0.3, against the grid of E2", float(plateau(0.3)[1]), total_variation(filled) - total_variation(scipy.stats.norm.pdf(x9, 0, 2)), rel=0.15, digits=2),
     ],
 )  # fmt: skip
 
 # %% [markdown]
 # ## E4: the price of waiting
 #
-# Between two separated modes the flow is held up by the valley, however smooth it all is. The operator of the linear flow is self-adjoint in the right inner product. With $q=\sqrt p\,u$ it becomes symmetric, on the grid a tridiagonal matrix, and its second eigenvalue is the rate at which everything converges in the end. For high barriers Kramers' formula puts it at $2k$,
+# Between two separated modes the flow is held up by the barrier of $V$, however smooth it all is. The operator of the linear flow is self-adjoint in the right inner product. With $q=\sqrt p\,u$ it becomes symmetric, on the grid a tridiagonal matrix, and its second eigenvalue is the rate at which everything converges in the end. For high barriers Kramers' formula puts it at $2k$ (particles cross both ways),
 #
-# $$k=\frac{\sqrt{V''(x_{min})\,\lvert V''(0)\rvert}}{2\pi}\;e^{-(V(0)-V(x_{min}))},$$
+# $$k=\frac{\sqrt{V''(x_{min})\,\lvert V''(0)\rvert}}{2\pi}\;e^{-(V(0)-V(x_{min}))}.$$
 #
 # This has the right exponential and, for mixtures of Gaussians, not the right constant. Its derivation replaces the top of the barrier by a parabola. But here $e^{V}\propto e^{x^2/2\sigma^2}/\cosh(ax/\sigma^2)$, whose integral is $\pi\sigma^2/a$ for a high barrier where the parabola gives
 # $\sqrt{2\pi}\,\sigma^2/a$. So the ratio of the true rate to Kramers' tends to $\sqrt{2/\pi}=0.798$, and $k=\bigl(\frac12\int_{-a}^{a}dx/p\bigr)^{-1}$ needs no parabola at all.
@@ -1377,7 +1425,7 @@ nb.claim(
 # %% [markdown]
 # ## E6: chains by the million
 #
-# On a GPU: Langevin chains on Gaussians in 2, 32 and 256 dimensions whose precisions run from 1 to 16, rotated at random. Beside ULA, its exact relative: MALA takes the same step as a proposal and accepts it with Metropolis' probability {cite}`roberts1996exponential`, so that $p$ is exactly invariant. Its price is known, too. On a Gaussian the logarithm of the acceptance ratio is exactly
+# On a GPU: Langevin chains on Gaussians in 2, 32 and 256 dimensions whose precisions run from 1 to 16, rotated at random. Beside ULA, its unbiased relative: MALA takes the same step as a proposal and accepts it with Metropolis' probability {cite}`roberts1996exponential`, so that $p$ is exactly invariant. Its price is known, too. On a Gaussian the logarithm of the acceptance ratio is exactly
 #
 # $$\log\frac{p(y)\,g(x\mid y)}{p(x)\,g(y\mid x)}=-\frac h4\sum_i\lambda_i^2\,(y_i^2-x_i^2),$$
 #
@@ -1690,7 +1738,7 @@ axes.minorticks_off()
 axes.set_title("ULA too wide, MALA exact", fontsize=9)
 middle.set(xscale="log", xticks=[0.01, 0.03, 0.1], xticklabels=["0.01", "0.03", "0.1"], xlabel="step h", ylabel="acceptance of MALA")
 middle.legend(fontsize=7)
-middle.set_title("and stops in high dimension", fontsize=9)
+middle.set_title("MALA stops in high dimension", fontsize=9)
 right.axhline(gap_2, color=BLACK, ls="--", lw=1)
 right.annotate("spectral gap", (0.021, gap_2 * 1.04), fontsize=7.5)
 right.set(
@@ -1700,27 +1748,32 @@ right.set(
     xlabel="step h",
     ylabel="rate of crossing",
 )
-right.set_title("ULA (full) hops more, MALA less", fontsize=9)
+right.set_title("large h: ULA (full) hops more, MALA (open) less", fontsize=8)
 for panel in (middle, right):
     panel.minorticks_off()
-figure.suptitle("ULA's bias is known to the digit; MALA is exact and pays in speed", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "On Gaussians ULA's bias is known exactly; MALA has none and pays in speed", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 # %% tags=["hide-input"]
 gpu = f"recorded: {recorded_bias.provenance}"
 gpu_wells = f"recorded: {recorded_wells.provenance}"
+off_law = lambda d: max(
+    abs(row["acceptance"] - acceptance_law(row["h"], precisions(d))) for row in big if row["method"] == "MALA" and row["d"] == d
+)
 asymptotic = [row for row in big if row["method"] == "MALA" and (row["d"] >= 200 or (row["d"] >= 32 and row["product"] <= 0.5))]
 quick = next(row for row in wells if row["method"] == "MALA" and row["d"] == 2 and row["h"] == 0.02)
 mala_slow = {d: [crossing_rate(row, wells_times) for row in wells if row["d"] == d and row["method"] == "MALA"] for d in dims}
 ula_rates = [(row, crossing_rate(row, wells_times)) for row in wells if row["method"] == "ULA"]
 nb.experiment(
     "E6",
-    "ULA's stationary variance follows 1/(1 − hλ/2) in 2, 32 and 256 dimensions and MALA's is exact; MALA's acceptance follows the normal formula; ULA's crossing rate between wells does not depend on the dimension, MALA's does, and at an acceptance of 99.7% it is already 11% too low.",
-    "verified",
+    "ULA's stationary variance follows 1/(1 − hλ/2) in 2, 32 and 256 dimensions and MALA's is exact; MALA's acceptance follows the normal formula in high dimension, not in two; ULA's crossing rate between wells does not depend on the dimension, MALA's does, and at an acceptance of 99.7% it is already 11% too low.",
+    "partly",
     holds=[
         *[ledger.less(f"{method}, d = {d}, five steps: largest deviation of a variance, in standard errors", max(worst_z(row) for row in big if row["d"] == d and row["method"] == method), 5, digits=2, scope=gpu) for d in dims for method in ("ULA", "MALA")],
         *[ledger.close(f"ULA, d = {row['d']}, hλ = {row['product']:g} at most: total W₂ error", row["W2"], w2_of([1 / (1 - row["h"] * v / 2) for v in precisions(row["d"])], precisions(row["d"])), rel=0.03, digits=3, scope=gpu) for row in big if row["method"] == "ULA" and row["product"] >= 1],
-        *[ledger.close(f"MALA, d = {row['d']}, hλ = {row['product']:g}: acceptance", row["acceptance"], acceptance_law(row["h"], precisions(row["d"])), abs=0.02, digits=3, scope=gpu) for row in asymptotic if row["product"] <= 1],
+        *[ledger.close(f"MALA, d = {row['d']}, hλ = {row['product']:g}: acceptance", row["acceptance"], acceptance_law(row["h"], precisions(row["d"])), rel=0.1, digits=3, scope=gpu) for row in asymptotic if row["product"] <= 1],
         *[ledger.close(f"ULA, d = {row['d']}, h = {row['h']:g}: crossing rate, against the kernel's", rate, ula_rate[row["h"]], rel=0.05, digits=3, scope=gpu_wells) for row, rate in ula_rates],
         *[ledger.close(f"MALA, d = 2, h = {row['h']:g}: share crossed at t = {wells_times[2]:g}, against the kernel's on the line", row["right"][2], crossed(row["h"], [wells_times[2]], True)[0], rel=0.02, digits=3, scope=gpu_wells) for row in wells if row["method"] == "MALA" and row["d"] == 2 and row["h"] <= 0.2],
         ledger.more("MALA, d = 2, h = 0.02: acceptance", quick["acceptance"], 0.99, digits=4, scope=gpu_wells),
@@ -1735,19 +1788,54 @@ nb.experiment(
         *[ledger.close(f"live: ULA, h = {h}: variance across", live_ula[h]["variance"], 1 / (1 - h / 0.98), rel=0.06, machine=True) for h in live_ula],
         *[ledger.close(f"live: MALA, h = {h}: variance across", live_mala[h]["variance"], 1, rel=0.06, machine=True) for h in live_mala],
     ],
+    fails=[ledger.more("MALA, d = 2: largest deviation of the acceptance from the normal formula, five steps", off_law(2), 0.08, digits=2, scope=gpu)],
 )  # fmt: skip
 
 # %% [markdown]
-# Both predictions hold to the statistical error. In 256 dimensions at $h\lambda_{max}=1$, ULA is 0.76 away in $W_2$ and MALA accepts 5% of its proposals: one is wrong, the other hardly moves.
+# In 256 dimensions at $h\lambda_{max}=1$, ULA is 0.76 away in $W_2$ and MALA accepts 5% of its proposals: one is wrong, the other hardly moves. ULA's law is exact; the acceptance formula is asymptotic in $d$, and off by up to 0.11 for $d=2$.
 #
-# The wells hold a surprise. MALA is *slower at crossing than its acceptance suggests*: in two dimensions at $h=0.02$ it accepts 99.7% and yet crosses 11% less often. Rejections are not spread evenly. They concentrate where the curvature is largest, at the top of the barrier ($\lvert V''(0)\rvert=14.6$ against 2 in the wells), the very place that a crossing must pass. The kernel on the line gives the same numbers.
-# ULA errs to the other side: at $h=0.4$ it crosses 1.75 times too often, in every dimension.
+# The wells hold a surprise. MALA is *slower at crossing than its acceptance suggests*: in two dimensions at $h=0.02$ it accepts 99.7% and yet crosses 11% less often. Are its rejections in the wrong place, at the top of the barrier? No. On the line the top is an average place, the flanks are worst, and even there 0.7% are rejected. The deficit is of *first* order in $h$, rejections are of order $h^{3/2}$ (X10): the finite step does it, not the rejections.
+# ULA has its two errors of opposite sign: it is 1% below the gap at $h=0.02$, and 1.75 times too fast at $h=0.4$, in every dimension.
+
+
+# %% tags=["hide-input"]
+def line_mala(h, a=2.0, sigma=0.7):
+    """MALA on the two wells on the line: its slowest rate, and the acceptance by starting point (n,)."""
+    V, dV, _ = mixture_potential(a, sigma)
+    x, log_p = kernel_grid, -V(kernel_grid)
+    propose = scipy.stats.norm.pdf(x[:, None], x - h * dV(x), math.sqrt(2 * h)) * (x[1] - x[0])  # [to, from]
+    flow = np.minimum(propose * np.exp(log_p), (propose * np.exp(log_p)).T)  # accepted mass, symmetric
+    accepted = flow.sum(0) / np.exp(log_p)
+    half_density = np.exp(log_p / 2)
+    symmetric = flow / half_density[:, None] / half_density + np.diag(1 - accepted)
+    return -math.log(np.linalg.eigvalsh(symmetric)[-2]) / h, accepted
+
+
+line_steps = [0.005, 0.01, 0.02]
+line_rates, line_accepted = zip(*(line_mala(h) for h in line_steps), strict=True)
+weight = np.exp(-mixture_potential(2.0, 0.7)[0](kernel_grid))
+mean_rejected = [float(1 - (accepted * weight).sum() / weight.sum()) for accepted in line_accepted]
+deficit = [1 - rate / gap_2 for rate in line_rates]
+on_top, inner = float(1 - line_accepted[-1][280]), np.abs(kernel_grid) < 1
+two_times = crossed(0.02, [20.0, 40.0], True)
+nb.claim(
+    "X10",
+    "MALA on two wells crosses too rarely by a share of first order in h; its rejections are of order 3/2 and not concentrated on the barrier's top.",
+    "verified",
+    holds=[
+        ledger.close("deficit of the rate against the gap, h = 0.02", deficit[-1], 0.11, abs=0.015, digits=2),
+        ledger.close("exponent of the deficit in h, h = 0.005 to 0.02", metrics.loglog_slope(line_steps, deficit).slope, 1, abs=0.1, digits=2),
+        ledger.close("exponent of the mean rejection", metrics.loglog_slope(line_steps, mean_rejected).slope, 1.5, abs=0.1, digits=2),
+        ledger.less("h = 0.02: rejection on the top over the largest within |x| < 1", on_top / float(1 - line_accepted[-1][inner].min()), 0.6, digits=2),
+        ledger.close("the slowest rate against powers of the kernel, h = 0.02", math.log((0.5 - two_times[0]) / (0.5 - two_times[1])) / 20, line_rates[-1], rel=0.02, digits=3),
+    ],
+)  # fmt: skip
 
 # %% [markdown]
-# ## Making the ODE practical
+# ## The ODE with a learned ratio
 #
-# The ODE needs $\log r=\log p-\log q_t$. Samples of both suffice: a classifier trained to tell samples of $p$ (label 1) from the particles (label 0) has, at its optimum, the logit $c(x)=\log r(x)$. Then every row of the table can be run from samples alone, $v=r^2f''(r)\nabla c$: a few steps for the classifier, one for the particles {cite}`gao2019vgrow`.
-# Put the particles out by a generator network, and this is a GAN. The dictionary is exact. With $D=r/(1+r)$, a particle that descends on $\log(1-D)$, the minimax loss, moves along the Jensen-Shannon flow (twice as fast). The *non-saturating* loss $-\log D$ that everybody uses gives
+# The ODE needs $\log r=\log p-\log q_t$. The post knows $\log p$ and wants samples. Turn the problem round: samples of $p$ are given, $p$ is not, as in generative modelling. Then a classifier trained to tell samples of $p$ (label 1) from the particles (label 0) has, at its optimum, the logit $c(x)=\log r(x)$. Every row of the table can now be run, $v=r^2f''(r)\nabla c$: a few steps for the classifier, one for the particles {cite}`gao2019vgrow`.
+# Let a generator network produce the particles, and this is a GAN. The dictionary is exact. With $D=r/(1+r)$, a particle that descends on $\log(1-D)$, the minimax loss, moves along the Jensen-Shannon flow (twice as fast). The *non-saturating* loss $-\log D$ that everybody uses gives
 #
 # $$v=\nabla\log D=\nabla\log r-\frac{\nabla r}{1+r},$$
 #
@@ -1770,7 +1858,7 @@ nb.claim(
 )  # fmt: skip
 
 # %% [markdown]
-# The test: eight Gaussians ($\sigma=0.3$) on a circle of radius 2; particles start in one cloud at $(1,0)$, so that the far modes must be reached across valleys. Five flows by classifier and, as the baseline, Langevin with the exact score. Every arm has the same grid of particle steps and Adam rates. No particle moves more than 0.1 in a step.
+# The test: eight Gaussians ($\sigma=0.3$) on a circle of radius 2; particles start in one cloud at $(1,0)$, so that the far modes must be reached across valleys. Five flows by classifier and, as the baseline, Langevin with the exact score. Every arm has the same grid of particle steps; the five flows also share a grid of Adam rates, and their particles move at most 0.1 in a step (so that flow time is at most step size times steps). Langevin is not clipped.
 # Measured: the sliced $W_2$ to the target, and the coverage, eight times the share of the poorest mode (1 is perfect).
 
 
@@ -1974,7 +2062,11 @@ for axes, what, name in zip(panels.flat[6:], (fl["distance"], fl["coverage"]), (
 panels[1, 2].axhline(fl["floor"], color=GREY, ls=":", lw=1)
 panels[1, 2].legend(fontsize=5.5)
 figure.suptitle(
-    "From samples alone, five flows reach the target, in half the steps of Langevin", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Given samples of p, five flows reach it; Langevin, given the score, takes more steps",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
@@ -1995,8 +2087,8 @@ scope_particles = f"recorded: {particle_record.provenance}"
 interior = [eta_of[arm] for arm in ARMS]
 nb.experiment(
     "E6c",
-    "With log p/q from a classifier, five f-divergence flows reach eight Gaussians, all modes covered, as closely as a second sample of the target would; Langevin with the exact score needs the smaller step and is behind at equal numbers of steps. At equal flow time reverse KL and Langevin agree.",
-    "verified",
+    "With log p/q from a classifier that sees samples of p, five f-divergence flows cover all eight Gaussians, at a sliced W₂ below 1.1 times that of one pair of samples of the target; Langevin, with the exact score and no samples, takes the smaller step and is behind at equal numbers of steps. At equal nominal flow time reverse KL and Langevin are within 15%. The Adam rate is not settled.",
+    "partly",
     holds=[
         *[ledger.less(f"{arm}: mean sliced W₂ after 500 steps, floor {fl['floor']:.3f}", float(np.mean(final[arm])), 1.1 * fl["floor"], digits=3, scope=scope_particles) for arm in ARMS[:5]],
         *[ledger.more(f"{arm}: coverage of the poorest mode", min(covered[arm]), 0.9, digits=3, scope=scope_particles) for arm in ARMS],
@@ -2004,12 +2096,14 @@ nb.experiment(
         ledger.less("best steps: the smallest over the grid's smallest, inverse", min(fl_config["etas"]) / min(interior), 1, scope=scope_particles),
         ledger.less("the largest over the grid's largest", max(interior) / max(fl_config["etas"]), 1, scope=scope_particles),
         *[ledger.close(f"flow time {u:g}: reverse KL at step {u / eta_of['reverse KL']:g} over Langevin at step {u / eta_of['Langevin']:g}", float(np.mean(by_marks["reverse KL"][round(u / eta_of["reverse KL"])]) / np.mean(by_marks["Langevin"][round(u / eta_of["Langevin"])])), 1, abs=0.15, digits=3, scope=scope_particles) for u in (3.125, 6.25, 12.5)],
+        *[ledger.less(f"live: {arm} by classifier, sliced W₂ after 60 steps over the one before, mean of two seeds", float(np.mean(flows["distance"][arm][-1]) / np.mean(flows["distance"][arm][0])), 0.95 if arm != "Jensen–Shannon" else 1, digits=2, machine=True) for arm in ARMS[:5]],
     ],
+    fails=[ledger.close("the five flows: smallest of the best Adam rates over the grid's largest (at the edge)", min(fl["best"][arm][2] for arm in ARMS[:5]) / max(fl_config["rates"]), 1, rel=1e-6, scope=scope_particles)],
 )  # fmt: skip
 
 # %% [markdown]
-# The last check is the theory of the whole notebook in one line: at equal *flow time* the deterministic particles with a learned ratio and the noisy ones with the exact score are equally far from the target, to within 15%. Per step the ODE is ahead only because it bears twice the step: it has no noise to overshoot with.
-# Three cautions. Best cells are chosen on the three seeds that are shown. The better of the two Adam rates is the larger one for every flow, so that rate is at the edge of its grid, and a step costs twelve classifier updates. And the slow tails of E2 do not appear: the start is narrower than the target, where $r$ is large.
+# At equal nominal *flow time* the deterministic particles with a learned ratio and the noisy ones with the exact score stay within 15% of one another (ratios 0.88 to 1.08, drifting). Per step the ODE is ahead; that Langevin's best step is small fits D12, since at $\eta=0.125$, $h\lambda=1.4$, its modes would be 3.3 times too wide in variance.
+# Cautions. The two sides are given different things: samples of $p$ here, the score there. Best cells are chosen on the three seeds that are shown, at step 500, for Langevin where its bias counts most. The better Adam rate is the larger one for every flow, at the edge of its grid, and a step costs twelve classifier updates. The floor is one pair of samples, and particles of an ODE can lie more evenly than a sample. Every arm starts narrower than the target, so the slow tails of E2 do not appear.
 
 # %% [markdown]
 # ### Are the programs right?
@@ -2176,7 +2270,6 @@ nb.claim(
 )  # fmt: skip
 
 # %% tags=["hide-input"]
-first, last = ([flows["distance"][arm][i] for arm in ("reverse KL", "KL(p‖q)", "Hellinger", "non-saturating")] for i in (0, -1))
 x_drift = snapshots[0][0]
 for _ in range(n_steps):
     x_drift = x_drift - dt * dV(x_drift)
@@ -2184,19 +2277,16 @@ frozen_w2 = float(np.sqrt(((np.sort(x_drift) - quantiles(pde[-1], wide, crowd_le
 nb.claim(
     "C16",
     "The ODE is impractical, because its velocity contains q_t; the SDE needs only ∇log p.",
-    "partly",
+    "verified",
     holds=[
         ledger.less("E3: the SDE, with V′ alone: largest W₂ to the PDE", max(three_ways[u][1] for u in later), 0.03, digits=2),
-        ledger.more("the ODE without its −∇log q term: all particles stop in the valleys' floors; W₂ to the PDE at t = 2", frozen_w2, 0.3, digits=2),
-    ],
-    fails=[
-        *[ledger.less(f"E6c, live: {arm} by classifier, mean sliced W₂ after over before", float(np.mean(b) / np.mean(a)), 0.95, digits=2, machine=True) for arm, a, b in zip(("reverse KL", "KL(p‖q)", "Hellinger", "non-saturating"), first, last, strict=True)],
-        ledger.more("the SDE's own costs: variance of ULA at h = 1 (D12)", 1 / (1 - 0.5), 1.9),
-        ledger.more("and the time to cross at a = 3.5 (E4), 1/gap", 1 / float(spectra[3.5][1]), 50000, digits=3),
+        ledger.more("the ODE without its −∇log q term: all particles stop in the minima of V; W₂ to the PDE at t = 2", frozen_w2, 0.3, digits=2),
     ],
 )  # fmt: skip
 
 # %% [markdown]
+# So C16 stands. The classifier of E6c does not touch it: whoever has samples of $p$ has nothing left to sample. What "only $\nabla\log p$" does not say is the price: a bias at every fixed step (D12), and the time to cross barriers (E4).
+#
 # ## The paper's numbers beside ours
 #
 # The post has no numbers; the comparison is with the formulas. (The values of E2 are in the table there.)
@@ -2220,46 +2310,59 @@ nb.results(
 #
 # **From the flow to the scheme.** Everything useful about step sizes comes from reading a sampler as a splitting of the Wasserstein flow. ULA is forward-flow, biased (D12); forward-backward is unbiased (X1) but its entropy step has no closed form outside of special families; MALA removes the bias by rejection, at $h\sim d^{-1/3}$ (E6). The program goes back to {cite}`wibisono2018sampling`.
 #
-# **Rates.** $e^{-2\lambda t}$ is a theorem wherever the target satisfies a logarithmic Sobolev inequality with constant $\lambda$: for log-concave targets it is the curvature (Bakry and Émery), for double wells it is of the order of the spectral gap of E4. For the other f-divergences no such inequality holds with Gaussian tails, and X2 says what takes its place.
+# **Rates.** $e^{-2\lambda t}$ is a theorem wherever the target satisfies a logarithmic Sobolev inequality with constant $\lambda$: for log-concave targets it is the curvature (Bakry and Émery), for double wells it is of the order of the spectral gap of E4. For the other f-divergences the inequality is not available; from one wide start X2 shows power laws for four of them, while reverse χ² is faster still (E2).
 #
-# **Overviews.** {cite}`santambrogio2017overview` is the text that the post builds on; there stands also what D7 omits: existence of the minimisers, compactness, and why the limit of the discrete steps is a solution at all.
+# **Overviews.** {cite}`santambrogio2017overview` is the text that the post builds on; it also contains what D7 omits: existence of the minimisers, compactness, and why the limit of the discrete steps is a solution at all.
 #
 # ## What does not hold
 #
-# - **"Expand at $f(x)$"**: the expansion is at $x_t$, and without it the proximal step is *implicit* Euler, another method from order $\alpha^2$ on (C6). The difference is what makes it stable (C7).
-# - **Fixed length is not gradient descent** but its normalised form (C5), as the post says itself.
-# - **"As $t\to\infty$, $q_t=p$"** (C15): false for the total variation, whose particles do not move; false for $\mathrm{KL}(p\Vert q)$ where $q$ has mass outside of the support of $p$; true but useless for four of six divergences when $q$ is wider than $p$ (E2, X2), and, for reverse KL, across a high barrier (E4).
-# - **"The ODE is of formal interest only"** (C16): a classifier makes it run. And the SDE, "which needs only $\nabla\log p$", pays with a bias that no waiting removes (D12).
-# - **D7 is formal**: it assumes that densities and fields are smooth. The Gaussian case (D8) and E1 are not proofs of the general case.
+# - **"As $t\to\infty$, $q_t=p$"** (C15): false for $\mathrm{KL}(p\Vert q)$ where $q$ has mass outside the support of $p$. For four of six divergences very slow from a start wider than $p$ (E2, X2), and, for reverse KL, across a high barrier (E4). Narrow starts were not measured here.
+# - **$v=-\nabla h(r)$ for the total variation** (D10, X11): $h$ jumps at $r=1$, and $v=0$ elsewhere does not mean that the flow rests.
+# - **The proximal step is gradient descent** only once $f$ is expanded at $x_t$, as the post does (it writes "at $f(x)$"); without expansion it is implicit Euler, different from order $\alpha^2$ on (C6), and stable (C7).
+# - **D7 is formal**: it assumes that densities and fields are smooth. Its checks are linear fields on Gaussians; D8 and E1 are not proofs of the general case.
 #
 # ## Exercises
 #
-# 1. *Crossing.* Replace the JKO step of E1 by the explicit one, $X_i-\alpha(V'(X_i)+\text{the entropy's force})$. At which of the five step sizes do particles overtake one another within the first step?
+# 1. *Crossing.* Replace the JKO step of E1 by the explicit one, $X_i-\alpha(V'(X_i)+\text{the entropy's force})$. After how many steps do particles overtake one another, at the five step sizes of E1? Which $\alpha$ is safe?
 # 2. *Entropy alone.* Let $F[q]=\int q\log q$. Compare the variance after one JKO step of a Gaussian with that of the heat equation at the same time. Which is larger, and at what order do they part?
 # 3. *Dimension.* For precision $I$, how must ULA's $h$ shrink with $d$ for a total $W_2$ error of $\epsilon=0.1$? And MALA's for an acceptance of 0.574? From which $d$ on does MALA take the longer steps?
 
 # %% [markdown]
 # ```{admonition} Solution 1
 # :class: dropdown
-# At all of them. The entropy's force on a particle is the difference of two inverse gaps, of order $n$ times a slope, and a step is safe only for $\alpha$ below half the squared smallest gap: about $10^{-5}$ here. In the JKO step the same term is a barrier.
+# The first step keeps the order at all five: it even widens the smallest gap. The order is lost by the fourth step at the latest. The entropy's force is the difference of two inverse gaps; linearised, it is a diffusion with coefficient $1/\text{gap}^2$ along the chain, and an explicit step damps its shortest wave only for $\alpha<\frac12\text{gap}^2$, about $5\cdot10^{-6}$ here. In the JKO step the same term is a barrier.
 # ```
 
 # %% tags=["hide-cell"]
-inverse_gaps = 1 / np.diff(start_points)
-explicit_force = dV(start_points) + np.append(inverse_gaps, 0) - np.append(0, inverse_gaps)
-smallest_gap = {step: float(np.diff(start_points - step * explicit_force).min()) for step in (*jko_alphas, 1e-6)}
+exact_start = scipy.stats.norm.ppf(levels, -0.5, 0.5)  # not from a grid: its cells are wider than the smallest gap
+
+
+def explicit_gaps(step, count):
+    """Smallest gap after each explicit step, up to ``count`` of them or to the first crossing."""
+    points, gaps = exact_start, []
+    while len(gaps) < count and min(gaps, default=1.0) > 0:
+        inverse = 1 / np.diff(points)
+        points = points - step * (dV(points) + np.append(inverse, 0) - np.append(0, inverse))
+        gaps.append(float(np.diff(points).min()))
+    return gaps
+
+
+explicit = {step: explicit_gaps(step, 10) for step in jko_alphas}
+smallest_gap = float(np.diff(exact_start).min())
+safe = smallest_gap**2 / 2
 nb.claim(
     "X7",
-    "Exercise 1: an explicit step lets particles cross at every α of E1; the JKO step never does.",
+    "Exercise 1: the first explicit step keeps the order at every α of E1, the fourth at the latest loses it; safe is only α below half the squared smallest gap. The JKO step never loses it.",
     "verified",
     holds=[
-        ledger.less("largest of the smallest gaps after an explicit step, five α", max(smallest_gap[step] for step in jko_alphas), 0),
-        ledger.more("at α = 10⁻⁶ no crossing", smallest_gap[1e-6], 0),
-        ledger.more(
-            "smallest gap on all JKO paths", min(float(np.diff(points).min()) for path in jko_paths.values() for points in path), 0
-        ),
+        *[ledger.more(f"α = {step:g}: smallest gap after the first explicit step over the one before", gaps[0] / smallest_gap, 1, digits=3) for step, gaps in explicit.items()],
+        *[ledger.less(f"α = {step:g}: smallest gap at the last of at most ten steps", gaps[-1], 0, machine=True) for step, gaps in explicit.items()],
+        ledger.less("largest number of steps to the first crossing", max(len(gaps) for gaps in explicit.values()), 4.5),
+        ledger.less("α = gap²: smallest gap within 200 steps", explicit_gaps(2 * safe, 200)[-1], 0, machine=True),
+        ledger.more("α = 0.9 gap²/2: smallest gap over 2000 steps", min(explicit_gaps(0.9 * safe, 2000)), 0),
+        ledger.more("smallest gap on all JKO paths", min(float(np.diff(points).min()) for path in jko_paths.values() for points in path), 0),
     ],
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ```{admonition} Solution 2
@@ -2278,7 +2381,7 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# $W_2=\sqrt d\,\bigl((1-h/2)^{-1/2}-1\bigr)\approx\sqrt d\,h/4$, so $h\approx4\epsilon/\sqrt d$. MALA: $h^3d/2=4\,[\Phi^{-1}(0.287)]^2$, so $h=1.36\,d^{-1/3}$ (asymptotically). MALA takes the longer steps in *every* dimension at this accuracy; ULA's wins only for errors that are of the order of the target's width.
+# $W_2=\sqrt d\,\bigl((1-h/2)^{-1/2}-1\bigr)\approx\sqrt d\,h/4$, so $h\approx4\epsilon/\sqrt d$. MALA: $h^3d/2=4\,[\Phi^{-1}(0.287)]^2$, so $h=1.36\,d^{-1/3}$ (asymptotically). By these two laws MALA takes the longer steps in *every* dimension at this fixed total error: ULA's are longer only for $\epsilon>0.34\,d^{1/6}$. With a fixed error *per coordinate*, $\epsilon\sim\sqrt d$, ULA's $h$ does not shrink, and it wins in high dimension.
 # ```
 
 # %% tags=["hide-cell"]
@@ -2287,7 +2390,7 @@ mala_h = lambda d: (8 * scipy.stats.norm.ppf(0.287) ** 2 / d) ** (1 / 3)
 ula_check = 10**0.5 * ((1 - ula_h(10, 0.1) / 2) ** -0.5 - 1)
 nb.claim(
     "X9",
-    "Exercise 3: for W₂ = 0.1 ULA needs h ≈ 0.4 d^(−1/2); MALA at acceptance 0.574 takes h ≈ 1.36 d^(−1/3), longer in every d.",
+    "Exercise 3: for W₂ = 0.1 ULA needs h ≈ 0.4 d^(−1/2); MALA at acceptance 0.574 takes h ≈ 1.36 d^(−1/3) by the asymptotic law, longer from d = 1 to 10⁶.",
     "verified",
     holds=[
         ledger.close("error at the h found, d = 10", ula_check, 0.1, rel=1e-9),
