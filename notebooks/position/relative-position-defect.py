@@ -14,9 +14,9 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/relative-position-defect.ipynb)
 #
 # **The point.** Give a Transformer $n$ equal tokens and ask it to count: 1, 2, …, $n$. With relative positions that only edit the logits, RoPE or any bias, it cannot: rows of softmax weights sum to one,
-# all values are equal, so all outputs are. What helps is a row sum that depends on the place, by another norm, by none, by a Toeplitz factor, or simply a mark at the end, [CLS].
-# Here the row sum gets a law, $i^{1-1/p}$ for $l_p$ normalisation, and the remedies a limit that the post does not mention: under a *symmetric* relative bias
-# position $i$ and its mirror image stay equal, and at most half of the answers are right.
+# all values are equal, so all outputs are. What helps is a row sum that depends on the place, by another norm, by none, by a Toeplitz factor; or, with the softmax untouched, a mark at one end, such as [CLS] in front.
+# Here the row sum gets a law, $i^{1-1/p}$ for $l_p$ normalisation, and the remedies have a limit that the post does not mention: for equal tokens without marks, read in both directions, a *symmetric* relative bias
+# keeps position $i$ and its mirror image equal, and at most half of the answers are right.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -77,11 +77,11 @@ nb.show(figure)
 # is $1,2,\dots,n$. A learned absolute embedding does it at once. RoPE {cite}`su2021roformer`, the bias of T5 {cite}`raffel2020t5`, ALiBi {cite}`press2021alibi` and their relatives
 # only edit the logits, before the softmax. Can they?
 #
-# A paper of the same weeks, {cite}`luo2022urpe`, answers no, concludes that such Transformers are not universal approximators of functions from sequences to sequences, and repairs them.
+# A paper published days earlier, {cite}`luo2022urpe`, answers no, concludes that such Transformers are not universal approximators of functions from sequences to sequences, and repairs them.
 # The post looks for lighter repairs. Then it notices that BERT's habit of writing [CLS] in front and [SEP] behind has repaired the model all along.
 #
-# Why care today? The same three lines of algebra say why decoders without any position encoding can count, why they need a first token that differs, why convolutions know where they are,
-# and what is lost or gained with an attention that is not normalised.
+# Why care today? The same boundary argument says how decoders without any position encoding can count, why they need a first token that differs, how convolutions know where they are,
+# and what an attention that is not normalised gains.
 #
 # **Notation.** Positions $i=1,\dots,n$; logits $b_{ij}$, which depend on contents and on $i-j$; weights $a_{ij}$; values $v_j$; outputs $o_i=\sum_ja_{ij}v_j$; the *row sum*
 # $\sigma_i=\sum_ja_{ij}$. The scale of the logits is the business of `attention-scale`, how far RoPE reaches of `rope-base`; here only what normalisation does to position matters.
@@ -315,7 +315,10 @@ others = [
 ]
 collapsed = {str(o): spread(random_network(**o)[1]) for o in eight + others}
 escaped = {str(o): spread(random_network(**o, rule="l2")[1]) for o in eight[1:] + others}
-one, h_one = random_network(depth=1, heads=1, position="bias", rule="l2")
+one, _ = random_network(depth=1, heads=1, position="bias", rule="l2")
+h_one = {
+    rule: random_network(depth=1, heads=1, position="bias", rule=rule)[1] for rule in ("l1", "l2", "l4", "exp/n", "relu²/n", "swish, l2")
+}
 w_one = {name: p[0, 0].detach() for name, p in one.named_parameters() if p.ndim == 4}
 x_one = F.layer_norm(one.tokens.weight[0, :1].detach().expand(12, -1), (16,))
 bias_one = torch.stack([torch.stack([one.bias[0, 0, i - j + 11] for j in range(12)]) for i in range(12)]).detach()
@@ -325,8 +328,8 @@ nb.derivation(
     "D2",
     "Six random layers of every kind keep equal tokens equal: {none, RoPE, learned bias, ALiBi} × {both directions, causal}, pre-norm, GAU.",
     ledger.close(
-        "the network against plain_layer, one head, l2",
-        float((plain_layer(x_one, w_one, bias_one, "l2") - h_one).abs().max()),
+        "the network against plain_layer, one head, six rules",
+        max(float((plain_layer(x_one, w_one, bias_one, rule) - h).abs().max()) for rule, h in h_one.items()),
         0,
         abs=1e-12,
         digits=1,
@@ -337,7 +340,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# (The eighth combination of the second line is left out for a reason: no encoding and no mask is permutation-equivariant under any rule, and l2 cannot help. In float32 the spread is some
+# (The third line leaves out one of the eight combinations: no encoding and no mask is permutation-equivariant under any rule, and l2 cannot help. In float32 the spread is some
 # $10^{-7}$, rounding and no signal.)
 #
 # There is a second way to say it, closer to training. If all values are equal, $o_i$ does not depend on the logits at all, so *the gradient of every query, key and bias parameter is zero*. The network
@@ -398,12 +401,12 @@ nb.claim(
 # %% [markdown]
 # ## What escapes
 #
-# The argument needs equal values, rows that sum to one, and nothing position-dependent after the sum. Each way out breaks one of the three.
+# The argument needs equal values, rows that sum to one, and nothing position-dependent after the sum. Each way out breaks one of them.
 #
 # - *Absolute embeddings*: the values differ.
 # - *Positions on the value side*, {cite}`shaw2018relative`: $o_i=\sum_ja_{ij}(v_j+r_{i-j})$.
 # - *A factor after the softmax*, URPE {cite}`luo2022urpe`: $O=(A\odot C)V$ with a learned Toeplitz matrix $c_{ij}=g_C(i-j)$.
-# - *Weights whose row sums vary*: $o_i=\sigma_iv$.
+# - *Weights whose row sums vary*: $o_i=\sigma_iv$. Every position can be decoded only if $i\mapsto\sigma_i$ is injective, and with a margin: the asymmetric bias of the first figure rises and falls again, and $\sigma_{23}$ and $\sigma_{31}$ agree to one part in 2,000.
 #
 # In the first three the softmax may stay. Where does the information come from? Take equal logits, $a_{ij}=\frac1n$. The sum over Shaw's vectors telescopes from one position to the next,
 #
@@ -416,7 +419,9 @@ offset_symbols = {d: sp.Symbol(f"r_{d}" if d >= 0 else f"r_m{-d}") for d in rang
 shaw_output = lambda n, i: v + sum(sp.Rational(1, n) * offset_symbols[i - j] for j in range(1, n + 1))
 urpe_sum = lambda n, i, g: sum(sp.Rational(1, n) * g(i - j) for j in range(1, n + 1))
 pairs = [(n, i) for n in range(2, 8) for i in range(1, n)]
+code_sums = lambda b, p: attention_weights(torch.tensor(b), f"l{p}", None).sum(-1).numpy()
 ape_spread, shaw_spread, urpe_spread = (spread(random_network(**o)[1]) for o in ({"position": "ape"}, {"shaw": True}, {"toeplitz": True}))
+# %% tags=["hide-input"]
 nb.derivation(
     "D3",
     "Absolute embeddings, Shaw's vectors, Toeplitz factors and free row sums escape; for equal logits only the two ends count: o_(i+1) − o_i = (r_i − r_(i−n))/n.",
@@ -435,6 +440,16 @@ nb.derivation(
     ledger.more("spread of six random layers, absolute", ape_spread, 0.1, digits=2, machine=True),
     ledger.more("Shaw", shaw_spread, 0.01, digits=2, machine=True),
     ledger.less("URPE before training, C all ones: still none", urpe_spread, 1e-13, digits=1, machine=True),
+    ledger.close(
+        "row sums of the first figure against attention_weights, l1, l2, l4",
+        max(np.abs(weights_of(b, p).sum(1) - code_sums(b, p)).max() for b in (causal, alibi, skew) for p in (1, 2, 4)),
+        0,
+        abs=1e-12,
+        digits=1,
+        machine=True,
+    ),
+    ledger.more("free row sums, asymmetric bias, l2: their range", float(np.ptp(code_sums(skew, 2))), 1, digits=3),
+    ledger.less("and σ_23/σ_31 − 1: not injective in practice", abs(code_sums(skew, 2)[22] / code_sums(skew, 2)[30] - 1), 1e-3, digits=2),
 )
 
 # %% [markdown]
@@ -522,10 +537,12 @@ e = sp.symbols("e1:6", positive=True)
 l_norm = lambda x, p: sum(y**p for y in x) ** (sp.Integer(1) / p)
 ratio = lambda x, p: l_norm(x, 1) / l_norm(x, p)
 couples = lambda n: list(itertools.combinations(e[:n], 2))
+draws = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+rows_of = [(p, float(s)) for p in (1.5, 3, 4) for s in attention_weights(draws, f"l{p}", None).sum(-1)]
 # %% tags=["hide-input"]
 nb.derivation(
     "D7",
-    "Row sums under l2 lie between 1 (one key) and √n (all keys alike), in general n^(1 − 1/p); a near-uniform start multiplies the branch by √n.",
+    "Row sums under l2 lie between 1 (one key) and √n (all keys alike), in general n^(1 − 1/p); a near-uniform start multiplies the branch by up to √n.",
     *[
         sym.identity(f"lower slack, n = {n}", l_norm(e[:n], 1) ** 2 - l_norm(e[:n], 2) ** 2, 2 * sum(x * y for x, y in couples(n)))
         for n in (2, 4)
@@ -540,15 +557,14 @@ nb.derivation(
         lambda q: ratio([sp.Integer(1)] * q[0], q[1]),
         lambda q: sp.Integer(q[0]) ** (1 - sp.Rational(1, q[1])),
     ),
+    ledger.less("random rows, p = 3/2, 3, 4: largest σ/n^(1 − 1/p)", max(sigma / 6 ** (1 - 1 / p) for p, sigma in rows_of), 1, digits=3),
+    ledger.more("and smallest σ", min(sigma for _, sigma in rows_of), 1, digits=3),
     sym.limit("a row that attends to one key, n = 3", ratio([sp.exp(t), 1, sp.Integer(2)], 2), t, sp.oo, 1),
-    *[
-        ledger.close(f"row sum over √n at the start, {name}, n = 512", over_root[name, 512], 0.75, abs=0.25, digits=2, machine=True)
-        for name in kinds
-    ],
+    *[ledger.more(f"row sum over √n at our start, {name}, n = 512", over_root[name, 512], 0.5, digits=2, machine=True) for name in kinds],
 )
 nb.claim(
     "X1",
-    "GAU's first attention is not near a multiple of the identity: a token does attend to itself most, but its row sums are of the order √n like those of Attention + FFN, the more so the smaller the initial weights.",
+    "At our start (guessed, one seed) GAU's first attention is not near a multiple of the identity: a token does attend to itself most, but its row sums are of the order √n like those of Attention + FFN, the more so the smaller the initial weights.",
     "verified",
     holds=[
         ledger.increasing("mean l2 row sum of GAU at n = 32, 128, 512", [first_sums["GAU", n][0] for n in (32, 128, 512)], machine=True),
@@ -570,8 +586,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# It is not. A token of GAU does look at itself more than at any other, but at 512 tokens the others outweigh it: the row sum is of the order $\sqrt n$ in both, and smaller initial matrices, as BERT has them, bring it closer to
-# $\sqrt n$, not to 1. (Another scale of the logits could change that; the post gives none.) Whether the start must be shrunk is asked of trained models in E4.
+# At our start (scales 1, shifts 0, random tokens; the post gives none) it is not. A token of GAU does look at itself more than at any other, but at 512 tokens the others outweigh it: the row sum is of the order $\sqrt n$ in both, and smaller initial matrices, as BERT has them, bring it closer to
+# $\sqrt n$, not to 1. Another scale of the logits could change that. Whether the start must be shrunk is asked of trained models in E4.
 #
 # ## [CLS] and [SEP]
 #
@@ -634,7 +650,7 @@ nb.derivation(
 #
 # $$o_i=\frac1{i+1},\qquad i=0,1,2,\dots$$
 #
-# One layer knows the position exactly. That is how decoders without position encodings count {cite}`haviv2022nopos` {cite}`kazemnejad2023nope`. Without BOS, C14, the same network is constant. And under
+# One layer knows the position exactly: a mechanism by which decoders without position encodings can count {cite}`haviv2022nopos` {cite}`kazemnejad2023nope`; what trained ones do is not looked at here. Without BOS, C14, the same network is constant. And under
 # a causal mask an attention without denominator needs no BOS either, since $\sigma_i=i$.
 
 # %%
@@ -691,11 +707,12 @@ turning = {
     for key, o in {"bias": {"position": "bias"}, "rope": {"position": "rope"}, "causal": {"position": "alibi", "causal": True}}.items()
 }
 share = sp.Symbol("q", positive=True)
+mirror_bound = lambda n: sp.Rational(2 * (n // 2), n) * sp.log(2)
 pair_loss = -(sp.log(share) + sp.log(1 - share)) / 2
 # %% tags=["hide-input"]
 nb.derivation(
     "D10",
-    "Symmetric relative bias, equal contents, both directions: σ_i = σ_(n+1−i) under every rule and h_i = h_(n+1−i) at every depth, so accuracy ≤ ⌈n/2⌉/n and loss ≥ (2⌊n/2⌋/n) ln 2. RoPE escapes by an odd part.",
+    "Symmetric relative bias, equal contents, both directions: σ_i = σ_(n+1−i) under none, l2, l3 (exact) and four rules of the code, and h_i = h_(n+1−i) at every depth, so accuracy ≤ ⌈n/2⌉/n and loss ≥ (2⌊n/2⌋/n) ln 2. RoPE escapes by an odd part.",
     sym.enumeration(
         "row sums, symbolic g: none, l2, l3",
         mirrored,
@@ -709,6 +726,12 @@ nb.derivation(
         lambda q: sp.expand(both_sides(q[0], q[0] + 1 - q[1])),
     ),
     sym.enumeration("most right answers, n = 2..6, by trying all", range(2, 7), most_right, lambda n: (n + 1) // 2),
+    sym.enumeration(
+        "smallest loss, pairs at half and half, n = 2..7",
+        range(2, 8),
+        lambda n: sum(sp.log(len({i, n + 1 - i})) for i in range(1, n + 1)) / n,
+        mirror_bound,
+    ),
     sym.solves("a pair loses least at ½", sp.Derivative(pair_loss, share), share, sp.Rational(1, 2)),
     sym.limit("and then ln 2", pair_loss, share, sp.Rational(1, 2), sp.log(2)),
     sym.identity("RoPE: b(δ) − b(−δ)", rotary_logit(angle) - rotary_logit(-angle), 2 * (q2 * k1 - q1 * k2) * sp.sin(angle)),
@@ -753,7 +776,7 @@ nb.claim(
 # ## Positions come from the ends
 #
 # Close the sequence to a ring, with offsets modulo $n$. Then all rows contain the same numbers in another order, and *every* rule gives a constant row sum. Whatever D4 to D6 found out about position, they
-# found at the two ends. Softmax is the one rule that cannot look there.
+# found at the two ends. Without marks, no rule whose rows sum to a constant can look there.
 #
 # Convolutions know this story {cite}`islam2020position`. Zero padding marks the ends, and each layer carries the mark one half kernel further in: after $L$ layers of kernel 3 exactly the $L$ positions at each end are told
 # apart. Padding that wraps around is the ring, padding that repeats the edge is like softmax: constant in, constant out. (Rescaling by the *number* of visible taps, "partial convolution", is not: the taps differ. Softmax divides by
@@ -795,6 +818,9 @@ print(paddings)
 # %% tags=["hide-input"]
 distinct = lambda h: len(torch.unique((h / 1e-9).round(), dim=0))
 attended = random_network(length=40, position="rope", rule="l2", depth=1)[1]
+drawn = torch.Generator().manual_seed(0)
+constant, taps = (torch.randn(*shape, generator=drawn, dtype=torch.float64) for shape in ((8,), (8, 8, 3)))
+first_partial = torch.tanh(1.5 * (taps[..., 1] + taps[..., 2]) @ constant / math.sqrt(24))
 nb.derivation(
     "D11",
     "On a ring every rule has constant row sums. Convolutions of kernel 3 with zero padding tell L positions apart at each end, with circular padding none.",
@@ -815,6 +841,14 @@ nb.derivation(
         ("circular", "replicate", "partial"),
         lambda kind: len(paddings[kind]),
         lambda kind: {"circular": 0, "replicate": 0, "partial": 8}[kind],
+    ),
+    ledger.close(
+        "partial convolution, one layer: first position against 3/2 of two taps",
+        float((convolved("partial", 1)[0] - first_partial).abs().max()),
+        0,
+        abs=1e-12,
+        digits=1,
+        machine=True,
     ),
     ledger.close("distinct states after one layer of attention with l2 and RoPE, n = 40", distinct(attended), 40, abs=0.5, digits=2),
 )
@@ -839,9 +873,9 @@ axes.set_yticks(np.arange(-0.5, 5), minor=True)
 axes.grid(False)
 axes.grid(which="minor", color="white", lw=1.2, alpha=1)
 axes.tick_params(which="minor", length=0)
-axes.set(xlabel="position")
+axes.set(xlabel="position (dark: differs from the state at 20, which is therefore never dark itself)")
 figure.suptitle(
-    "One attention layer carries the ends everywhere, a convolution one step", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "One attention layer carries the ends everywhere, a convolution one step a layer", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -1447,7 +1481,7 @@ e1 = nb.run(
 # **Question.** With one fixed $n$ a model may learn a table from row sums to positions. A real sequence has any length. Under D6's bias $\sigma_i$ depends on $i$ alone, but a causal mask gave it that; in both directions the
 # row sum depends on $i$ *and* $n$.
 #
-# **Set-up.** The same network, 8 lengths a step drawn from 8 to 32 *without* 13, 20 and 27, all of 8..32 in the test; 1,200 steps, rates and seeds as before.
+# **Set-up.** The same network, 8 lengths a step drawn from 8 to 32 *without* 13, 20 and 27, all of 8..32 in the test; 1,200 steps, the rates of E1; two seeds choose the rate, five others are reported.
 
 # %%
 LIVE_LENGTH_ARMS = ["RoPE, CLS + SEP", "RoPE, l2"]
@@ -1473,7 +1507,8 @@ e2 = nb.run(
 # **Question.** The post pre-trained masked language models and reports two observations without numbers: with $l_2$ Attention + FFN is slightly worse than with softmax, and pure GAU slightly better.
 #
 # **Set-up.** Characters of Shakespeare. E3: causal models, pre-norm, four layers of width 128, trained on 64 characters and read at 64, 128 and 256 (the last 32 positions). E4: masked models, post-norm, 15% of the characters masked, four layers of width 192, 128 characters, and the
-# initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs, which have as many parameters. Every arm has its own rate, chosen on one seed from a grid; the other seeds are reported.
+# initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs, which have about as many parameters (6 to 8% more). Recorded: 700 steps of 32 × 64 characters (E3) and 16 × 128 (E4), 1.4 million characters, Adam with $\beta=(0.9,0.98)$, bf16. Every arm has its own rate, the best of a grid on one seed and the same held-out text; four other seeds are reported.
+# This is far below BERT-base: signs can be compared, sizes cannot. relu²/n divides by the visible keys here, not by $n$ as GAU does.
 
 # %%
 attention = lambda rule, *gains: {"layer": "attention", "rule": rule, "gains": list(gains)}
@@ -1539,7 +1574,7 @@ e4 = nb.run(
 # %% [markdown]
 # ## E5: the paper's tasks, small
 #
-# Random tokens instead of equal ones: output the index, and (its definition here from memory) output $x_2,x_4,\dots$ at the positions $1,2,\dots$ Recorded: 32 tokens from an alphabet of 10, two layers of width 64.
+# Random tokens instead of equal ones: output the index, and (its definition here from memory) output $x_2,x_4,\dots$ at the positions $1,2,\dots$ Recorded: 32 tokens from an alphabet of 10, two layers of width 64, 1,200 steps of 16 sequences; one seed chooses the rate, three others are reported.
 
 # %%
 task_arms = arm(["none", "bias", "bias, URPE", "absolute"]) | {"bias, CLS": {"position": "bias", "first": True}}
@@ -1579,7 +1614,7 @@ for color, label in ((BLUE, "predicted: can pass"), (ORANGE, "predicted: at most
 axes.plot([], [], "x", color=BLACK, label="live, 160 steps")
 axes.axvline(0.5, color=BLACK, ls="--", lw=1)
 axes.set_yticks(range(len(order)), order, fontsize=8)
-axes.set(xlabel="share of the 32 positions named rightly", xlim=(0, 1.02), ylim=(-0.6, len(order) - 0.4))
+axes.set(xlabel="share of the 32 positions that are right (black line: range of the seeds)", xlim=(0, 1.02), ylim=(-0.6, len(order) - 0.4))
 axes.grid(axis="y", visible=False)
 axes.legend(loc="lower right", fontsize=8)
 axes.set_title("What is blind fails, what is mirrored stops at one half, the rest counts")
@@ -1592,7 +1627,7 @@ for axes, name in zip(panels, ("RoPE", "RoPE, CLS + SEP", "ALiBi, l2"), strict=T
     axes.plot(range(1, 33), [a + 1 for a in r1[name]["guess"]], "o", color=BLUE, ms=3.5)
     axes.set(xlabel="true position")
     axes.set_title(name, fontsize=10)
-panels[0].set_ylabel("predicted position")
+panels[0].set_ylabel("predicted, first seed")
 figure.suptitle(
     "Softmax: rounding decides. A mark: all right. A symmetric bias: pairs share an answer",
     fontsize=11,
@@ -1603,8 +1638,8 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# Read the figure from below. Six softmax models with relative positions, one with marks but neither encoding nor mask, and one that averages over the visible keys: all at $\ln32$, and the answers of those runs are decided by rounding. Then the two mirrored ones: they
-# come up to one half and stop. Everything else counts, *once its rate is tuned*. RoPE does it easily, a learned bias slowly, ALiBi with marks in between.
+# Read the figure from the grey bars up. Six softmax models with relative positions, one with marks but neither encoding nor mask, and one that averages over the visible keys: all at $\ln32$, and the answers of those runs are decided by rounding. Then the two mirrored ones, with 15 or 16 right in
+# the best run: at the bound in right answers, though their losses (1.2 on average) are still above the bound of 0.69. Everything else counts, *at its best rate of the grid*: at least 87% right, most arms all. (For seven arms that rate is the grid's largest, so they might do better still.)
 
 
 # %% tags=["hide-input"]
@@ -1617,7 +1652,7 @@ apart = lambda name: max(abs(loss - log32) for loss in losses[name])
 reached = lambda name, at_least: ledger.more(f"accuracy of {name}, recorded", mean_of[name], at_least, digits=4, scope=recorded_scope)
 nb.experiment(
     "E1",
-    "The probe sorts 34 variants as predicted: eight blind ones stay at ln 32, two mirrored ones at one half or below, all others get at least 85% right.",
+    "The probe sorts 34 variants as predicted: eight blind ones stay at ln 32, two mirrored ones reach at most one half, all others at least 85% on average.",
     "verified",
     holds=[
         ledger.less(
@@ -1692,33 +1727,16 @@ nb.claim(
 )
 nb.claim(
     "C6",
-    "Dropping the softmax's denominator makes the probe solvable.",
-    "partly",
+    "Dropping the softmax's denominator makes the probe solvable, with RoPE or a learned bias (for a symmetric bias see C10).",
+    "verified",
     holds=[reached(name, 0.9) for name in ("RoPE, exp", "RoPE, exp/n", "RoPE, relu²/n")]
-    + [reached(name, 0.8) for name in ("bias, exp", "bias, exp/n", "bias, relu²/n")],
-    fails=[
-        ledger.less(
-            "a symmetric bias: ALiBi, exp/n, most right answers of 32",
-            32 * max(accuracy["ALiBi, exp/n"]),
-            16.5,
-            digits=3,
-            scope=recorded_scope,
-        ),
-        ledger.less(
-            "dividing by the visible keys: none, causal, exp/n", mean_of["none, causal, exp/n"], 0.07, digits=2, scope=recorded_scope
-        ),
-    ],
+    + [reached(name, 0.85) for name in ("bias, exp", "bias, exp/n", "bias, relu²/n")],
 )
 nb.claim(
     "C7",
-    "Replacing the l1 by the l2 normalisation makes the probe solvable.",
-    "partly",
+    "Replacing the l1 by the l2 normalisation makes the probe solvable (for a symmetric bias see C10).",
+    "verified",
     holds=[reached("RoPE, l2", 0.95), reached("RoPE, l4", 0.95), reached("bias, l2", 0.95), reached("none, causal, l2", 0.9)],
-    fails=[
-        ledger.less(
-            "a symmetric bias: ALiBi, l2, most right answers of 32", 32 * max(accuracy["ALiBi, l2"]), 16.5, digits=3, scope=recorded_scope
-        )
-    ],
 )
 nb.claim(
     "C8",
@@ -1728,20 +1746,10 @@ nb.claim(
 )
 nb.claim(
     "C9",
-    "With [CLS] and [SEP] around the input the unmodified softmax model passes.",
-    "partly",
+    "With [CLS] and [SEP] around the input the unmodified softmax model with relative positions passes; so does [CLS] alone, with RoPE or a causal mask.",
+    "verified",
     holds=[reached(name, 0.9) for name in ("RoPE, CLS + SEP", "RoPE, CLS", "bias, CLS + SEP", "RoPE, causal, CLS")]
     + [reached("ALiBi, CLS + SEP", 0.9), reached("none, causal, CLS", 0.9)],
-    fails=[
-        ledger.close(
-            "without relative encoding or mask: loss of none, CLS + SEP",
-            float(np.mean(losses["none, CLS + SEP"])),
-            log32,
-            abs=1e-3,
-            digits=5,
-            scope=recorded_scope,
-        )
-    ],
 )
 nb.claim(
     "C10",
@@ -1752,7 +1760,10 @@ nb.claim(
             ledger.less(f"{name}: most right answers of 32", 32 * max(accuracy[name]), 16.5, digits=3, scope=recorded_scope)
             for name in MIRRORED
         ],
-        *[ledger.more(f"{name}: smallest loss", min(losses[name]), math.log(2), digits=4, scope=recorded_scope) for name in MIRRORED],
+        *[
+            ledger.more(f"{name}: smallest loss", min(losses[name]), float(mirror_bound(32)), digits=4, scope=recorded_scope)
+            for name in MIRRORED
+        ],
         ledger.less(
             "ALiBi, l2, live: most right answers of 32", 32 * max(live["ALiBi, l2"]), 16.5, digits=3, machine=True, scope=live_scope
         ),
@@ -1770,11 +1781,11 @@ nb.claim(
 # %% [markdown]
 # ### What E2 saw
 #
-# Not what was expected. At their best rates **the row-sum remedies count at every length too**, those never trained on included. The expectation was wrong, and D6 says why: its bias, 0 to the left and $-\infty$ to the right, *is* a relative
-# encoding, and a head that has it computes $\sqrt i$ without knowing $n$. What remains of the ranking is speed: at a rate too small for the budget, marks leave a loss of 0.02, $l_2$ and
-# exp/n six to eight times as much, relu²/n more (right panel).
+# Not what was expected. At the best rates of the grid **the row-sum remedies count at the other lengths too**, those never trained on included; all 13 have at least 96% right on average. The worst single lengths are near 0.82 to 0.84, of two arms without encoding, one of them with a mark, and of relu²/n.
+# D6 shows that this is possible: its bias, 0 to the left and $-\infty$ to the right, *is* a relative encoding, and a head that had it would compute $\sqrt i$ without knowing $n$. Whether the trained heads do so was not looked at.
+# At a rate too small for the budget (two seeds, right panel) RoPE with marks leaves a loss of 0.02, $l_2$ and exp/n six to eight times as much; at larger rates all but relu²/n come close to each other.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, heat map of accuracy, 14 variants in rows, lengths 8 to 32 in columns, colour from 0.8 to 1, recorded, mean of five seeds, three held-out lengths marked: all rows but the last, RoPE with softmax, are close to one everywhere. Right, final loss against the learning rate for six variants on log axes: marks, URPE and absolute positions lie lowest at small rates, l2, exp over n and relu squared over n six to 26 times higher, and all but relu squared meet near a rate of 0.004."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, heat map of accuracy, 14 variants in rows, lengths 8 to 32 in columns, colour from 0.8 to 1, recorded, mean of five seeds, three held-out lengths marked: all rows but the last, RoPE with softmax at 0.06, are close to one; the lowest single cells, 0.82 to 0.84, belong to the causal arms without encoding and to relu squared. Right, final loss against the learning rate for six variants on log axes: marks, URPE and absolute positions lie lowest at small rates, l2, exp over n and relu squared over n six to 26 times higher, and all but relu squared meet near a rate of 0.004."}}
 r2 = e2_record.result
 lengths2 = e2_record.config["test_on"]
 per_length = {name: np.mean(row["accuracy"], 0) for name, row in r2.items()}
@@ -1800,9 +1811,11 @@ lines = {
 }
 for name, (color, dash) in lines.items():
     panels[1].plot(e2_record.config["rates"], np.minimum(r2[name]["tuning"], 4), color=color, ls=dash, marker=".", label=name)
-panels[1].set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss after 1,200 steps (nats)")
-panels[1].legend(fontsize=7, loc="lower left")
-figure.suptitle("Tuned, every remedy counts at every length; marks learn it faster", fontsize=11, fontweight="bold", x=0.01, ha="left")
+panels[1].set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss (nats, cut at 4), two seeds")
+panels[1].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
+figure.suptitle(
+    "Tuned, row sums count at other lengths too; at small rates RoPE with marks is ahead", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 
@@ -1823,19 +1836,20 @@ slow = {name: r2[name]["tuning"][0] for name in r2}
 e2_how = {"digits": 3, "scope": recorded_scope}
 nb.experiment(
     "E2",
-    "With lengths from 8 to 32 every remedy, at its best rate, is right at nearly every position, at three lengths never trained on too.",
+    "With lengths from 8 to 32 every remedy, at its best rate of the grid, gets more than 95% right on average and more than 80% at every length, at three lengths never trained on too.",
     "verified",
     holds=[
         ledger.more(
             "worst mean accuracy over all lengths, 13 remedies", min(float(np.mean(acc2[name])) for name in remedies), 0.95, **e2_how
         ),
+        ledger.more("worst single length of the 13", min(float(per_length[name].min()) for name in remedies), 0.8, **e2_how),
         ledger.more("worst at the held-out lengths", min(held_accuracy[name] for name in remedies), 0.95, **e2_how),
         ledger.less("RoPE, softmax, no mark", float(np.mean(acc2["RoPE"])), 0.07, **e2_how),
         ledger.close(
             "its loss against that of the best constant answer",
             float(np.mean(r2["RoPE"]["loss"])),
             constant_loss(e2_record.config["train_on"], lengths2),
-            abs=2e-3,
+            abs=3e-4,
             digits=4,
             scope=recorded_scope,
         ),
@@ -1851,7 +1865,7 @@ nb.experiment(
 )
 nb.claim(
     "C11",
-    "Under varying lengths the remedies rank: marks, URPE and value-side positions far before l2 and missing denominators, because there σ_i depends on i and on n.",
+    "Ours, not the post's: under varying lengths the remedies rank: marks, URPE and value-side positions far before l2 and missing denominators, because there σ_i depends on i and on n.",
     "not reproduced",
     holds=[
         ledger.more(
@@ -1869,6 +1883,17 @@ nb.claim(
             for name in ("RoPE, l2", "RoPE, exp/n", "RoPE, exp", "RoPE, relu²/n")
         ],
         ledger.more("RoPE, l2 at the held-out lengths", held_accuracy["RoPE, l2"], 0.97, **e2_how),
+        ledger.close(
+            "their best rates at an end of the grid",
+            sum(
+                r2[name]["rate"] in (e2_record.config["rates"][0], e2_record.config["rates"][-1])
+                for name in ("RoPE, l2", "RoPE, exp/n", "RoPE, exp", "RoPE, relu²/n")
+            ),
+            0,
+            abs=0.5,
+            digits=1,
+            scope="full",
+        ),
         sym.enumeration(
             "under D6's bias row i has the same sum at n = i and n = 6",
             range(2, 6),
@@ -1900,10 +1925,10 @@ for name, row in r4.items():
     panels[1].errorbar(
         [1, 128**-0.25, 128**-0.5], [a for a, _ in points], [2 * b for _, b in points], color=color, ls=dash, marker=mark, ms=4, label=name
     )
-panels[0].set(xscale="log", xlabel="length read (trained on 64)", ylabel="loss (nats a character)")
+panels[0].set(xscale="log", xlabel="length read (trained on 64)", ylabel="loss, nats a character, ± 2 s.e.")
 panels[0].set_xticks([64, 128, 256], [64, 128, 256])
 panels[0].minorticks_off()
-panels[1].set(xscale="log", xlabel="initial factor on $W_V$, $W_O$", ylabel="loss (nats a masked character)")
+panels[1].set(xscale="log", xlabel="initial factor on $W_V$, $W_O$", ylabel="loss, nats a masked character, ± 2 s.e.")
 panels[1].set_xticks([128**-0.5, 128**-0.25, 1], ["$n^{-1/2}$", "$n^{-1/4}$", "1"])
 panels[1].minorticks_off()
 panels[0].set_title("E3, causal", fontsize=10)
@@ -1917,36 +1942,45 @@ nb.show(figure)
 # %% [markdown]
 # ### What E3 and E4 saw
 #
-# *Attention + FFN.* $l_2$ is worse than the softmax, by 0.04 nats in the causal pre-norm models and by 0.3 in the masked post-norm ones: the post's sign, and at our short training more than "slightly". Its remark on the initialisation is confirmed
-# in post-norm, drastically: with the usual $W_V,W_O$ the $l_2$ model stays at 3.0 nats (single characters have 3.3), with $n^{-1/4}$ times as much it reaches 1.84. In pre-norm the start does not matter.
+# *Attention + FFN.* $l_2$ is worse than the softmax, by 0.04 nats in the causal pre-norm models and by 0.3 in the masked post-norm ones: the post's sign. Its "slightly" cannot be judged from 700 steps of small models. Its remark on the initialisation is confirmed
+# in post-norm, drastically: with the usual $W_V,W_O$ the $l_2$ model stays at 3.0 nats (single characters have 3.3), scaled by $n^{-1/4}$ it reaches 1.84. In pre-norm, which the post did not use, the start hardly matters.
 #
-# *Why drastically?* A near-uniform attention adds to every token the same mean value, $\\sigma_i\\approx0.6\\sqrt n$ times. In post-norm the norm then leaves of a token's own state only what is not drowned: the tokens become alike. The next cell measures it at initialisation.
+# *Why drastically?* A near-uniform attention adds to every token the same mean value, $\sigma_i\approx0.6\sqrt n$ times. In post-norm the token's own state is then drowned by the common vector: the tokens become alike. The next cell measures it at initialisation.
 #
-# *GAU* does start without any shrinking, as the post says, though not for the reason it gives (X1): its gate multiplies the common vector by something of each token's own. But that $l_2$ is slightly *better* there we do not see: 0.18 nats worse in the masked models, 0.015 better in
-# the causal ones, two standard errors, and the other way round on the seed that chose the rates.
+# *GAU* does start without any shrinking, as the post says, though not for the reason it gives (X1): its gate multiplies the common vector by something of each token's own, and with one gate for all tokens they are alike again (X8, at initialisation). Is $l_2$ slightly *better* there? In the causal models yes, by 0.015 nats, a little over two standard errors;
+# in the masked ones, the post's task, it is 0.18 nats worse at factor 1. At this scale the sign depends on the task. (GAU with l1 and a shrunk start has its best rate at the end of the grid; nothing here rests on it.)
 #
-# *Longer texts.* At two and four times the training length relu²/n falls apart, l1 and l2 are hardly distinguishable (`length-extrapolation` is about that).
+# *Longer texts.* At two and four times the training length relu²/n, here divided by the visible keys, falls apart. GAU with l1 and with l2 cannot be told apart with four seeds, so an advantage of l2 is not seen; in Attention + FFN l1 is better (`length-extrapolation`).
 
 
 # %%
-def alike(layer, rule, gain, n=128):
-    """Mean cosine of different tokens' states after four layers of random post-norm network, d = 192, on random tokens."""
+def mean_cosine(h):
+    """Mean cosine of different rows of h (B, n, d)."""
+    cosines, n = F.normalize(h, dim=-1) @ F.normalize(h, dim=-1).mT, h.shape[1]
+    return float((cosines.sum((1, 2)) - n).mean() / (n * (n - 1)))
+
+
+def alike(layer, rule, gain, n=128, seed=0, one_gate=False):
+    """Mean cosine of different tokens' states after four layers of random post-norm network, d = 192; ``one_gate``: all have token 0's gate."""
     shape = {"vocabulary": 87, "classes": 2, "length": n, "d": 192, "depth": 4, "heads": 3, "position": "rope"}
-    model = Network(nn.Init([0]), **shape, layer=layer, rule=rule, gain=torch.tensor([gain]))
+    model = Network(nn.Init([seed]), **shape, layer=layer, rule=rule, gain=torch.tensor([gain]))
+    times = model.times
+    if one_gate:
+        model.times = lambda x, name, at: times(x[:, :, :1].expand_as(x) if name == "wu" else x, name, at)
     with torch.no_grad():
         h = model.states(torch.randint(87, (1, 2, n), generator=torch.Generator().manual_seed(1)))[-1][0]
-    cosines = F.normalize(h, dim=-1) @ F.normalize(h, dim=-1).mT
-    return float((cosines.sum((1, 2)) - n).mean() / (n * (n - 1)))
+    return mean_cosine(h)
 
 
 alikeness = {
     (layer, rule, gain): alike(layer, rule, gain) for layer in ("attention", "gau") for rule in ("l1", "l2") for gain in (1.0, 128**-0.25)
 }
+gated, one_gate = ([alike("gau", "l2", 1.0, seed=seed, one_gate=same) for seed in range(3)] for same in (False, True))
 
 # %% tags=["hide-input"]
 nb.claim(
     "X8",
-    "Why l2 needs a smaller start in post-norm: with the usual one the tokens of a random network are alike, mean cosine above 0.9; shrunk, or in GAU, they are not.",
+    "At initialisation, post-norm, the usual start makes the tokens of a random l2 network alike, mean cosine above 0.9; shrunk, or in GAU, they are less so. It is GAU's gate: with one gate for all tokens they are alike.",
     "verified",
     holds=[
         ledger.more(
@@ -1954,7 +1988,9 @@ nb.claim(
         ),
         ledger.less("the same with the softmax", alikeness["attention", "l1", 1.0], 0.6, digits=2, machine=True),
         ledger.less("l2 with W_V, W_O times n^−1/4", alikeness["attention", "l2", 128**-0.25], 0.5, digits=2, machine=True),
-        ledger.less("GAU, l2, not shrunk", alikeness["gau", "l2", 1.0], 0.5, digits=2, machine=True),
+        ledger.less("GAU, l2, not shrunk, three seeds: largest", max(gated), 0.75, digits=2, machine=True),
+        ledger.close("the measure, for four orthogonal vectors", mean_cosine(torch.eye(4)[None]), 0, abs=1e-6, digits=1),
+        ledger.more("the same with one gate for all tokens: smallest", min(one_gate), 0.95, digits=3, machine=True),
     ],
 )
 
@@ -1962,11 +1998,12 @@ nb.claim(
 lm_scope = "full, 4 seeds"
 at_one = lambda record, name: record[name]["loss"][0][0]
 single_characters = data.unigram_entropy(data.encode_characters(data.shakespeare()[:200_000])[0])
-best_gain = {name: min(row["loss"][0], key=np.mean) for name, row in r4.items()}
+best_gain = {name: row["loss"][0][int(np.argmin(np.min(row["tuning"], axis=1)))] for name, row in r4.items()}  # by the tuning seed
 live3 = {rule: e3[f"attention, {rule}"]["loss"][0][0] for rule in ("l1", "l2")}
 longer = {name: np.mean(r3[name]["loss"][2][0]) - np.mean(r3[name]["loss"][0][0]) for name in r3}
-inside = [rate not in (e4_record.config["rates"][0], e4_record.config["rates"][-1]) for row in r4.values() for rate in row["rates"][:1]]
-inside += [rate not in (e3_record.config["rates"][0], e3_record.config["rates"][-1]) for row in r3.values() for rate in row["rates"]]
+at_end = lambda record, rate: rate in (record.config["rates"][0], record.config["rates"][-1])
+ends = [at_end(e3_record, rate) for row in r3.values() for rate in row["rates"]]
+ends += [at_end(e4_record, rate) for name, row in r4.items() for rate in row["rates"][: 1 if name == "GAU, l1" else None]]
 nb.experiment(
     "E3",
     "Causal, pre-norm: l2 is slightly worse than the softmax in Attention + FFN; in GAU the two lie within 0.03 nats; relu²/n is worst beyond the training length.",
@@ -1995,7 +2032,7 @@ nb.experiment(
             scope=lm_scope,
         ),
         ledger.close(
-            "rates at the end of the grid, all arms of E3 and factor 1 of E4", inside.count(False), 0, abs=0.5, digits=1, scope="full"
+            "best rates at an end of the grid, E3 and E4 but for GAU, l1, shrunk", ends.count(True), 0, abs=0.5, digits=1, scope="full"
         ),
     ],
 )
@@ -2007,7 +2044,7 @@ nb.experiment(
         ledger.better(
             "Attention + FFN at the best factor: loss of l2 over l1", best_gain["attention, l2"], best_gain["attention, l1"], scope=lm_scope
         ),
-        ledger.better("GAU at the best factor: loss of l2 over l1", best_gain["GAU, l2"], best_gain["GAU, l1"], scope=lm_scope),
+        ledger.better("GAU, factor 1: loss of l2 over l1", at_one(r4, "GAU, l2"), at_one(r4, "GAU, l1"), scope=lm_scope),
         ledger.close("entropy of single characters", single_characters, 3.33, abs=0.05, digits=3, scope="the first 200,000"),
         ledger.more(
             "Attention + FFN, l2, factor 1: loss over that entropy",
@@ -2030,9 +2067,9 @@ nb.experiment(
         ),
         ledger.better("GAU, l2: factor n^−1/4 over 1", r4["GAU, l2"]["loss"][0][1], r4["GAU, l2"]["loss"][0][0], scope=lm_scope),
         ledger.less(
-            "live: smallest loss of l2 minus l1, seed by seed, negative",
+            "live: largest advantage of l2 over l1 in any seed",
             -min(b - a for a, b in zip(*(e4[f"attention, {rule}"]["loss"][0][0] for rule in ("l1", "l2")), strict=True)),
-            0.05,
+            0,
             digits=2,
             machine=True,
             scope="cpu, 3 seeds",
@@ -2041,8 +2078,8 @@ nb.experiment(
 )
 nb.claim(
     "C12",
-    "In pre-training, Attention + FFN with l2 is a little worse than with softmax, and the initial W_V and W_O must be smaller.",
-    "partly",
+    'In pre-training, Attention + FFN is worse with l2 than with softmax, and in post-norm the initial W_V and W_O must be smaller. (Verified in sign, in small models trained for 700 steps; the post\'s "slightly" is undecided.)',
+    "verified",
     holds=[
         ledger.better("masked, best factors: loss of l2 over l1", best_gain["attention, l2"], best_gain["attention, l1"], scope=lm_scope),
         ledger.better("causal: loss of l2 over l1", at_one(r3, "attention, l2"), at_one(r3, "attention, l1"), scope=lm_scope),
@@ -2054,53 +2091,31 @@ nb.claim(
             scope=lm_scope,
         ),
     ],
-    fails=[
-        ledger.less(
-            "pre-norm: what shrinking gains, nats",
-            float(np.mean(r3["attention, l2"]["loss"][0][0]) - np.mean(r3["attention, l2"]["loss"][0][1])),
-            0.02,
-            digits=1,
-            scope=lm_scope,
-        ),
-        ledger.more(
-            "masked: the gap, no longer small, nats",
-            float(np.mean(best_gain["attention, l2"]) - np.mean(best_gain["attention, l1"])),
-            0.2,
-            digits=2,
-            scope=lm_scope,
-        ),
-    ],
 )
 nb.claim(
     "C13",
-    "In a pure GAU model l2 is a little better than softmax, without changing the initialisation.",
-    "not reproduced",
+    "In a pure GAU model l2 is a little better than softmax, without changing the initialisation. (In small models trained for 700 steps: yes in causal ones, no in masked ones.)",
+    "partly",
     holds=[
+        ledger.better("causal: loss of l1 over l2", at_one(r3, "GAU, l1"), at_one(r3, "GAU, l2"), scope=lm_scope),
         ledger.less(
-            "factor 1 is the best start for GAU with l2: its loss minus the next",
+            "masked: factor 1 is the best start for l2: its loss minus the next",
             float(np.mean(r4["GAU, l2"]["loss"][0][0]) - min(np.mean(x) for x in r4["GAU, l2"]["loss"][0][1:])),
             0,
             digits=2,
             scope=lm_scope,
-        )
+        ),
     ],
     fails=[
-        ledger.better("masked: loss of l2 over l1", best_gain["GAU, l2"], best_gain["GAU, l1"], scope=lm_scope),
-        ledger.more(
-            "causal, on the seed that chose the rates: l2 − l1 at their best rates",
-            min(r3["GAU, l2"]["tuning"][0]) - min(r3["GAU, l1"]["tuning"][0]),
-            0,
-            digits=2,
-            scope="full, 1 seed",
-        ),
+        ledger.better("masked, factor 1: loss of l2 over l1", at_one(r4, "GAU, l2"), at_one(r4, "GAU, l1"), scope=lm_scope),
     ],
 )
 
 # %% [markdown]
 # ### What E5 saw
 #
-# With random tokens the premise of D1 is gone: values differ, and a softmax with a learned bias *could* find the ends, where a favoured neighbour is missing. It mostly does not: one of three seeds gets 40% of the indices, the others none. URPE and absolute positions solve the first task
-# completely, and so does one mark, which the paper does not try. The second task, which needs the position and then a jump to another, shows the same order.
+# With random tokens the premise of D1 is gone: values differ, and a softmax with a learned bias *could* find the ends, where a favoured neighbour is missing. It mostly does not: one of three seeds gets 40% of the indices, the others stay at chance, 3%. URPE and absolute positions solve the first task
+# completely, and so does one mark. The second task, which needs the position and then a jump to another, shows the same order.
 
 # %% tags=["hide-input"]
 r5 = e5_record.result
@@ -2121,6 +2136,7 @@ nb.experiment(
             for task in r5
             for name in ("bias, URPE", "bias, CLS", "absolute")
         ],
+        ledger.less("index, bias: the second best of three seeds", sorted(r5["index"]["bias"]["accuracy"])[1], 0.05, **e5_how),
         ledger.close(
             "live, index: loss of the bias, farthest seed, against ln 8",
             max(e5["index"]["bias"]["loss"], key=lambda y: abs(y - math.log(8))),
@@ -2165,15 +2181,16 @@ nb.results(
 )
 
 # %%
+masked = {name: at_one(r4, name) if name.startswith("GAU") else best_gain[name] for name in r4}
 nb.results(
     "E4",
-    f"Loss of l2 minus l1, mean of four seeds; {e4_record.provenance}",
-    ["model", "the post", "masked, post-norm", "causal, pre-norm", "best factor on W_V, W_O under l2"],
+    f"Loss of l2 minus l1, mean of four seeds, Attention + FFN at its best factor, GAU at factor 1; {e4_record.provenance}",
+    ["model", "the post", "masked, post-norm", "causal, pre-norm", "factor on W_V, W_O with least loss under l2"],
     [
         [
             title,
             said,
-            f"{np.mean(best_gain[f'{kind}, l2']) - np.mean(best_gain[f'{kind}, l1']):+.3f}",
+            f"{np.mean(masked[f'{kind}, l2']) - np.mean(masked[f'{kind}, l1']):+.3f}",
             f"{np.mean(at_one(r3, f'{kind}, l2')) - np.mean(at_one(r3, f'{kind}, l1')):+.3f}",
             ("1", "n^−1/4", "n^−1/2")[int(np.argmin([np.mean(x) for x in r4[f"{kind}, l2"]["loss"][0]]))],
         ]
@@ -2190,8 +2207,8 @@ nb.results(
 #
 # $$\sigma_i=\frac{1-x^i}{1-x}\sqrt{\frac{1-x^2}{1-x^{2i}}}=\sqrt{\frac{\tanh(i\beta/2)}{\tanh(\beta/2)}} .$$
 #
-# For $i\beta\ll1$ that is $\sqrt i$, the law of D6. For $i\beta\gg1$ it saturates, and neighbours differ by $e^{-i\beta}$: **the head tells positions apart up to about $1/\beta$ from the start, and none beyond.** Against the mark of D8 the same holds: $a_{i,0}$ decays like
-# $e^{-i\beta}$. What a head can know of its position is set by its slowest decay. ALiBi's slopes for 8 heads reach down to $2^{-8}$, 256 tokens.
+# For $i\beta\ll1$ that is $\sqrt i$, the law of D6. For $i\beta\gg1$ it saturates, and the relative step between neighbours falls like $e^{-i\beta}$: **the head tells positions apart up to a few $1/\beta$ from the start, how many is a matter of resolution.** For the mark of D8 the absolute size of $a_{i,0}$ decays
+# alike, though its ratio between neighbours does not. ALiBi's slopes for 8 heads reach down to $2^{-8}$, 256 tokens.
 
 # %%
 place = sp.Symbol("i", positive=True)
@@ -2203,7 +2220,7 @@ alibi_rows = lambda n, b: [
 # %% tags=["hide-input"]
 nb.claim(
     "X4",
-    "Causal ALiBi with slope β and l2 has row sums √(tanh(iβ/2)/tanh(β/2)): √i near the start, level beyond 1/β, where neighbours differ by a share of e^(−iβ).",
+    "Causal ALiBi with slope β and l2 has row sums √(tanh(iβ/2)/tanh(β/2)): √i near the start, level far beyond 1/β, where neighbours differ by a share of the order e^(−iβ).",
     "verified",
     holds=[
         *[
@@ -2227,8 +2244,8 @@ nb.claim(
 )
 
 # %% [markdown]
-# **Decoders without positions.** {cite}`haviv2022nopos` find language models with a causal mask and no encoding nearly as good as others, and conjecture that a token infers the number of its predecessors. D9 gives the mechanism exactly, and C14 its condition: something at the start must differ, or attention must not be normalised. {cite}`kazemnejad2023nope`
-# prove that such a decoder can recover absolute positions, with the help of the first token. *Attention sinks* {cite}`xiao2023streaming`, the weight that trained decoders park on their first token, are the same object seen at inference: drop that token from the cache and row sums over the rest no longer mean what they meant.
+# **Decoders without positions.** {cite}`haviv2022nopos` find language models with a causal mask and no encoding nearly as good as others, and conjecture that a token infers the number of its predecessors. D9 gives a mechanism, and C14 its condition: something at the start must differ, or attention must not be normalised. {cite}`kazemnejad2023nope`
+# prove that such a decoder can recover absolute positions, with the help of the first token. *Attention sinks* {cite}`xiao2023streaming`, the weight that trained decoders park on their first token, are a related phenomenon; that they carry the position is not claimed here.
 #
 # **Universality.** {cite}`luo2022urpe` prove more than a counterexample: conditions under which a Transformer with relative positions approximates every continuous function of sequences. No experiment of ours decides that.
 
@@ -2243,13 +2260,20 @@ nb.claim(
 # %% [markdown]
 # ## What does not hold
 #
-# - **"Drop the denominator", "take $l_2$"** (C6, C7). Both break the row sum, and neither is enough under a symmetric bias in both directions: half of the answers at best (D10, C10). Nor does a denominator help that is merely the number of visible keys (X5).
-# - **"[CLS] and [SEP] repair it"** (C9) only where something hears them differently: a relative encoding or a causal mask. Alone they do nothing, and two *equal* marks leave the mirror under a symmetric bias (X2).
-# - **GAU's first attention as "nearly a multiple of the identity"** (X1): at our start its row sums are of the order $\sqrt n$ too. What protects GAU is the gate (X8).
-# - **"GAU is better with $l_2$"** (C13): not seen. **"Attention + FFN is slightly worse"** (C12): worse, and in post-norm clearly, at our length of training.
-# - **"A causal mask encodes positions"**, a careless reading of {cite}`haviv2022nopos`: not among equal tokens (C14).
-# - **"Not universal"** is a statement about inputs without a distinguishable end. Hardly any model in use meets it, as the post itself concludes.
-# - Our expectation that row sums fail under varying lengths (C11) was wrong: with tuned rates they do not.
+# Of the post:
+#
+# - **"GAU is better with $l_2$"** (C13): half seen, 0.015 nats better in causal models and 0.18 worse in masked ones, at a scale far below the post's.
+# - **GAU's first attention as "nearly a multiple of the identity"** (X1) depends on the start: at ours its row sums are of the order $\sqrt n$ too, and the gate keeps the tokens apart (X8).
+# - **"Slightly worse"** for Attention + FFN (C12): the sign holds, the size is undecided.
+#
+# Limits that the post does not state:
+#
+# - A varying row sum (C6, C7) is not enough under a symmetric bias in both directions: half of the answers at best (D10, C10). Nor does dividing by the number of visible keys help (X5).
+# - [CLS] and [SEP] (C9) need something that hears them differently: a relative encoding or a causal mask. Two *equal* marks leave the mirror under a symmetric bias (X2).
+# - A causal mask alone encodes nothing among equal tokens (C14).
+# - "Not universal" is a statement about inputs without a distinguishable end; with random tokens a relative bias without a mark mostly fails too (E5).
+#
+# Ours: the expectation that row sums fail under varying lengths (C11; in an untuned trial 74 to 77% right) was wrong. With tuned rates they do not.
 #
 # ## Exercises
 #
