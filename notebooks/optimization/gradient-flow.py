@@ -1696,7 +1696,7 @@ ula_rate = {
 }
 gap_2 = float(spectra[2.0][1])
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels from recorded GPU runs. Left: variance over the exact one against h times lambda, for three dimensions: ULA's points lie on the curve one over one minus h lambda over two and reach 4 at 1.5, MALA's lie on the line at 1. Middle: acceptance of MALA against step, falling from near 1 to 0, earlier in 256 dimensions than in 32 and 2; dashed lines of the normal formula pass through the points. Right: rate of crossing between two wells against the step: ULA rises above the true gap, equally in all dimensions; MALA falls below it, earlier in higher dimensions."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels from recorded GPU runs. Left: variance over the exact one against h times lambda, for three dimensions: ULA's points lie on the curve one over one minus h lambda over two and reach 4 at 1.5, MALA's lie on the line at 1. Middle: acceptance of MALA against step, falling from near 1 to 0, earlier in 256 dimensions than in 32 and 2; dashed lines of the normal formula pass through the points in 32 and 256 dimensions, not in 2. Right: rate of crossing between two wells against the step: ULA rises above the true gap, equally in all dimensions; MALA falls below it, earlier in higher dimensions."}}
 figure, (axes, middle, right) = plt.subplots(1, 3, figsize=(9.4, 3.4))
 styles = dict(zip(dims, ((BLUE, "o"), (GREEN, "s"), (PURPLE, "^")), strict=True))
 for d, (color, marker) in styles.items():

@@ -1560,7 +1560,7 @@ nb.claim(
 lost_at = np.array(by_data["sweeps"]["0.5"]["unlearned"]).reshape(5, 3)
 nb.experiment(
     "E2",
-    "16 tasks on a CPU: tasks are learned in order of frequency, α_S and α_D exceed the values of the infinite list as the end of the list predicts, and overfitting breaks 'an unlearned quantum still costs b'.",
+    "16 tasks on a CPU: tasks are learned in order of frequency, α_S and α_D exceed the values of the infinite list as the end of the list predicts, and training on a fixed set breaks 'an unlearned quantum still costs b'.",
     "partly",
     holds=[
         *[
