@@ -53,7 +53,7 @@ mean_t, std_t = -2.5 * np.exp(-t_axis), np.sqrt(1 + (0.3**2 - 1) * np.exp(-2 * t
 space = np.linspace(-3.6, 3.2, 300)
 figure, (axes, right) = plt.subplots(1, 2, figsize=(8.4, 3.7), width_ratios=(1.5, 1))
 density = scipy.stats.norm.pdf(space[:, None], mean_t, std_t)
-axes.imshow(density**0.5, extent=(0, 3, -3.6, 3.2), origin="lower", aspect="auto", cmap="Greys", vmax=1.6)
+axes.imshow(density**0.5, extent=(0, 3, -3.6, 3.2), origin="lower", aspect="auto", cmap=plt.get_cmap("Greys", 12), vmax=1.6)
 walk = np.random.default_rng(7)
 starts = -2.5 + 0.3 * scipy.stats.norm.ppf((np.arange(9) + 0.5) / 9)
 paths = [starts]
@@ -1020,7 +1020,7 @@ for k in range(n_steps):
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, position from minus 3.5 to 3 against time from 0 to 2, over the same grey density, which starts as one bump at minus one half and divides into two bands. Left: ten smooth curves of the ODE fan out in order, none crosses another; most end in the lower band. Right: the paths of the SDE from the same starts are jagged, cross, and fill the same two bands."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.5), sharey=True)
 for axes, which, color, name in zip(panels, (0, 1), (BLUE, ORANGE), ("ODE: smooth, in order", "SDE: jagged, crossing"), strict=True):
-    axes.imshow(pde[::5].T ** 0.5, extent=(0, 2, -8, 8), origin="lower", aspect="auto", cmap="Greys", vmax=1.3)
+    axes.imshow(pde[::5].T ** 0.5, extent=(0, 2, -8, 8), origin="lower", aspect="auto", cmap=plt.get_cmap("Greys", 12), vmax=1.3)
     axes.plot(np.arange(n_steps + 1) * dt, [f[which] for f in followed], color=color, ls="-", lw=1.1)
     axes.set(xlabel="time t", ylim=(-3.5, 3))
     axes.grid(False)
@@ -2066,7 +2066,7 @@ particle_record = nb.recorded("E6c")
 fl, fl_config = particle_record.result, particle_record.config
 arm_colors = dict(zip(ARMS, (BLUE, ORANGE, SKY, RED, PURPLE, BLACK), strict=True))
 arm_styles = dict(zip(ARMS, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True))
-figure, panels = plt.subplots(2, 4, figsize=(9.4, 5.0))
+figure, panels = plt.subplots(2, 4, figsize=(9.0, 4.7))
 for axes, arm in zip(panels.flat, ARMS, strict=False):
     for k in range(8):
         axes.add_patch(plt.Circle((2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)), 0.6, color=GREY, alpha=0.25, lw=0))
