@@ -1996,6 +1996,12 @@ nb.claim(
             scope="full",
         ),
         ledger.more("the code: clock of a call that sleeps 20 ms", clock(lambda: time.sleep(0.02), cpu, 3), 0.0199, machine=True),
+        ledger.close(
+            "operations of the plain layer on 10 tokens, d = 6, 8 units, against 4·10·6·8",
+            flops_of(lambda: plain_layer(torch.ones(1, 10, 6), 8)()),
+            4 * 10 * 6 * 8,
+            abs=0.5,
+        ),
     ],
 )
 
