@@ -51,7 +51,7 @@ nb = kexue_nb.notebook("gradient-flow")
 t_axis = np.linspace(0, 3, 241)
 mean_t, std_t = -2.5 * np.exp(-t_axis), np.sqrt(1 + (0.3**2 - 1) * np.exp(-2 * t_axis))
 space = np.linspace(-3.6, 3.2, 300)
-figure, (axes, right) = plt.subplots(1, 2, figsize=(8.4, 3.7), width_ratios=(1.5, 1))
+figure, (axes, right) = plt.subplots(1, 2, figsize=(7.8, 3.5), width_ratios=(1.5, 1))
 density = scipy.stats.norm.pdf(space[:, None], mean_t, std_t)
 axes.imshow(density**0.5, extent=(0, 3, -3.6, 3.2), origin="lower", aspect="auto", cmap=plt.get_cmap("Greys", 12), vmax=1.6)
 walk = np.random.default_rng(7)
@@ -1018,7 +1018,7 @@ for k in range(n_steps):
         snapshots[k + 1] = x_ode, x_sde
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, position from minus 3.5 to 3 against time from 0 to 2, over the same grey density, which starts as one bump at minus one half and divides into two bands. Left: ten smooth curves of the ODE fan out in order, none crosses another; most end in the lower band. Right: the paths of the SDE from the same starts are jagged, cross, and fill the same two bands."}}
-figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.5), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.3), sharey=True)
 for axes, which, color, name in zip(panels, (0, 1), (BLUE, ORANGE), ("ODE: smooth, in order", "SDE: jagged, crossing"), strict=True):
     axes.imshow(pde[::5].T ** 0.5, extent=(0, 2, -8, 8), origin="lower", aspect="auto", cmap=plt.get_cmap("Greys", 12), vmax=1.3)
     axes.plot(np.arange(n_steps + 1) * dt, [f[which] for f in followed], color=color, ls="-", lw=1.1)
