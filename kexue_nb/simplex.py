@@ -1,8 +1,9 @@
 """Maps from logits to the simplex beside softmax: sparsemax, entmax, Taylor, top-k and perturb-max; their losses and calibration.
 
 Entmax (arXiv 1905.05702) of order alpha = 1 + beta is p = relu(beta x - lambda)^(1/beta), with lambda fixed by sum p = 1: softmax for
-alpha -> 1, sparsemax (arXiv 1602.02068) for alpha = 2. All maps are shift invariant but Taylor's; half precision is computed in float32. On a GPU sorting is the fastest
-method for alpha 1.5 and 2 (measured in the notebook softmax-alternatives): :func:`sparsemax` and :func:`entmax15` take it there by themselves.
+alpha -> 1, sparsemax (arXiv 1602.02068) for alpha = 2. All maps are shift invariant but Taylor's; half precision is computed in float32.
+On a GPU sorting is the fastest method for alpha 1.5 and 2 (measured in the notebook softmax-alternatives): :func:`sparsemax` and
+:func:`entmax15` take it there by themselves, in :func:`entmax` ask for it by ``method="sort"``.
 """
 
 from __future__ import annotations

@@ -1604,7 +1604,19 @@ with torch.no_grad():
 draw_test = shuffled(torch.arange(24).view(24, 1), torch.arange(24), [0, 1], 3, 8, torch.Generator().manual_seed(0))
 epoch = torch.cat([draw_test(step)[1] for step in range(3)], 1)
 table_x, table_y = torch.eye(4)[None, [0, 1, 2, 3, 0]] * 5, torch.tensor([0, 1, 2, 0, 0])
-measured = scores("sparsemax", lambda part: table_x, torch.zeros(5, 1), table_y, 1)
+measured = scores("sparsemax", lambda part: table_x - 1, torch.zeros(5, 1), table_y, 1)
+random_ids = torch.randint(50, (3000,), generator=torch.Generator().manual_seed(8))
+tiny = {
+    "shape": {"d": 16, "depth": 1, "heads": 2, "context": 8},
+    "seeds": [0, 1],
+    "batch": 4,
+    "starts": torch.arange(0, 400, 20),
+    "precision": torch.float32,
+}
+first_model, first_scores = word_model("softmax", random_ids, {"test": random_ids}, 50, rates=[1e-2], steps=3, **tiny)
+kept_weights = [p.detach().clone() for p in first_model.parameters()]
+again = word_model("softmax", random_ids, {"test": random_ids}, 50, rates=[1e-12, 1e-12], steps=1, start=kept_weights, stream=2, **tiny)[1]
+start_gap = float((again["test"]["p_t"] - first_scores["test"]["p_t"]).abs().max())
 recall_tables = [torch.randn(1, *size, generator=torch.Generator().manual_seed(6)) for size in ((20, 4), (20, 4), (7, 7))]
 recall_task = data.associative_recall((1, 5), 6, 20, 7, torch.Generator().manual_seed(7))
 answers, recall_weights = look_up("softmax log-n", recall_tables, recall_task)
@@ -1628,6 +1640,8 @@ nb.claim(
         ledger.close("its support", float(measured["support"]), 1, abs=1e-9),
         ledger.close("its spread", float(measured["spread"]), 5, abs=1e-6),
         ledger.less("recall, log n: look_up against a loop", float((torch.stack(by_hand) - answers[0]).abs().max()), 1e-5, digits=1, machine=True),
+        ledger.less("fine-tuning starts from the weights given: change of p_t", start_gap, 1e-6, digits=1, machine=True),
+        ledger.close("next word, cross-entropy: share of words with p_t = 0", float(np.max(e1c["scratch"]["softmax"]["test"]["zero"])), 0, abs=1e-9),
         ledger.close("next word, top 10: share of zeros + top-10 accuracy", *[np.mean(v) for v in ([np.add(e1c["scratch"]["top 10"]["test"]["zero"], e1c["scratch"]["top 10"]["test"]["top-10"])], [1.0])], abs=1e-3, machine=True),
     ],
 )  # fmt: skip
