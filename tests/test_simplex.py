@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import types
 from functools import partial
 
 import pytest
@@ -232,6 +233,90 @@ def test_calibration_error_against_a_loop():
         assert float(simplex.calibration_error(p, y)[r]) == pytest.approx(total)
 
 
+def test_calibration_error_with_other_bins_and_nan():
+    p = torch.tensor([[[0.55, 0.45], [0.7, 0.3], [math.nan, math.nan]]])
+    y = torch.tensor([0, 1, 0])
+    assert float(simplex.calibration_error(p[:, :2], y[:2], bins=1)) == pytest.approx(abs(0.5 - 0.625))
+    assert float(simplex.calibration_error(p[:, :2], y[:2], bins=5)) == pytest.approx((0.45 + 0.7) / 2)
+    assert math.isnan(float(simplex.calibration_error(p, y)))
+
+
+def test_on_a_gpu_the_orders_with_a_sorting_form_sort(monkeypatch):
+    on_gpu, on_cpu = types.SimpleNamespace(is_cuda=True), types.SimpleNamespace(is_cuda=False)
+    asked = []
+    monkeypatch.setattr(simplex, "entmax", lambda x, alpha, dim, method: asked.append((alpha, dim, method)))
+    for x in (on_gpu, on_cpu):
+        simplex.sparsemax(x)
+        simplex.entmax15(x, 0)
+        simplex.entmax15(x, 0, "newton")
+        for alpha in (1.5, 2, 1.25):
+            simplex.fastest_entmax(x, alpha, 1)
+    gpu = [(2.0, -1, "sort"), (1.5, 0, "sort"), (1.5, 0, "newton"), (1.5, 1, "sort"), (2, 1, "sort"), (1.25, 1, "auto")]
+    assert asked == gpu + [(alpha, dim, method.replace("sort", "auto")) for alpha, dim, method in gpu]
+
+
+def test_fastest_entmax_is_entmax():
+    x, orders = draws(3, 9), torch.tensor([[1.2], [1.5], [2.0]], dtype=torch.float64)
+    for alpha in (1, 1.25, 1.5, 2, 3, orders):
+        torch.testing.assert_close(simplex.fastest_entmax(x, alpha), simplex.entmax(x, alpha, method="auto"))
+    torch.testing.assert_close(simplex.fastest_entmax(x, 2, 0), simplex.sparsemax(x, 0))
+
+
+def test_the_axis_is_the_one_asked_for():
+    x, v = draws(4, 3), draws(4, 3, seed=1)
+    p = simplex.sparsemax(x, 0)
+    torch.testing.assert_close(simplex.taylor_softmax(x, 2, 0), simplex.taylor_softmax(x.T, 2).T)
+    torch.testing.assert_close(simplex.tsallis_entropy(p, 1.5, 0), simplex.tsallis_entropy(p.T, 1.5))
+    torch.testing.assert_close(simplex.entmax_jvp(p, v, 1.5, 0), simplex.entmax_jvp(p.T, v.T, 1.5).T)
+
+
+def test_larger_k_and_order():
+    x, target = draws(5, 9), torch.arange(5)
+    kept = torch.where(x >= x.sort(-1).values[:, -4:-3], x, -math.inf)
+    torch.testing.assert_close(simplex.topk_softmax(x, 4), torch.softmax(kept, -1))
+    expected = kept.logsumexp(-1) - x[torch.arange(5), target]
+    torch.testing.assert_close(simplex.topk_softmax_loss(x, target, 4), expected)
+    for order in (6, 8):
+        torch.testing.assert_close(simplex.taylor_exp(x, order), sum(x**m / math.factorial(m) for m in range(order + 1)))
+
+
+def test_the_quadrature_left_unnormalised():
+    x = torch.tensor([1.0, 0.3, -0.5], dtype=torch.float64)
+    assert float(simplex.perturbed_argmax(x, "normal", 8, normalise=False).sum()) == pytest.approx(0.99127, abs=6e-6)
+    nodes = scipy.stats.norm.ppf((torch.arange(4).numpy() + 0.5) / 4)
+    by_hand = [
+        sum(math.prod(scipy.stats.norm.cdf(a - b + e) for j, b in enumerate(x) if j != i) for e in nodes) / 4 for i, a in enumerate(x)
+    ]
+    assert simplex.perturbed_argmax(x, "normal", 4, normalise=False).tolist() == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_half_precision_is_computed_in_float32():
+    x = draws(4, 500, dtype=torch.float32).bfloat16()
+    torch.testing.assert_close(simplex.entmax15(x, method="sort"), simplex.entmax15(x.float(), method="sort").bfloat16(), rtol=0, atol=0)
+
+
+def test_vmap_over_other_axes():
+    x, orders = draws(3, 5), torch.tensor([[1.2, 1.5, 1.9]], dtype=torch.float64)
+    columns = torch.func.vmap(simplex.sparsemax, in_dims=1)(x)
+    torch.testing.assert_close(columns, simplex.sparsemax(x.T))
+    rows = torch.func.vmap(lambda z, a: simplex._Entmax.apply(z, a, "newton", 2.0), in_dims=(0, 1))(x, orders)
+    torch.testing.assert_close(rows, simplex.entmax(x, orders.T))
+
+
+@pytest.mark.parametrize("method", ["sort", "newton", "bisect"])
+def test_an_entry_just_above_the_cut_keeps_its_weight(method):
+    x = torch.full((300,), -5.0, dtype=torch.float64)
+    x[:2] = torch.tensor([0, -0.95], dtype=torch.float64)
+    assert simplex.sparsemax(x, method=method)[:3].tolist() == pytest.approx([0.975, 0.025, 0], abs=1e-12)
+
+
+def test_the_loss_hands_on_its_method(monkeypatch):
+    asked, entmax = [], simplex.entmax
+    monkeypatch.setattr(simplex, "entmax", lambda x, alpha, dim, method: asked.append(method) or entmax(x, alpha, dim, method))
+    simplex.fenchel_young_loss(draws(2, 3), torch.tensor([0, 1]), 1.5, "bisect")
+    assert asked == ["bisect"]
+
+
 def test_errors_say_what_to_do():
     x = torch.zeros(2, 3)
     bad = [
@@ -244,6 +329,7 @@ def test_errors_say_what_to_do():
         (lambda: simplex.entmax(x, method="sorting"), "give one of"),
         (lambda: simplex.entmax(torch.zeros(2, 0)), "at least one entry"),
         (lambda: simplex.fenchel_young_loss(x, torch.tensor([0, 3])), "0..2"),
+        (lambda: simplex.fenchel_young_loss(x, torch.tensor([-1, 0])), "0..2"),
         (lambda: simplex.fenchel_young_loss(x, torch.tensor([0])), "give class ids"),
         (lambda: simplex.topk_softmax(x, 4), "give 1 to 3"),
         (lambda: simplex.topk_softmax_loss(x, torch.tensor([0, 1]), 0), "give 1 to 3"),

@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/softmax-alternatives.ipynb)
 #
-# **The point.** Softmax is $e^{x-\lambda}$ with $\lambda$ set so that the sum is 1. Put $\mathrm{relu}(1+\beta u)^{1/\beta}$ for $e^u$ and you get entmax of order $\alpha=1+\beta$,
-# with sparsemax at $\beta=1$: exact zeros, and all the weight on the leader once it leads by $1/\beta$, however many rivals there are. The post's formulas hold, with two
-# exceptions: its stop-gradient loss has the operator on the wrong factor, and the "largest $k$" rule it warns against is right. Trained, the
-# sparser maps cost accuracy at every step from softmax to sparsemax; in attention they keep their weight on long inputs, as softmax with a factor $\log n$ does, too.
+# **The point.** Softmax is $e^{x-\lambda}$, with $\lambda$ set so that the sum is 1. Put $\mathrm{relu}(1+\beta u)^{1/\beta}$ for $e^u$ and you get entmax, with sparsemax at
+# $\beta=1$: exact zeros, and *all* the weight on the leader once it leads by $1/\beta$, however many rivals there are. The post's formulas hold but for two slips, both mended
+# below. Trained with tuned rates, sparsemax is a little less accurate than softmax and learns more slowly; the maps between are too close to tell apart here. In attention the
+# learning rate decides as much as the map how much weight is left on a long input.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -30,10 +30,12 @@ import importlib.util
 import itertools
 import math
 import time
+import types
 from fractions import Fraction
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.optimize
 import scipy.stats
 import sympy as sp
 import torch
@@ -47,10 +49,10 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 # %%
 nb = kexue_nb.notebook("softmax-alternatives")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight of the first of two classes against the gap of its logit, from minus 3 to 3. Softmax is a smooth S that never reaches 0 or 1; entmax 1.5 reaches them at a gap of 2, sparsemax at 1 with a straight line; perturb-max with normal noise is a steeper S, with uniform noise it reaches 0 and 1 at a gap of 1. Right: weight of one logit that leads all others by 2 against the number of logits up to a million: softmax falls to zero, entmax 1.5 and sparsemax stay at 1, entmax 1.25 falls more slowly, to 0.08."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight of the first of two classes against the gap of its logit, from minus 3 to 3. Softmax is a smooth S that never reaches 0 or 1; entmax 1.5 reaches them at a gap of 2, sparsemax at 1 with a straight line; perturb-max with normal noise is a steeper S, with uniform noise it reaches 0 and 1 at a gap of 1. Right: weight of one logit that leads all others by 1.5 against the number of logits up to a million: sparsemax stays at 1; entmax 1.5 falls slowly to 0.56, entmax 1.25 further to 0.03, softmax to zero."}}
 f64 = lambda values: torch.tensor(values, dtype=torch.float64)
 gaps = torch.linspace(-3, 3, 241, dtype=torch.float64)
-pairs = torch.stack([gaps, torch.zeros_like(gaps)], 1)
+two_logits = torch.stack([gaps, torch.zeros_like(gaps)], 1)
 curves = [
     ("softmax", 1.0, BLUE, "-"),
     ("entmax 1.25", 1.25, GREEN, "--"),
@@ -73,15 +75,18 @@ def leader(alpha, lead, n):
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.7))
 for label, alpha, color, style in curves:
-    left.plot(gaps, simplex.entmax(pairs, alpha)[:, 0], color=color, ls=style, label=label)
-    right.plot(rivals, [leader(alpha, 2.0, n) for n in rivals], color=color, ls=style, label=label)
+    left.plot(gaps, simplex.entmax(two_logits, alpha)[:, 0], color=color, ls=style, label=label)
+    right.plot(rivals, [leader(alpha, 1.5, n) for n in rivals], color=color, ls=style, label=label)
 for noise, color in (("normal", SKY), ("uniform", GREY)):
-    left.plot(gaps, simplex.perturbed_argmax(pairs, noise, 400)[:, 0], color=color, ls=":", label=f"perturb-max, {noise}")
+    left.plot(gaps, simplex.perturbed_argmax(two_logits, noise, 400)[:, 0], color=color, ls=":", label=f"perturb-max, {noise}")
 left.set(xlabel="gap of two logits, $x_1-x_2$", ylabel="$p_1$")
 left.set_title("The smaller β, the smoother the map")
 left.legend(fontsize=8)
-right.set(xscale="log", xlabel="number of logits n (log axis)", ylabel="weight of a leader by 2", ylim=(-0.03, 1.05))
-right.set_title("Beyond a gap of 1/β, n does not matter")
+right.set(xscale="log", xlabel="number of logits n (log axis)", ylabel="weight of a leader by 1.5", ylim=(-0.03, 1.05))
+right.set_title("A lead of 1/β or more: n does not matter")
+drawn = {
+    "figure 1: softmax, a million logits, against its closed form": (right.lines[0].get_ydata()[-1], 1 / (1 + 999_999 * math.exp(-1.5)))
+}
 nb.show(figure)
 
 # %% [markdown]
@@ -157,7 +162,9 @@ nb.claim(
 # ### Its Jacobian
 #
 # $J=\operatorname{diag}(p)-pp^\top$ has a positive diagonal, negative entries elsewhere and columns that sum to 0, so that
-# $\tfrac12\|J\|_1=1-\sum p_i^2\le1-\tfrac1n$, which vanishes only at a one-hot $p$. Its spectral norm is at most $\frac12$, reached where two classes share everything.
+# $\tfrac12\|J\|_1=1-\sum p_i^2\le1-\tfrac1n$. It vanishes only at a one-hot $p$, since $\sum p_i^2\le\sum p_i$ with equality where every $p_i$ is 0 or 1. Its spectral norm is at most
+# $\frac12$: $v^\top Jv$ is the variance of $v$ under $p$, at most a quarter of (largest $a$ minus smallest $b$)$^2$, and $\frac14(a-b)^2\le\frac12(a^2+b^2)\le\frac12|v|^2$. Two classes
+# that share everything reach it.
 
 # %%
 x4 = sp.symbols("x1:5", real=True)
@@ -186,6 +193,9 @@ nb.derivation(
     "J = diag(p) − ppᵀ; ½‖J‖₁ = 1 − Σp², zero only at a one-hot; the spectral norm is at most ½.",
     *[sym.identity(f"J, n = {n}", jacobian(softmax(x4[:n]), x4[:n]), softmax_jacobian(softmax(x4[:n]))) for n in (2, 3)],
     *[sym.identity(f"½‖J‖₁, n = {n}", *half_l1(n)) for n in (2, 3, 4)],
+    sym.identity(
+        "½(a² + b²) exceeds ¼(a − b)² by a square", (x4[0] ** 2 + x4[1] ** 2) / 2 - (x4[0] - x4[1]) ** 2 / 4, (x4[0] + x4[1]) ** 2 / 4
+    ),
     ledger.less("largest spectral norm", float(spectral.max()), 0.5, scope="2,000 vectors, n = 6"),
     ledger.close("its supremum, logits 0, 0, −50", float(torch.linalg.matrix_norm(tied, 2)), 0.5, abs=1e-12),
 )
@@ -332,6 +342,7 @@ for k, color, style in ((2, ORANGE, "--"), (4, GREEN, "-.")):
 axes.set(ylim=(0, 5), xlabel="logit x", ylabel="weight before normalisation")
 axes.set_title("Taylor softmax prefers the worse logit left of its minimum")
 axes.legend(loc="upper center")
+drawn["figure 2: Taylor, k = 2, at −4"] = (axes.lines[1].get_ydata()[0], 1 - 4 + 8)
 nb.show(figure)
 
 # %% [markdown]
@@ -750,6 +761,7 @@ betas = np.linspace(0.05, 1, 20)
 right.plot(betas, [sup_error(b) for b in betas], color=BLUE)
 right.set(xlabel="β = α − 1", ylabel="largest error on u ≤ 0", ylim=(0, 0.4))
 right.set_title("The smaller β, the closer to exp")
+drawn["figure 3: error at β = 1, against 1/e at u = −1"] = (right.lines[0].get_ydata()[-1], math.exp(-1))
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -760,6 +772,13 @@ nb.claim(
     holds=[
         ledger.increasing("largest error on [−6, 0] as β grows 0.1 .. 1", [errors[b] for b in sorted(errors)]),
         ledger.increasing("value at u = +0.8 for β = 1, ½, ¼, 0: from below on the other side, too", [1.8, 1.4**2, 1.2**4, math.exp(0.8)]),
+        ledger.less(
+            "width of the bracket, n up to 10⁶, β up to 1: largest 1 − n^(−β)",
+            max(1 - n**-b for n in (2, 1000, 10**6) for b in (0.1, 0.5, 1.0)),
+            1,
+            digits=7,
+        ),
+        ledger.less("λ found: largest distance from −1", max(t for t, _ in thresholds) + 1, 1, scope="360 cases"),
         ledger.close(
             "n equal logits, β = ½, n = 49: λ = −1/√n, the right end",
             -float(simplex.entmax15(torch.zeros(49).double())[0] ** 0.5),
@@ -926,7 +945,7 @@ nb.derivation(
     *[ledger.less(f"α = {a}, n = 1000: p₁ at a lead 0.5 shorter", below, 1, margin=1e-3) for a, (_, below) in just.items()],
 )  # fmt: skip
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of two classes against the margin of the target from minus 3 to 4. Cross-entropy falls smoothly and never reaches zero; the entmax 1.5 loss reaches zero at a margin of 2 and the sparsemax loss at 1. To the left all three approach straight lines of slope minus 1."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Loss of two classes against the margin of the target from minus 3 to 4. Cross-entropy falls smoothly and never reaches zero; the entmax 1.5 loss reaches zero at a margin of 2 and the sparsemax loss at 1. To the left all four approach straight lines of slope minus 1."}}
 figure, axes = plt.subplots()
 margin_grid = torch.linspace(-3, 4, 200, dtype=torch.float64)
 two = torch.stack([margin_grid, torch.zeros_like(margin_grid)], 1)
@@ -939,7 +958,10 @@ for label, alpha, color, style in curves:
         label=label.replace("softmax", "cross-entropy"),
     )
 for edge, color in ((1, PURPLE), (2, ORANGE)):
-    axes.plot(edge, 0, "o", color=color)
+    axes.plot([edge], [0], "o", color=color)
+drawn["figure 4: dot of sparsemax"], drawn["figure 4: dot of entmax 1.5"] = (
+    (line.get_xdata()[0], at) for line, at in zip(axes.lines[4:], (1, 2), strict=True)
+)
 axes.set(xlabel="margin $x_t-x_o$", ylabel="loss")
 axes.set_title("A finite margin 1/(α − 1) is enough for a loss of exactly 0")
 axes.legend()
@@ -1016,7 +1038,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three triangles, the simplex of three classes seen as maps of the logits: for softmax the whole plane of logits has three positive weights; for entmax 1.5 and sparsemax the plane is cut into one region where all three classes have weight, three bands where two have, and three corners where one has. The middle region is smaller for sparsemax."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three square maps of the plane of three logits, shaded by the number of classes with weight: for softmax the whole plane of logits has three positive weights; for entmax 1.5 and sparsemax the plane is cut into one region where all three classes have weight, three bands where two have, and three corners where one has. The middle region is smaller for sparsemax."}}
 side = np.linspace(-3, 3, 241)
 P, Q = np.meshgrid(side, side)
 plane = torch.from_numpy(np.stack([P / math.sqrt(2) + Q / math.sqrt(6), -P / math.sqrt(2) + Q / math.sqrt(6), -2 * Q / math.sqrt(6)], -1))
@@ -1027,9 +1049,12 @@ for axes, (label, alpha) in zip(panels, (("softmax", 1.0), ("entmax 1.5", 1.5), 
     axes.set(aspect="equal", xlabel="$(x_1-x_2)/\\sqrt{2}$", title=label)
     axes.grid(False)
 panels[0].set_ylabel("$(x_1+x_2-2x_3)/\\sqrt{6}$")
-for text, xy in (("1", (2.3, 1.8)), ("2", (0, 1.9)), ("3", (0, 0))):
-    panels[2].annotate(text, xy, ha="center", va="center", color="white" if text == "3" else BLACK, weight="bold")
-figure.suptitle("How many of three classes have weight, over the plane of logits", x=0.01, ha="left", weight="bold", fontsize=11)
+for axes, (one, two_) in zip(panels[1:], (((2.7, 2.7), (0, 2.4)), ((2.3, 1.8), (0, 1.9))), strict=True):
+    for text, xy in (("1", one), ("2", two_), ("3", (0, 0))):
+        axes.annotate(text, xy, ha="center", va="center", color="white" if text == "3" else BLACK, weight="bold")
+panels[0].annotate("3", (0, 0), ha="center", va="center", color="white", weight="bold")
+drawn["figure 5: the plane's axes are orthonormal, squared length of (3, 3)"] = (float(plane[-1, -1].square().sum()), 18)
+figure.suptitle("Softmax gives all three classes weight, sparsemax soonest only one", x=0.01, ha="left", weight="bold", fontsize=11)
 nb.show(figure)
 
 # %% [markdown]
@@ -1149,14 +1174,16 @@ else:
 # One logit leads $n-1$ equal ones by $D$. Softmax gives it $1/(1+(n-1)e^{-D})$: to keep its weight, $D$ must grow like $\log n$. Entmax gives it everything for *every* $n$ once
 # $D\ge1/(\alpha-1)$. Below that it dilutes as well, if more slowly.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Weight of the leading logit against the number of logits up to a million, for leads of 1, 2 and 5 in three panels. Softmax falls from the start in all; at a lead of 5 it holds until about a hundred logits. Sparsemax is at one in all three panels, entmax 1.5 from a lead of 2 on, entmax 1.25 at 5 only."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Weight of the leading logit against the number of logits up to a million, for leads of 1, 2 and 5 in three panels. Softmax falls from the start in all; at a lead of 5 it is down to 0.6 at a hundred logits. Sparsemax is at one in all three panels, entmax 1.5 from a lead of 2 on, entmax 1.25 at 5 only."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.6, 3.2), sharey=True)
 for axes, lead in zip(panels, (1.0, 2.0, 5.0), strict=True):
     for label, alpha, color, style in curves:
         axes.plot(rivals, [leader(alpha, lead, n) for n in rivals], color=color, ls=style, label=label)
     axes.set(xscale="log", xlabel="logits n (log axis)", title=f"D = {lead:g}", ylim=(-0.03, 1.05))
 panels[0].set_ylabel("weight of the leader")
-panels[2].legend(loc="lower left")
+panels[0].legend(loc="center right", fontsize=7)
+for lead, axes in zip((1, 2, 5), panels, strict=True):
+    drawn[f"figure 6: softmax, D = {lead}, a million logits"] = (axes.lines[0].get_ydata()[-1], 1 / (1 + 999_999 * math.exp(-lead)))
 figure.suptitle("A lead of 1/(α − 1) is safe from any number of rivals", x=0.01, ha="left", weight="bold", fontsize=11)
 nb.show(figure)
 
@@ -1176,7 +1203,7 @@ nb.experiment(
             ledger.close(f"α = {a}, D = {1 / (a - 1):g}, n = 100,000: the weight", needle(a, 1 / (a - 1), 100_000), 1, abs=1e-12)
             for a in (2.0, 1.5, 1.25)
         ],
-        ledger.less("softmax, D = 5, a million logits", leader(1, 5, 10**6), 2e-4),
+        sym.limit("n times softmax's weight as n → ∞, D = 2", n_ / (1 + (n_ - 1) * sp.exp(-2)), n_, sp.oo, sp.exp(2)),
     ],
 )
 
@@ -1573,6 +1600,10 @@ with torch.random.fork_rng():
 flat_logits, flat_classes = logits5.flatten(0, 1), classes5.flatten()
 p_sparse = torch.stack([sparsemax_by_sorting(v) for v in flat_logits])
 p_15 = entmax15_by_sorting(flat_logits)
+root_of = lambda z: scipy.optimize.brentq(
+    lambda t: float((z - t).clamp_min(0).pow(4).sum()) - 1, float(z.max()) - 1, float(z.max()), xtol=1e-15
+)
+p_125 = torch.stack([(v / 4 - root_of(v / 4)).clamp_min(0).pow(4) for v in flat_logits])
 pick = lambda p: p.gather(1, flat_classes[:, None])[:, 0]
 kept5 = torch.where(flat_logits >= flat_logits.topk(5, 1).values[:, -1:], flat_logits, -math.inf)
 taylor_weights = 1 + flat_logits + flat_logits**2 / 2
@@ -1581,14 +1612,19 @@ expected_losses = {
     "smoothed": F.cross_entropy(flat_logits, flat_classes, reduction="none", label_smoothing=0.1),
     "sparsemax": 0.5 - pick(flat_logits) + 0.5 * (p_sparse * (2 * flat_logits - p_sparse)).sum(1),  # x² − λ² = p (2x − p) on the support
     "entmax 1.5": (p_15 * flat_logits).sum(1) - pick(flat_logits) + (1 - (p_15**1.5).sum(1)) / 0.75,
+    "entmax 1.25": (p_125 * flat_logits).sum(1) - pick(flat_logits) + (1 - (p_125**1.25).sum(1)) / (1.25 * 0.25),
+    "top 2": torch.logsumexp(flat_logits.sort(1).values[:, -2:], 1) - pick(flat_logits),
     "top 5": torch.logsumexp(kept5, 1) - pick(flat_logits),
     "Taylor 2": -(pick(taylor_weights) / taylor_weights.sum(1)).log(),
     "p_t": -pick(flat_logits.exp()) / flat_logits.exp().sum(1),
     "eps": -((pick(p_sparse) + 0.01) / 1.12).log(),
 }
 loss_gap = {name: float((output_loss(name, logits5, classes5).flatten() - v).abs().max()) for name, v in expected_losses.items()}
-gumbel_like = -simplex.perturbed_argmax(flat_logits, "normal", 32).gather(1, flat_classes[:, None])[:, 0].log()
-loss_gap["normal 32"] = float((output_loss("normal 32", logits5, classes5).flatten() - gumbel_like).abs().max())
+noise32 = scipy.stats.norm.ppf((np.arange(32) + 0.5) / 32)
+beaten = scipy.stats.norm.cdf(flat_logits.numpy()[:, :, None, None] - flat_logits.numpy()[:, None, :, None] + noise32)  # (80, i, j, node)
+chance = (beaten.prod(2) / scipy.stats.norm.cdf(noise32)).mean(-1)
+by_nodes = -np.log(chance / chance.sum(1, keepdims=True))[np.arange(80), flat_classes.numpy()]
+loss_gap["normal 32"] = float((output_loss("normal 32", logits5, classes5).flatten() - torch.from_numpy(by_nodes)).abs().max())
 
 # %% tags=["hide-input"]
 (w1, w2, w3, b1, b2, b3), forward2 = network(nn.Init([0, 1]), "cnn", 8, torch.device("cpu"))
@@ -1670,17 +1706,47 @@ NAMES = {
 }
 
 
+def best_rate(valid):
+    """The rate's index with the best mean over seeds on the held-out part (the lowest rate of a tie)."""
+    return int(np.argmax([np.mean(v) for v in valid]))
+
+
 def at_best(run, name):
     """The scores of a loss, one number a seed, at the rate with the best accuracy on the held-out part of the training data; and that rate."""
     rows = run.result[name]
-    i = int(np.argmax([np.mean(v) for v in rows["valid"]]))
+    i = best_rate(rows["valid"])
     return {key: value[i] for key, value in rows.items()} | {"rate": run.config["rates"][i]}
+
+
+def in_errors(a, b):
+    """The difference of two means in standard errors."""
+    return (np.mean(a) - np.mean(b)) / math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
+
+
+def furthest(a, b):
+    """The larger end, in size, of the 90% interval of the difference: below a margin, the two are equivalent at the 5% level."""
+    error = (np.mean(a) - np.mean(b)) / in_errors(a, b)
+    return float(abs(np.mean(a) - np.mean(b)) + scipy.stats.t.ppf(0.95, len(a) + len(b) - 2) * abs(error))
 
 
 best = {id: {name: at_best(run, name) for name in e1_losses} for id, run in E1.items()}
 half_width = lambda v: scipy.stats.t.ppf(0.975, len(v) - 1) * np.std(v, ddof=1) / math.sqrt(len(v))
+e1_rows = {}
 for id, run in E1.items():
     last = str(run.config["marks"][0]), str(run.config["marks"][1])
+    e1_rows[id] = [
+        [
+            NAMES[name],
+            f"{row['rate']:g}",
+            f"{np.mean(row['accuracy']):.4f} ± {half_width(row['accuracy']):.4f}",
+            f"{np.mean(row[last[0]]):.3f}",
+            f"{np.mean(row[last[1]]):.3f}",
+            f"{np.mean(row['calibration']):.3f}",
+            f"{np.mean(row['support']):.2f}",
+            f"{np.mean(row['train spread']):.1f}",
+        ]
+        for name, row in best[id].items()
+    ]
     nb.results(
         id,
         f"{'Digits, MLP' if id == 'E1' else 'MNIST, small CNN'}: mean of {len(run.config['seeds'])} seeds ± 95% interval, each loss at its best rate; {run.provenance}",
@@ -1694,22 +1760,10 @@ for id, run in E1.items():
             "classes with p > 1e-7",
             "spread of training logits",
         ],
-        [
-            [
-                NAMES[name],
-                f"{row['rate']:g}",
-                f"{np.mean(row['accuracy']):.4f} ± {half_width(row['accuracy']):.4f}",
-                f"{np.mean(row[last[0]]):.3f}",
-                f"{np.mean(row[last[1]]):.3f}",
-                f"{np.mean(row['calibration']):.3f}",
-                f"{np.mean(row['support']):.2f}",
-                f"{np.mean(row['train spread']):.1f}",
-            ]
-            for name, row in best[id].items()
-        ],
+        e1_rows[id],
     )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Test accuracy of eleven losses with 95% intervals, on digits and on MNIST. Label smoothing is best in both, cross-entropy and sparse softmax next; entmax 1.25, entmax 1.5 and sparsemax follow in this order; minus p_t and sparsemax with cross-entropy plus epsilon lie off the axis to the left, at 0.87 and 0.58 on digits, 0.80 and 0.42 on MNIST."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Test accuracy of eleven losses with 95% intervals, on digits and on MNIST. Label smoothing is best in both, cross-entropy and sparse softmax next; entmax 1.25 and entmax 1.5 follow within or near its interval, sparsemax is behind both; minus p_t and sparsemax with cross-entropy plus epsilon lie off the axis to the left, at 0.87 and 0.58 on digits, 0.80 and 0.42 on MNIST."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 4.0), sharey=True)
 for axes, id, title in zip(panels, best, ("digits, MLP", "MNIST, CNN"), strict=True):
     for i, (name, row) in enumerate(reversed(best[id].items())):
@@ -1717,48 +1771,63 @@ for axes, id, title in zip(panels, best, ("digits, MLP", "MNIST, CNN"), strict=T
         if np.mean(row["accuracy"]) < low:
             axes.annotate(f"← {np.mean(row['accuracy']):.2f}", (low, i), xytext=(3, 0), textcoords="offset points", va="center")
             continue
-        axes.errorbar(
+        bar = axes.errorbar(
             np.mean(row["accuracy"]), i, xerr=half_width(row["accuracy"]), fmt="o", color=BLUE if name == "softmax" else BLACK, capsize=2
         )
+        if name == "softmax":
+            v, (ends,) = row["accuracy"], bar.lines[2][0].get_segments()
+            middle, error = np.mean(v), np.std(v, ddof=1) / math.sqrt(len(v))
+            drawn[f"figure 7: upper end of cross-entropy's interval, {id}"] = (
+                ends[1, 0],
+                scipy.stats.t.interval(0.95, len(v) - 1, middle, error)[1],
+            )
     axes.set(xlim=(low, high), ylim=(-0.6, 10.6))
     axes.axvline(np.mean(best[id]["softmax"]["accuracy"]), color=BLUE, lw=1, ls=":")
     axes.set(xlabel="test accuracy, 95% interval", title=title)
 panels[0].set_yticks(range(len(NAMES)), list(reversed(NAMES.values())))
-figure.suptitle("The sparser the entmax, the lower the accuracy", x=0.01, ha="left", weight="bold", fontsize=11)
+figure.suptitle("Sparsemax is behind cross-entropy, label smoothing ahead", x=0.01, ha="left", weight="bold", fontsize=11)
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** Along the family cross-entropy, entmax 1.25, 1.5, sparsemax the accuracy *falls* a little at each step, on both data sets, with 1.1 to 1.5 classes in the
-# support at the end against the full ten. Sparse softmax is level with cross-entropy at ten classes. Taylor softmax is accurate, on MNIST more so than cross-entropy, but under-confident: with a quadratic tail
-# it cannot put a rival near 0. The two losses that the post warns of, $-p_t$ and cross-entropy on sparsemax, are far behind, at every rate. (On MNIST both are best at the lowest rate
-# of the grid, so their values there are lower bounds; on the digits the best rate is inside.) Label smoothing, the plain baseline, is the most accurate on both, and under-confident as well.
+# **What we saw.** Sparsemax ends behind cross-entropy and behind entmax 1.25 on both data sets. The smaller steps, cross-entropy to entmax 1.25 to 1.5, are within two standard errors: not
+# resolved. All of it is small: 0.5 points of 597 test digits are three pictures, 0.9 points of 1,000 MNIST test pictures are nine, and the intervals know of seeds only, not of the
+# choice of pictures. (With some twenty comparisons in the table, we call a difference what exceeds 2.5 standard errors.) At the end sparsemax gives 1.1 to 1.2 classes more than $10^{-7}$,
+# cross-entropy 6.5 and 4.0. Sparse softmax is level with cross-entropy: any difference is smaller than sparsemax's lag. The two losses that the post warns of, $-p_t$ and
+# cross-entropy on sparsemax, are far behind at every rate. (On MNIST both are best at the lowest rate of the grid, so their values there are lower bounds.) Label smoothing, the plain baseline,
+# is the most accurate. The columns of the first epochs compare losses *at their own best rates*; at equal rates sparsemax is the slower one at first (C17).
 
 # %% tags=["hide-input"]
 acc = {id: {name: row["accuracy"] for name, row in rows.items()} for id, rows in best.items()}
-scope = {id: f"full, {len(run.config['seeds'])} seeds, rate tuned" for id, run in E1.items()}
+TESTED = {"E1": "597 test digits", "E1b": "1,000 test pictures"}
+scope = {id: f"full, {len(run.config['seeds'])} seeds, rate tuned, {TESTED[id]}" for id, run in E1.items()}
+lag = {id: float(np.mean(acc[id]["softmax"]) - np.mean(acc[id]["sparsemax"])) for id in acc}
 live = {name: float(np.mean(row["accuracy"])) for name, row in e1.items()}
 nb.experiment(
     "E1",
-    "With rates tuned per loss, accuracy falls along cross-entropy, entmax 1.25, 1.5, sparsemax (digits and MNIST, ten classes); sparse softmax is level with cross-entropy, −p_t far below, label smoothing above.",
+    "With rates tuned per loss, sparsemax ends a little below cross-entropy and entmax 1.25 (digits and MNIST, ten classes), the steps between are not resolved; sparse softmax is level with cross-entropy, −p_t far below, label smoothing above.",
     "verified",
     holds=[
-        *[ledger.better(f"cross-entropy over sparsemax, {id}", acc[id]["softmax"], acc[id]["sparsemax"], scope=scope[id]) for id in acc],
-        *[ledger.better(f"entmax 1.25 over sparsemax, {id}", acc[id]["entmax 1.25"], acc[id]["sparsemax"], scope=scope[id]) for id in acc],
-        *[ledger.better(f"label smoothing over cross-entropy, {id}", acc[id]["smoothed"], acc[id]["softmax"], scope=scope[id]) for id in acc],
-        *[ledger.close(f"sparse softmax k = 5 − cross-entropy, {id}", float(np.mean(acc[id]["top 5"]) - np.mean(acc[id]["softmax"])), 0, abs=0.005, scope=scope[id]) for id in acc],
+        *[ledger.better(f"cross-entropy over sparsemax, {id}", acc[id]["softmax"], acc[id]["sparsemax"], sigmas=2.5, scope=scope[id]) for id in acc],
+        *[ledger.better(f"entmax 1.25 over sparsemax, {id}", acc[id]["entmax 1.25"], acc[id]["sparsemax"], sigmas=2.5, scope=scope[id]) for id in acc],
+        *[ledger.better(f"label smoothing over cross-entropy, {id}", acc[id]["smoothed"], acc[id]["softmax"], sigmas=2.5, scope=scope[id]) for id in acc],
+        *[ledger.less(f"not resolved: {a} over {b}, {id}, in standard errors", in_errors(acc[id][a], acc[id][b]), 2, digits=2, scope=scope[id]) for id in acc for a, b in (("softmax", "entmax 1.25"), ("entmax 1.25", "entmax 1.5"))],
+        *[ledger.less(f"sparse softmax k = {k} and cross-entropy, {id}: end of the 90% interval of the difference, against sparsemax's lag", furthest(acc[id][f"top {k}"], acc[id]["softmax"]), lag[id], digits=3, scope=scope[id]) for id in acc for k in (2, 5)],
+        *[ledger.better(f"cross-entropy over −p_t, {id}", acc[id]["softmax"], acc[id]["p_t"], sigmas=3, scope=scope[id]) for id in acc],
         ledger.close("classes with weight, sparsemax, digits", float(np.mean(best["E1"]["sparsemax"]["support"])), 1.14, abs=0.02, scope=scope["E1"]),
-        ledger.more("live accuracy: cross-entropy", live["softmax"], 0.88, machine=True, scope="cpu, 3 seeds, 6 epochs"),
-        ledger.more("live accuracy: sparsemax", live["sparsemax"], 0.85, machine=True, scope="cpu, 3 seeds, 6 epochs"),
+        ledger.more("live accuracy: cross-entropy", live["softmax"], 0.92, machine=True, scope="cpu, 3 seeds, 6 epochs"),
+        ledger.more("live accuracy: sparsemax", live["sparsemax"], 0.9, machine=True, scope="cpu, 3 seeds, 6 epochs"),
         ledger.less("live accuracy: −p_t", live["p_t"], live["softmax"], margin=0.05, machine=True, scope="cpu, 3 seeds, 6 epochs"),
     ],
 )  # fmt: skip
 nb.experiment(
     "E1b",
-    "The same on MNIST with a convolutional network: sparsemax ends below entmax 1.5, and both below cross-entropy.",
+    "The same on MNIST with a convolutional network: entmax 1.5 and sparsemax end below cross-entropy, sparsemax below entmax 1.25 too.",
     "verified",
     holds=[
-        ledger.better("entmax 1.5 over sparsemax", acc["E1b"]["entmax 1.5"], acc["E1b"]["sparsemax"], scope=scope["E1b"]),
-        ledger.better("cross-entropy over entmax 1.5", acc["E1b"]["softmax"], acc["E1b"]["entmax 1.5"], scope=scope["E1b"]),
+        *[
+            ledger.better(f"{a} over {b}", acc["E1b"][a], acc["E1b"][b], sigmas=2.5, scope=scope["E1b"])
+            for a, b in (("softmax", "entmax 1.5"), ("softmax", "sparsemax"), ("entmax 1.25", "sparsemax"))
+        ],
         ledger.more(
             "live: CNN on digits, cross-entropy",
             float(np.mean(e1b["softmax"]["accuracy"])),
@@ -1800,25 +1869,28 @@ nb.claim(
     holds=[
         sym.limit("tail: e^(−x) over f₂(−x) as x → ∞", sp.exp(-g) / taylor(2).subs(x, -g), g, sp.oo, 0),
         ledger.less(
-            "live: confidence − accuracy is negative",
+            "live: largest confidence − accuracy, against softmax's smallest",
             max(confidence_gap("Taylor 2")),
-            0,
-            margin=0.05,
+            min(confidence_gap("softmax")),
+            margin=0.1,
             machine=True,
             scope="cpu, 3 seeds, 80 steps",
         ),
     ],
     fails=[
-        ledger.better(
-            f"its calibration error over softmax's: it becomes under-confident, {id}",
-            best[id]["Taylor 2"]["calibration"],
-            best[id]["softmax"]["calibration"],
-            sigmas=3,
-            scope=scope[id],
-        )
-        for id in best
+        ledger.more(
+            "MNIST: smallest calibration error over its rates, against softmax's largest",
+            min(np.mean(v) for v in E1["E1b"].result["Taylor 2"]["calibration"]),
+            max(np.mean(v) for v in E1["E1b"].result["softmax"]["calibration"]),
+            scope=scope["E1b"],
+        ),
+        ledger.better("digits, best rates: its calibration error over softmax's", best["E1"]["Taylor 2"]["calibration"], best["E1"]["softmax"]["calibration"], sigmas=3, scope=scope["E1"]),
     ],
-)
+)  # fmt: skip
+
+# %% [markdown]
+# Taylor softmax lowers the confidence, here too far: softmax was not over-confident to begin with. On the digits its validation accuracy hardly tells the rates 0.003 to 0.03 apart, while
+# its calibration error falls from 0.09 to 0.02 over them; on MNIST it is 0.1 or more at every rate.
 
 # %% [markdown]
 # ## E1c: the next word
@@ -1826,10 +1898,16 @@ nb.claim(
 # %% tags=["hide-input"]
 words = nb.recorded("E1c")
 word_best = {}
+
+
+def word_at_best(rows, rates):
+    """The test scores of a loss at the rate with the best top-1 accuracy on the validation text."""
+    i = best_rate(rows["valid"]["top-1"])
+    return {key: value[i] for key, value in rows["test"].items()} | {"rate": rates[i]}
+
+
 for phase, rates in (("scratch", words.config["rates"]), ("tuned", words.config["tune_rates"])):
-    for name, rows in words.result[phase].items():
-        i = int(np.argmax([np.mean(v) for v in rows["valid"]["top-1"]]))
-        word_best[phase, name] = {key: value[i] for key, value in rows["test"].items()} | {"rate": rates[i]}
+    word_best |= {(phase, name): word_at_best(rows, rates) for name, rows in words.result[phase].items()}
 WORDS = NAMES | {"top 10": "sparse softmax, k = 10", "top 50": "sparse softmax, k = 50"}
 nb.results(
     "E1c",
@@ -1851,22 +1929,26 @@ nb.results(
 )
 
 # %% [markdown]
-# **What we saw.** From scratch the order is the same as before: cross-entropy, entmax 1.5, sparsemax in accuracy, and sparse softmax with $k=10$ last: they lose
-# 0.6, 1.1 and 1.7 percentage points of 16.6. Fine-tuning the cross-entropy model under a sparse loss *lowers* its accuracy, while more steps of cross-entropy raise it
-# a little. (For $k=10$ the lowest rate of the grid is best, for $k=50$ the highest: the first wants to be left alone, the second to be trained anew.) And a sparse output has no perplexity: a tenth (entmax 1.5) to two thirds ($k=10$) of the words that came got probability 0.
+# **What we saw.** From scratch cross-entropy has the best top-1 accuracy: sparse softmax and sparsemax lose 0.8 to 1.7 points of 16.6, entmax 1.5 loses 0.6 (2.3 standard errors, at the edge of what
+# five seeds resolve). In the top ten sparsemax is level with cross-entropy. Fine-tuning the cross-entropy model under entmax 1.5, sparsemax or $k=10$ *lowers* its accuracy at every rate of
+# the grid; under $k=50$ and under more cross-entropy the change is within two standard errors. ($k=10$ is best at the lowest rate, where the loss does least: its loss of 1.5 points is that
+# grid's, and shrinks with the rate.) And a sparse output has no perplexity: a tenth (entmax 1.5) to two thirds ($k=10$) of the words that came got probability 0.
 
 # %% tags=["hide-input"]
 top1 = {key: row["top-1"] for key, row in word_best.items()}
 word_scope = f"full, {len(words.config['seeds'])} seeds, rate tuned"
 nb.experiment(
     "E1c",
-    "Next word, 4,096 words: from scratch cross-entropy is ahead of entmax 1.5, sparsemax and sparse softmax; fine-tuning under the sparse losses does not help.",
+    "Next word, 4,096 words: from scratch cross-entropy is ahead in top-1 accuracy; fine-tuning under the sparse losses does not help.",
     "verified",
     holds=[
         *[ledger.better(f"from scratch, cross-entropy over {WORDS[name]}", top1["scratch", "softmax"], top1["scratch", name], scope=word_scope) for name in ("entmax 1.5", "sparsemax", "top 10", "top 50")],
         *[ledger.better(f"fine-tuned, cross-entropy over {WORDS[name]}", top1["tuned", "softmax"], top1["tuned", name], scope=word_scope) for name in ("entmax 1.5", "sparsemax", "top 10", "top 50")],
+        *[ledger.better(f"cross-entropy model before fine-tuning over after, {name}, rate {rate:g}", top1["scratch", "softmax"], words.result["tuned"][name]["test"]["top-1"][i], sigmas=3, scope=word_scope) for name in ("entmax 1.5", "sparsemax", "top 10") for i, rate in enumerate(words.config["tune_rates"])],
+        *[ledger.less(f"not resolved: change by fine-tuning, {WORDS[name]}, in standard errors", abs(in_errors(top1["tuned", name], top1["scratch", "softmax"])), 2, digits=2, scope=word_scope) for name in ("softmax", "top 50")],
+        ledger.less("from scratch, top-10 accuracy: |sparsemax − cross-entropy| in standard errors", abs(in_errors(word_best["scratch", "sparsemax"]["top-10"], word_best["scratch", "softmax"]["top-10"])), 2, digits=2, scope=word_scope),
         ledger.close("share of words with p_t = 0, entmax 1.5", float(np.mean(word_best["scratch", "entmax 1.5"]["zero"])), 0.0975, abs=0.005, scope=word_scope),
-        ledger.more("live: top-1 accuracy of cross-entropy, 256 words", float(np.mean(e1c["scratch"]["softmax"]["test"]["top-1"])), 0.15, machine=True, scope="cpu, 3 seeds, 60 steps"),
+        ledger.more("live: top-1 accuracy of cross-entropy, 256 words", float(np.mean(e1c["scratch"]["softmax"]["test"]["top-1"])), 0.22, machine=True, scope="cpu, 3 seeds, 60 steps"),
     ],
 )  # fmt: skip
 nb.claim(
@@ -1875,11 +1957,12 @@ nb.claim(
     "partly",
     holds=[
         ledger.better("next word from scratch, cross-entropy over k = 10", top1["scratch", "softmax"], top1["scratch", "top 10"], sigmas=3, scope=word_scope),
-        ledger.better("k = 50: fine-tuned over from scratch", top1["tuned", "top 50"], top1["scratch", "top 50"], scope=word_scope),
+        ledger.better("and over k = 50", top1["scratch", "softmax"], top1["scratch", "top 50"], sigmas=3, scope=word_scope),
     ],
     fails=[
         ledger.better("next word: the cross-entropy model before fine-tuning over the same after it, k = 10", top1["scratch", "softmax"], top1["tuned", "top 10"], sigmas=3, scope=word_scope),
-        ledger.close("ten classes from scratch, digits: k = 2 − cross-entropy", float(np.mean(acc["E1"]["top 2"]) - np.mean(acc["E1"]["softmax"])), 0, abs=0.004, scope=scope["E1"]),
+        ledger.less("the same model gains nothing resolved under k = 50: change in standard errors", in_errors(top1["tuned", "top 50"], top1["scratch", "softmax"]), 2, digits=2, scope=word_scope),
+        ledger.less("ten classes from scratch, digits, k = 2: end of the 90% interval of the difference from cross-entropy", furthest(acc["E1"]["top 2"], acc["E1"]["softmax"]), 0.004, digits=3, scope=scope["E1"]),
     ],
 )  # fmt: skip
 
@@ -1891,98 +1974,115 @@ sparse_run = nb.recorded("E2")
 lengths = [16, 64, 256, 1024]
 
 
-def recall_best(name, steps, key):
-    """{length: one number a seed} at the rate with the best validation accuracy at n = 16."""
-    rows = sparse_run.result[str(steps)][name]
-    i = int(np.argmax([np.mean(v) for v in rows["valid"]["accuracy"]]))
-    return {n: rows[str(n)][key][i] for n in lengths} | {"rate": sparse_run.config["rates"][i]}
+def recall_best(run, name, steps, key):
+    """{length: one number a seed} at the rate with the best validation accuracy at n = 16 (the lowest of a tie)."""
+    rows = run.result[str(steps)][name]
+    i = best_rate(rows["valid"]["accuracy"])
+    return {n: rows[str(n)][key][i] for n in lengths} | {"rate": run.config["rates"][i]}
 
 
 short_steps, long_steps = sparse_run.config["steps"]
+recall_rates = sparse_run.config["rates"]
 maps = list(sparse_run.result[str(long_steps)])
+
+
+def recall_at(name, steps, rate, n, key):
+    """One number a seed."""
+    return sparse_run.result[str(steps)][name][str(n)][key][recall_rates.index(rate)]
+
+
 nb.results(
     "E2",
-    f"Recall accuracy and weight on the target, trained at n = 16; mean of {len(sparse_run.config['seeds'])} seeds, best rate each; {sparse_run.provenance}",
-    ["steps", "map", "best rate", *[f"n = {n}" for n in lengths], "keys with weight, 16 → 1024"],
+    f"Trained at n = 16: accuracy at 16 → accuracy at 1024 / weight on the target at 1024; mean of {len(sparse_run.config['seeds'])} seeds; {sparse_run.provenance}",
+    ["steps", "map", *[f"rate {rate:g}" for rate in recall_rates[1:4]], "keys with weight at 1024, rate 0.03"],
     [
         [
             str(steps),
             name,
-            f"{recall_best(name, steps, 'accuracy')['rate']:g}",
-            *[
-                f"{np.mean(recall_best(name, steps, 'accuracy')[n]):.3f} / {np.mean(recall_best(name, steps, 'weight')[n]):.3f}"
-                for n in lengths
-            ],
-            f"{np.mean(recall_best(name, steps, 'support')[16]):.1f} → {np.mean(recall_best(name, steps, 'support')[1024]):.1f}",
+            *[" / ".join(f"{v:.3f}" for v in (np.mean(recall_at(name, steps, rate, 1024, key)) for key in ("accuracy", "weight"))).join([f"{np.mean(recall_at(name, steps, rate, 16, 'accuracy')):.3f} → ", ""]) for rate in recall_rates[1:4]],
+            f"{np.mean(recall_at(name, steps, 0.03, 1024, 'support')):.1f}",
         ]
         for steps in (short_steps, long_steps)
         for name in maps
     ],
-)
+)  # fmt: skip
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight on the target against the number of pairs at the test, both axes logarithmic. Plain softmax falls from 0.95 to 0.2 at 1024 pairs, softmax with log n stays at 0.96, entmax 1.25 falls to 0.66, entmax 1.5 to 0.77, sparsemax stays near 0.7. Right: accuracy after 800 and 3200 steps; sparsemax reaches only 0.5 and 0.7, entmax 1.5 0.7 and 1, softmax 1 in both."}}
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=False)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight on the target against the number of pairs at the test, both axes logarithmic, all maps trained with rate 0.03: plain softmax falls to 0.32 at 1024 pairs, softmax with log n stays at 0.98, the sparse maps end at 0.65 to 0.77. Middle: weight at 1024 pairs against the rate: plain softmax rises from 0.06 to 0.89 at rate 0.1, above or level with the sparse maps there. Right: accuracy at 16 pairs against the rate after 800 steps dotted and 3200 steps drawn: softmax is highest at every rate, sparsemax lowest."}}
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.2, 3.6))
 looks = zip(maps, (BLUE, SKY, GREEN, ORANGE, PURPLE), ("-", (0, (3, 1, 1, 1)), "--", "-.", (0, (5, 1))), strict=True)
 for name, color, style in looks:
-    weight = recall_best(name, long_steps, "weight")
-    left.errorbar(
-        lengths,
-        [np.mean(weight[n]) for n in lengths],
-        [half_width(weight[n]) for n in lengths],
-        color=color,
-        ls=style,
-        label=name,
-        capsize=2,
-    )
-    for steps, shape in ((short_steps, "o"), (long_steps, "s")):
-        accuracy = recall_best(name, steps, "accuracy")
-        right.errorbar(
-            lengths, [np.mean(accuracy[n]) for n in lengths], color=color, ls=style if steps == long_steps else ":", marker=shape, ms=4
-        )
+    weight = [recall_at(name, long_steps, 0.03, n, "weight") for n in lengths]
+    left.errorbar(lengths, [np.mean(v) for v in weight], [half_width(v) for v in weight], color=color, ls=style, label=name, capsize=2)
+    weight = [recall_at(name, long_steps, rate, 1024, "weight") for rate in recall_rates]
+    middle.errorbar(recall_rates, [np.mean(v) for v in weight], [half_width(v) for v in weight], color=color, ls=style, capsize=2)
+    for steps in (short_steps, long_steps):
+        accuracy = [np.mean(recall_at(name, steps, rate, 16, "accuracy")) for rate in recall_rates]
+        if name != "softmax log-n":
+            right.plot(recall_rates, accuracy, color=color, ls=style if steps == long_steps else ":")
 for name, color in (("softmax", BLUE), ("entmax 1.5", ORANGE), ("sparsemax", PURPLE)):
     if name in e2.get("300", ()):
-        left.plot(
-            lengths,
-            [np.mean(e2["300"][name][str(n)]["weight"]) for n in lengths],
-            "x",
-            color=color,
-            label="× live, 300 steps" if name == "softmax" else None,
+        right.plot(
+            0.03, np.mean(e2["300"][name]["16"]["accuracy"]), "x", color=color, label="× live, 300 steps" if name == "softmax" else None
         )
-left.set(xscale="log", yscale="log", xlabel="pairs n at the test (log)", ylabel=f"weight on the target (log), {long_steps} steps")
-right.set(xscale="log", xlabel="pairs n at the test (log)", ylabel="accuracy", ylim=(0, 1.03))
-left.set_title("Weight on the target")
-right.set_title(f"Accuracy: {short_steps} steps dotted, {long_steps} drawn")
-left.legend(fontsize=8)
-figure.suptitle("Sparse attention holds its weight on long inputs, but is harder to train", x=0.01, ha="left", weight="bold", fontsize=11)
+drawn["figure 8: softmax's weight at 1024, rate 0.1"] = (
+    middle.lines[0].get_ydata()[3],
+    sum(sparse_run.result["3200"]["softmax"]["1024"]["weight"][3]) / 8,
+)
+left.set(xscale="log", yscale="log", xlabel="pairs n at the test (log)", ylabel="weight on the target (log)")
+middle.set(xscale="log", xlabel="rate (log)", ylabel="weight on the target at 1024", ylim=(0, 1.03))
+right.set(xscale="log", xlabel="rate (log)", ylabel="accuracy at n = 16", ylim=(0, 1.03))
+for axes, title in zip(
+    (left, middle, right), ("All at rate 0.03", "At n = 1024", f"{short_steps} (dotted), {long_steps} steps"), strict=True
+):
+    axes.set_title(title)
+left.legend(fontsize=7)
+right.legend(fontsize=7)
+figure.suptitle(
+    "The rate decides as much as the map how much weight is left; softmax is easiest to train",
+    x=0.01,
+    ha="left",
+    weight="bold",
+    fontsize=11,
+)
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** The sparse maps do what they promise: entmax 1.5 keeps 0.77 of the weight on one key of 1024, where plain softmax, trained to 0.95 at $n=16$, keeps 0.20.
-# They are also harder to train: what is outside the support gets no gradient. After 800 steps sparsemax answers half of the queries, entmax 1.5 seven tenths, softmax all; four times
-# the steps bring entmax 1.5 to the top and sparsemax to 0.72. And the simple remedy beats both: softmax with its logits multiplied by $\log n$ keeps 0.96.
+# **What we saw.** Map *and* rate (which sets how large the logits grow) decide what is left of the weight among 1,024 keys. After 3,200 steps at rates 0.01 and 0.03 entmax 1.5 keeps 0.54 and
+# 0.77, plain softmax 0.20 and 0.32. At 0.1 softmax keeps 0.89, more than entmax 1.5 and sparsemax, and as much as entmax 1.25. Validation at $n=16$ does not choose among them: softmax's
+# accuracy there is 1.000, 1.000 and 0.998. Nor is the lost weight missed: with 0.20 on the target softmax still answers every query at $n=1024$, for the rest is spread over 32
+# values; at rate 0.1, with 0.89, it answers 94%. The sparse maps are harder to train, in the order of their sparsity. A likely reason, not tested here: a key outside the support gets no
+# gradient. Whether sparsemax (0.72 after four times the steps) is slow or stuck these runs do not tell. Softmax with its logits multiplied by $\log n/\log16$ keeps 0.98, more than any sparse map
+# at any rate.
 
 # %% tags=["hide-input"]
 recall = {
-    (name, steps, key): recall_best(name, steps, key)
+    (name, steps, key): recall_best(sparse_run, name, steps, key)
     for name in maps
     for steps in (short_steps, long_steps)
     for key in ("accuracy", "weight", "support")
 }
+rate_scope = f"full, {len(sparse_run.config['seeds'])} seeds, equal rates"
 sparse_scope = f"full, {len(sparse_run.config['seeds'])} seeds, rate tuned"
 live_weight = {name: float(np.mean(rows["16"]["accuracy"])) for name, rows in e2.get("300", {}).items()}
 nb.experiment(
     "E2",
-    "Trained at n = 16 and tested at 1024, sparse attention keeps its weight on the target better than softmax, but trains more slowly; softmax with log n keeps it best.",
-    "verified",
+    "Trained at n = 16 and tested at 1024, sparse attention keeps its weight on the target better than plain softmax, but trains more slowly.",
+    "partly",
     holds=[
-        ledger.better("weight at 1024, entmax 1.5 over softmax", recall["entmax 1.5", long_steps, "weight"][1024], recall["softmax", long_steps, "weight"][1024], sigmas=3, scope=sparse_scope),
-        ledger.better("weight at 1024, softmax with log n over entmax 1.5", recall["softmax log-n", long_steps, "weight"][1024], recall["entmax 1.5", long_steps, "weight"][1024], sigmas=3, scope=sparse_scope),
+        *[ledger.better(f"weight at 1024, rate {rate:g}, entmax 1.5 over softmax", recall_at("entmax 1.5", long_steps, rate, 1024, "weight"), recall_at("softmax", long_steps, rate, 1024, "weight"), sigmas=3, scope=rate_scope) for rate in (0.01, 0.03)],
         *[
-            ledger.better(f"accuracy at n = 16 after {short_steps} steps, {a} over {b}", recall[a, short_steps, "accuracy"][16], recall[b, short_steps, "accuracy"][16], sigmas=3, scope=sparse_scope)
+            ledger.better(f"accuracy at n = 16 after {short_steps} steps, rate {rate:g}, {a} over {b}", recall_at(a, short_steps, rate, 16, "accuracy"), recall_at(b, short_steps, rate, 16, "accuracy"), sigmas=3, scope=rate_scope)
+            for rate in (0.03, 0.1)
             for a, b in (("softmax", "entmax 1.25"), ("entmax 1.25", "entmax 1.5"), ("entmax 1.5", "sparsemax"))
         ],
         ledger.less("sparsemax, keys with weight at n = 1024", float(np.mean(recall["sparsemax", long_steps, "support"][1024])), 4, scope=sparse_scope),
         *([ledger.less("live: accuracy of sparsemax after 300 steps, against softmax's", live_weight["sparsemax"], live_weight["softmax"], margin=0.05, machine=True, scope="cpu, 3 seeds")] if live_weight else []),
+    ],
+    fails=[
+        *[ledger.better(f"weight at 1024, rate 0.1: softmax over {name}", recall_at("softmax", long_steps, 0.1, 1024, "weight"), recall_at(name, long_steps, 0.1, 1024, "weight"), sigmas=3, scope=rate_scope) for name in ("entmax 1.5", "sparsemax")],
+        ledger.more("though its accuracy at n = 16 is", float(np.mean(recall_at("softmax", long_steps, 0.1, 16, "accuracy"))), 0.99, scope=rate_scope),
+        ledger.more("the weight is not missed: softmax, rate 0.01, accuracy at 1024, worst seed", min(recall_at("softmax", long_steps, 0.01, 1024, "accuracy")), 0.99, scope=rate_scope),
+        *[ledger.better(f"softmax with log n, rate 0.03, over the best {name} at any rate", recall_at("softmax log-n", long_steps, 0.03, 1024, "weight"), max((recall_at(name, long_steps, rate, 1024, "weight") for rate in recall_rates), key=np.mean), sigmas=3, scope=rate_scope) for name in ("entmax 1.25", "entmax 1.5", "sparsemax")],
     ],
 )  # fmt: skip
 nb.claim(
@@ -1992,7 +2092,7 @@ nb.claim(
     holds=[
         ledger.better("attention, 800 steps: softmax over entmax 1.5", recall["softmax", short_steps, "accuracy"][16], recall["entmax 1.5", short_steps, "accuracy"][16], sigmas=3, scope=sparse_scope),
         ledger.better("attention, 3200 steps: entmax 1.5 over sparsemax", recall["entmax 1.5", long_steps, "accuracy"][16], recall["sparsemax", long_steps, "accuracy"][16], sigmas=3, scope=sparse_scope),
-        ledger.better("MNIST: entmax 1.5 over sparsemax", acc["E1b"]["entmax 1.5"], acc["E1b"]["sparsemax"], scope=scope["E1b"]),
+        *[ledger.better(f"{TESTED[id]}, equal rate {rate:g}, accuracy after the first epoch: {a} over {b}", E1[id].result[a]["1"][i], E1[id].result[b]["1"][i], sigmas=2.5, scope=f"full, {len(run.config['seeds'])} seeds") for id, run in E1.items() for i, rate in enumerate(run.config["rates"]) if rate == 0.01 for a, b in (("softmax", "sparsemax"),)],
         ledger.better("next word: entmax 1.5 over sparsemax", top1["scratch", "entmax 1.5"], top1["scratch", "sparsemax"], scope=word_scope),
     ],
 )  # fmt: skip
@@ -2040,7 +2140,7 @@ nb.results(
     ],
 )
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Time of this package over that of the package entmax on a log axis, one row a routine, dots for the sizes, on the CPU and on the H100. Sorting on the GPU lies around 1, bisection at 0.3 to 0.7, entmax 1.25 at 0.2 to 0.4. On the CPU nearly all dots lie left of 1, at large sizes far left. The automatic choice of entmax for sparsemax and entmax 1.5 is mostly right of 1 on the GPU."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Time of this package over that of the package entmax on a log axis, one row a routine, dots for the sizes, on the CPU and on the H100. Sorting on the GPU lies around 1, bisection at 0.3 to 0.7, entmax 1.25 at 0.17 to 0.29. On the CPU nearly all dots lie left of 1, at large sizes far left. The automatic choice of entmax for sparsemax and entmax 1.5 is mostly right of 1 on the GPU, up to 2.8."}}
 figure, axes = plt.subplots(figsize=(8.2, 4.0))
 for i, pair in enumerate(reversed(SAME)):
     axes.plot(
@@ -2066,7 +2166,7 @@ axes.set_yticks(
     range(len(SAME)), [f"{ours.replace('auto', 'by Newton' if '1.25' in ours else 'by entmax, auto')}" for ours, _ in reversed(SAME)]
 )
 axes.set(xscale="log", xlabel="time over the package's (log axis; left of 1 is faster)")
-axes.set_title("Level by sorting, faster by bisection and for general orders")
+axes.set_title("On the H100 sorting is level; entmax with method auto is not")
 axes.legend()
 nb.show(figure)
 
@@ -2077,6 +2177,12 @@ recorded_speed = [
         "H100: sorting over the package's, geometric mean of 36",
         geometric([v for pair in SAME[:2] for v in gpu_ratio[pair].values()]),
         1.03,
+        scope="recorded, 18 settings, 2 orders",
+    ),
+    ledger.less(
+        "H100: sorting over the package's, largest of 36",
+        max(v for pair in SAME[:2] for v in gpu_ratio[pair].values()),
+        1.2,
         scope="recorded, 18 settings, 2 orders",
     ),
     ledger.less(
@@ -2109,6 +2215,13 @@ live_speed = (
             scope="live, 4 sizes",
         ),
         ledger.less(
+            "CPU: bisection, geometric mean over the sizes",
+            geometric([v for pair in SAME[2:4] for v in cpu_ratio[pair].values()]),
+            0.8,
+            machine=True,
+            scope="live, 4 sizes",
+        ),
+        ledger.less(
             "CPU: entmax 1.25 by Newton, geometric mean", geometric(cpu_ratio[SAME[4]].values()), 0.6, machine=True, scope="live, 4 sizes"
         ),
     ]
@@ -2117,35 +2230,39 @@ live_speed = (
 )
 nb.experiment(
     "E4",
-    "Sorting, bisection and Newton give the same numbers; beside the package entmax sorting is level on a GPU and faster on a CPU, bisection and general orders are faster on both; all cost several times softmax.",
+    "Sorting, bisection and Newton give the same numbers; beside the package entmax sorting is level on an H100 and faster on a CPU at long rows, bisection and general orders are faster on both; sorting costs 2.8 to 7.4 times softmax on the H100.",
     "verified",
     holds=[
         *recorded_speed,
         *live_speed,
         *[ledger.less(f"H100: largest error of {name} in float32", worst_error(timing.result, name), 5e-6, digits=2, scope="recorded, 18 settings") for name in ("sparsemax auto", "entmax 1.5 sort", "entmax 1.5 bisect", "entmax 1.25 auto")],
         *[ledger.less(f"CPU: largest error of {name} in float32", worst_error(e4, name), 2e-6, digits=2, machine=True, scope="live") for name in ("sparsemax auto", "entmax 1.5 sort", "entmax 1.25 auto")],
-        ledger.more("H100: entmax 1.5 over softmax, least of 18", min(row["entmax 1.5 sort"] / row["softmax"] for row in timing.result["ms"].values()), 2, scope="recorded"),
+        ledger.close("H100: sorting over softmax, least of 36", min(row[name] / row["softmax"] for row in timing.result["ms"].values() for name in ("sparsemax sort", "entmax 1.5 sort")), 2.85, abs=0.01, digits=3, scope="recorded"),
+        ledger.close("largest", max(row[name] / row["softmax"] for row in timing.result["ms"].values() for name in ("sparsemax sort", "entmax 1.5 sort")), 7.38, abs=0.01, digits=3, scope="recorded"),
     ],
 )  # fmt: skip
+on_gpu = types.SimpleNamespace(is_cuda=True)  # what the routing looks at
 nb.claim(
     "X6",
-    'entmax(x, alpha) with method="auto" is nowhere slower than the package entmax.',
-    "refuted",
-    fails=[
-        ledger.more(
-            "H100: default sparsemax over the package's sorting, largest of 18",
-            max(gpu_ratio[SAME[5]].values()),
-            1.5,
-            scope='recorded, 18 settings; method="sort" is the one to take there',
-        )
+    "Sparsemax and entmax 1.5 are not slower here than in the package entmax.",
+    "partly",
+    holds=[
+        ledger.less("H100: sorting over the package's, geometric mean, sparsemax", geometric(gpu_ratio[SAME[0]].values()), 0.95, scope="recorded, 18 settings"),
+        ledger.less("entmax 1.5", geometric(gpu_ratio[SAME[1]].values()), 1, scope="recorded, 18 settings"),
+        ledger.close("sparsemax, entmax15 and fastest_entmax sort on a GPU (1: yes)", float(simplex._or_sort(on_gpu, "auto") == "sort"), 1, abs=1e-9),
+        ledger.less("fastest_entmax on this CPU: largest difference from entmax", max(float((simplex.fastest_entmax(sample, a) - simplex.entmax(sample, a, method="bisect")).abs().max()) for a in (1.25, 1.5, 2.0)), 1e-12, digits=1, machine=True),
     ],
-)
+    fails=[
+        ledger.more("H100: entmax(x, 2), method auto, over the package's sorting, largest of 18", max(gpu_ratio[SAME[5]].values()), 2.5, scope="recorded, 18 settings"),
+        ledger.more("entmax(x, 1.5), method auto", max(gpu_ratio[SAME[6]].values()), 1.5, scope="recorded, 18 settings"),
+    ],
+)  # fmt: skip
 
 # %% [markdown]
-# A GPU sorts so well that all of this is a matter of counting kernel launches: Newton's few passes with a look at the values after each lose to one sort. So on a GPU
-# `simplex.sparsemax` and `simplex.entmax15` sort by themselves since this was measured; the default of the general `entmax`, chosen on a CPU and timed here, is up to three times
-# slower there for the orders 1.5 and 2. (The cards were shared with other work while this was recorded;
-# the turns alternate, so that the ratios are fair, but a ratio within some 15% of 1 is no difference.)
+# On a GPU all of this is a matter of counting kernel launches: Newton's few passes with a look at the values after each lose to one sort. The automatic choice of the general `entmax` was made on a
+# CPU, and on the H100 it is up to 2.8 times slower than the package for sparsemax and 1.6 times for entmax 1.5. `simplex.sparsemax`, `simplex.entmax15` and `simplex.fastest_entmax`
+# therefore sort on a GPU, and those are the ones to call there. That they are level is read off the recorded times of `method="sort"`, to which they lead; they were not timed themselves.
+# (The cards were shared with other work; the turns alternate, so that the ratios are fair, but a ratio within some 15% of 1 is no difference.)
 #
 # ## The papers' numbers beside ours
 #
@@ -2160,12 +2277,12 @@ nb.results(
     [
         ["attention, SNLI test accuracy (1602.02068)", "82.08", "", "82.20", " / ".join(mean_of(recall[m, long_steps, "accuracy"][16]) for m in ("softmax", "entmax 1.5", "sparsemax")) + " (recall)", "a task that attention alone must solve, from scratch"],
         ["translation De-En, BLEU (1905.05702)", "25.70", "26.17", "24.69", " / ".join(mean_of(top1["scratch", m], 4) for m in ("softmax", "entmax 1.5", "sparsemax")) + " (next word)", "no search here, where exact zeros help most; the model is small and under-trained"],
-        ["translation Ro-En, BLEU (1905.05702)", "29.12", "30.15", "29.20", " / ".join(mean_of(acc["E1b"][m], 4) for m in ("softmax", "entmax 1.5", "sparsemax")) + " (MNIST)", "ten classes"],
+        ["translation Ro-En, BLEU (1905.05702)", "29.12", "30.15", "29.20", "(the same)", "the same"],
     ],
 )  # fmt: skip
 
 # %% [markdown]
-# In translation the papers find entmax 1.5 *ahead* of softmax and sparsemax. In ours it lies between the two, and the order of sparsemax is last throughout.
+# In the rows as quoted entmax 1.5 is *ahead* of softmax and sparsemax in translation. In our next-word and recall runs it lies between the two.
 #
 # ## Beyond the post
 #
@@ -2187,6 +2304,37 @@ nb.claim(
 )
 
 # %% [markdown]
+# ### Do tables and figures show what was recorded?
+
+# %% tags=["hide-input"]
+two_rates = {"valid": [[0.1, 0.2], [0.8, 0.9]], "accuracy": [[1, 1], [0.25, 0.5]], "calibration": [[0, 0], [3, 4]]}
+fake = types.SimpleNamespace(result={"a": two_rates}, config={"rates": [5, 7]})
+fake_words = {"valid": {"top-1": [[0.1], [0.9]]}, "test": {"top-1": [[1], [0.25]]}}
+by_length = {str(n): {"weight": [[1], [n]], "accuracy": [[1], [0]]} for n in lengths} | {"valid": {"accuracy": [[0.1], [0.9]]}}
+fake_recall = types.SimpleNamespace(result={"9": {"a": by_length}}, config={"rates": [5, 7]})
+selected = at_best(fake, "a"), word_at_best(fake_words, [5, 7]), recall_best(fake_recall, "a", 9, "weight")
+nb.claim(
+    "X8",
+    "The rates are chosen on held-out data alone, and what is drawn is what was computed.",
+    "verified",
+    holds=[
+        ledger.close("pictures: test accuracy where validation and test disagree", sum(selected[0]["accuracy"]), 0.75, abs=1e-12),
+        ledger.close("the rate chosen", selected[0]["rate"], 7, abs=1e-9),
+        ledger.close("words", sum(selected[1]["top-1"]), 0.25, abs=1e-12),
+        ledger.close("recall, weight at 1024", selected[2][1024][0], 1024, abs=1e-9),
+        ledger.close("half of the 95% interval of 1, 2, 3: 4.3027/√3", half_width([1, 2, 3]), 4.30265 / math.sqrt(3), rel=1e-5),
+        ledger.close("geometric mean of 1, 4, 16", geometric([1, 4, 16]), 4, rel=1e-9),
+        ledger.close("(1, 2, 3) and (3, 4, 5) in standard errors: −2/√(2/3)", in_errors([1, 2, 3], [3, 4, 5]), -math.sqrt(6), rel=1e-9),
+        ledger.close("end of their 90% interval: 2 + 2.1318 √(2/3)", furthest([1, 2, 3], [3, 4, 5]), 2 + 2.13185 * math.sqrt(2 / 3), rel=1e-5),
+        *[ledger.close(what, float(shown), float(expected), rel=1e-4) for what, (shown, expected) in drawn.items()],
+        *[
+            ledger.close(f"column of calibration errors, {id}: sum", sum(float(row[5]) for row in e1_rows[id]), sum(sum(rows["calibration"][max(range(len(rows["valid"])), key=lambda i: sum(rows["valid"][i]))]) for rows in run.result.values()) / len(run.config["seeds"]), abs=0.006)
+            for id, run in E1.items()
+        ],
+    ],
+)  # fmt: skip
+
+# %% [markdown]
 # ## What does not hold
 #
 # - **"Not the largest $k$"** (C19): it is the largest $k$; proof, and 200,000 vectors. What fails on ties is the post's own routine (X2): $x=(2,0)$ is enough.
@@ -2195,9 +2343,10 @@ nb.claim(
 # - **"Invariance is hard"** (C12): any increasing $h$ of $x-\max x$ will do.
 # - **"The larger the variance the closer to the maximum"** (C2): it is the gap at the top that counts. A tie at the top has no one-hot limit (C1).
 # - **Sparse softmax for fine-tuning** (C9): less efficient from scratch it is, at 4,096 classes; fine-tuning with it did not help our (under-trained) language model.
-# - **Calibration by Taylor softmax** (C8): from a little over- to clearly under-confident, and it can prefer the worse logit (X1).
+# - **Calibration by Taylor softmax** (C8): it lowers the confidence of a model that was not over-confident, and it can prefer the worse logit (X1).
+# - **Sparse attention keeps its weight where softmax does not** (E2): at two rates of three; a higher rate or a factor $\log n$ does as much for softmax.
 #
-# What survives: the unifying view, every other formula, and the ranking of the three maps by ease of training.
+# What survives: the unifying view, every other formula, and the ranking of softmax, entmax 1.5 and sparsemax by ease of training.
 
 # %% [markdown]
 # ## Exercises
@@ -2214,6 +2363,7 @@ nb.claim(
 # ```
 
 # %% tags=["hide-cell"]
+assert abs(math.log1p(49_999 * math.exp(-17.73)) - 1e-3) < 1e-5
 at_two = float(simplex.fenchel_young_loss(torch.cat([f64([2.0]), torch.zeros(49_999, dtype=torch.float64)]), torch.tensor(0), 1.5))
 print(f"entmax 1.5, lead 2, n = 50,000: loss {at_two:.1f}; softmax needs a lead of {math.log(49_999 / math.expm1(1e-3)):.2f}")
 
@@ -2224,8 +2374,10 @@ print(f"entmax 1.5, lead 2, n = 50,000: loss {at_two:.1f}; softmax needs a lead 
 # ```
 
 # %% tags=["hide-cell"]
-print([round(float(simplex.sparsemax(f64([a, 0.0, 0.0]))[0]), 4) for a in (-0.6, -0.5, -0.2, 0.25, 1.0, 1.1)])
-print([round(min(1, max(0, 1 / 3 + 2 / 3 * a)), 4) for a in (-0.6, -0.5, -0.2, 0.25, 1.0, 1.1)])
+by_projection = [round(float(simplex.sparsemax(f64([a, 0.0, 0.0]))[0]), 4) for a in (-0.6, -0.5, -0.2, 0.25, 1.0, 1.1)]
+by_formula = [round(min(1, max(0, 1 / 3 + 2 / 3 * a)), 4) for a in (-0.6, -0.5, -0.2, 0.25, 1.0, 1.1)]
+assert by_projection == by_formula, (by_projection, by_formula)
+print(by_projection)
 
 # %% [markdown]
 # ```{admonition} Solution 3
@@ -2252,6 +2404,7 @@ for _ in range(10):
     p = simplex.entmax(f64([[2.0, 1.0, 0.0]]), order_)[0, 0]
     (by_order,) = torch.autograd.grad(p, order_)
     order_ = (order_ - (p - 0.8) / by_order).detach().requires_grad_()
+assert abs(float(simplex.entmax(f64([2.0, 1.0, 0.0]), float(order_), method="bisect")[0]) - 0.8) < 1e-9
 print(f"α = {float(order_):.6f} gives p1 = {float(simplex.entmax(f64([2.0, 1.0, 0.0]), float(order_))[0]):.6f}")
 
 # %% [markdown]
