@@ -2007,7 +2007,7 @@ nb.results(
     ],
 )  # fmt: skip
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight on the target against the number of pairs at the test, both axes logarithmic, all maps trained with rate 0.03: plain softmax falls to 0.32 at 1024 pairs, softmax with log n stays at 0.98, the sparse maps end at 0.65 to 0.77. Middle: weight at 1024 pairs against the rate: plain softmax rises from 0.06 to 0.89 at rate 0.1, above or level with the sparse maps there. Right: accuracy at 16 pairs against the rate after 800 steps dotted and 3200 steps drawn: softmax is highest at every rate, sparsemax lowest."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: weight on the target against the number of pairs at the test, both axes logarithmic, all maps trained with rate 0.03: plain softmax falls to 0.32 at 1024 pairs, softmax with log n stays at 0.98, the sparse maps end at 0.65 to 0.77. Middle: weight at 1024 pairs against the rate: plain softmax rises from 0.06 to 0.89 at rate 0.1, above or level with the sparse maps there. Right: accuracy at 16 pairs against the rate after 800 steps dotted and 3200 steps drawn: softmax is highest or level from rate 0.01 on, sparsemax lowest."}}
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.2, 3.6))
 looks = zip(maps, (BLUE, SKY, GREEN, ORANGE, PURPLE), ("-", (0, (3, 1, 1, 1)), "--", "-.", (0, (5, 1))), strict=True)
 for name, color, style in looks:
@@ -2262,7 +2262,7 @@ nb.claim(
 # On a GPU all of this is a matter of counting kernel launches: Newton's few passes with a look at the values after each lose to one sort. The automatic choice of the general `entmax` was made on a
 # CPU, and on the H100 it is up to 2.8 times slower than the package for sparsemax and 1.6 times for entmax 1.5. `simplex.sparsemax`, `simplex.entmax15` and `simplex.fastest_entmax`
 # therefore sort on a GPU, and those are the ones to call there. That they are level is read off the recorded times of `method="sort"`, to which they lead; they were not timed themselves.
-# (The cards were shared with other work; the turns alternate, so that the ratios are fair, but a ratio within some 15% of 1 is no difference.)
+# (The cards were shared with other work; the turns alternate, so that the ratios are fair, but a ratio within some 15% of 1 is no difference. On the CPU rows of ten logits are about level with the package, longer rows faster.)
 #
 # ## The papers' numbers beside ours
 #
