@@ -207,6 +207,7 @@ def recall(device, *, sizes, **config):
 
 # %%
 e2_arms = [["softmax", []], ["relu²", []], ["identity", []], ["elu+1", []], ["relu", []], ["exp", []]]
+e2_live_sizes = [[8, 16], [32, 16], [128, 16], [128, 64]]
 e2 = nb.run(
     "E2",
     recall,
@@ -214,7 +215,7 @@ e2 = nb.run(
     rates=nb.at_scale(cpu=[0.1], gpu=[0.03, 0.1], full=[0.003, 0.01, 0.03, 0.1, 0.3]),
     seeds=[0, 1, 2],
     sizes=nb.at_scale(
-        cpu=[[8, 16], [32, 16], [128, 16], [128, 64]],
+        cpu=e2_live_sizes,
         gpu=[[8, 16], [32, 16], [128, 16], [128, 64], [512, 16], [512, 64]],
         full=[[8, 16], [32, 16], [32, 64]] + [[n, d] for n in (128, 512, 1024) for d in (16, 32, 64, 128)],
     ),
@@ -233,24 +234,20 @@ e2 = nb.run(
 # %%
 retnet = [1 - 2.0 ** (-5 - h) for h in range(4)]
 e3_arms = [["softmax", []], ["softmax", retnet], ["identity", []], ["identity", retnet], ["elu+1", []], ["elu+1", retnet]]
-e3 = {
-    reach: nb.run(
-        f"E3{letter}",
-        recall,
-        arms=e3_arms,
-        rates=nb.at_scale(cpu=[0.1], gpu=[0.03, 0.1], full=[0.003, 0.01, 0.03, 0.1, 0.3]),
-        seeds=[0, 1, 2],
-        sizes=[[64, 16]],
-        heads=4,
-        reach=reach,
-        steps=nb.at_scale(cpu=80, gpu=600, full=2000),
-        batch=nb.at_scale(cpu=32, gpu=64, full=128),
-        value_ids=64,
-        tests=nb.at_scale(cpu=8, gpu=32, full=128),
-        bins=[0, 1, 2, 4, 8, 16, 32],
-    )
-    for reach, letter in ((8, "a"), (64, "b"))
+e3_setting = {
+    "arms": e3_arms,
+    "rates": nb.at_scale(cpu=[0.1], gpu=[0.03, 0.1], full=[0.003, 0.01, 0.03, 0.1, 0.3]),
+    "seeds": [0, 1, 2],
+    "sizes": [[64, 16]],
+    "heads": 4,
+    "steps": nb.at_scale(cpu=80, gpu=600, full=2000),
+    "batch": nb.at_scale(cpu=32, gpu=64, full=128),
+    "value_ids": 64,
+    "tests": nb.at_scale(cpu=8, gpu=32, full=128),
+    "bins": [0, 1, 2, 4, 8, 16, 32],
 }
+e3a = nb.run("E3a", recall, reach=8, **e3_setting)
+e3b = nb.run("E3b", recall, reach=64, **e3_setting)
 
 # %% [markdown]
 # ## E4
