@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-concentration.ipynb)
 #
-# **The point.** Why is linear attention weaker than softmax? The post's answer: it cannot put its weight on few tokens, measured by $S=\overline{|a|}/\sqrt{\overline{a^2}}$. Its
-# formulas are right (left): softmax reaches $S\to0$, plain linear attention stays above $\sqrt{2/\pi}$. But a norm inequality is upside down: in its model a larger width
-# $d$ makes weights *flatter*. What survives is a theorem (right): with $d$ non-negative features the best weights of all $n$ tokens sum to **at most $d$**.
-# And $S$ is not the whole story: on a recall task signed linear attention has the worst $S$ and beats every non-negative map.
+# **The point.** Linear attention is weaker than softmax because it cannot put its weight on few tokens, says the post, and measures this by $S$ (1: all tokens alike; near 0: one token).
+# For normal scores and $n=\infty$ its formulas are right (left): softmax reaches $S\to0$, plain linear attention never gets below $\sqrt{2/\pi}$. Its case for a larger width $d$ rests on
+# an inequality that is upside down. A theorem takes its place (right): with $d$ non-negative features the best weights of all tokens sum to **at most $d$**. And $S$ is not
+# the whole story: in a trained recall task ($n=128$, $d=16$) signed linear attention has the largest $S$ and recalls better than every non-negative map.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -28,6 +28,7 @@ if "google.colab" in sys.modules:
 
 import itertools
 import math
+import statistics
 
 import matplotlib.pyplot as plt
 import mpmath
@@ -45,32 +46,39 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 # %%
 nb = kexue_nb.notebook("attention-concentration")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the ratio S against the strength of the scores. The exponential falls to zero, relu squared without bias stays at 0.41 and plain linear attention at 0.80. Right: the best weight that any query can give to each of 256 tokens. Sixteen features fall off after about sixteen tokens, softmax with two-dimensional keys gives every token 0.99."}}
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the ratio S against the spread of scores of mean zero, for infinitely many tokens. The exponential falls to zero, relu squared stays at 0.41 and plain linear attention at 0.80. Right: the best weight that any query can give to each of 256 tokens, sorted. Random positive features begin near 0.9 and fall below 0.1 within some twenty tokens, relu features lie below 0.1 throughout, softmax with two-dimensional keys gives every token 0.99."}}
+def circle(n, w):
+    """Softmax weights (n, n) of n keys on the unit circle for the queries beta k_j, and beta."""
+    angle = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
+    keys = torch.stack([angle.cos(), angle.sin()], 1)
+    beta = math.log(2 * w / (1 - w)) / (1 - math.cos(2 * math.pi / n))
+    return torch.softmax(beta * keys @ keys.T, 1), beta
+
+
 gamma_axis = np.linspace(0, 4, 200)
 with torch.random.fork_rng():
     torch.manual_seed(3)
     relu_keys = F.relu(torch.randn(256, 16, dtype=torch.float64))
     positive_keys = la.positive_random_features(torch.randn(256, 4, dtype=torch.float64), 3 * torch.randn(16, 4, dtype=torch.float64))
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
+fig1_axes = figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
 left.plot(gamma_axis, np.exp(-(gamma_axis**2) / 2), color=BLUE, label="exp (softmax): exp(−γ²/2)")
-left.axhline(1 / math.sqrt(6), color=GREEN, ls="-.", label="relu², no negative bias: ≥ 0.408")
-left.axhline(math.sqrt(2 / math.pi), color=ORANGE, ls="--", label="plain linear: ≥ 0.798")
-left.set(xlabel="spread γ of the scores", ylabel="S  (1: all tokens alike, 0: one token)", ylim=(0, 1.3))
-left.set_title("The post: linear stays flat", fontsize=10)
-left.legend(fontsize=7.5, loc="upper right")
+left.axhline(math.sqrt(2 / math.pi), color=ORANGE, ls="--", label="plain linear: √(2/π)")
+left.axhline(1 / math.sqrt(6), color=GREEN, ls="-.", label="relu²: 1/√6")
+left.set(xlabel="spread γ of the scores (normal, mean 0)", ylabel="S  (1: all tokens alike, 0: one token)", ylim=(0, 1.03))
+left.set_title("Post, n = ∞: only exp concentrates", fontsize=10)
+left.legend(fontsize=7.5, loc="center right", bbox_to_anchor=(1, 0.58))
 tokens = np.arange(1, 257)
-right.plot(tokens, np.full(256, 0.99), color=BLUE, label="softmax, keys in R²")
-for keys, style, color, name in (
-    (relu_keys, "--", ORANGE, "16 relu features"),
-    (positive_keys, ":", PURPLE, "16 positive random features"),
-):
-    best = la.best_weights(keys).sort(descending=True).values
-    right.plot(tokens, best, ls=style, color=color, label=f"{name}: sum {float(best.sum()):.1f}")
-right.axvline(16, color=GREY, lw=1)
-right.annotate("d = 16", (17, 0.72), color=GREY, fontsize=8.5)
-right.set(xscale="log", ylim=(0, 1.3), xlabel="token, sorted (of 256, log axis)", ylabel="best weight any query can give it")
-right.set_title("The theorem: d features, d tokens", fontsize=10)
-right.legend(fontsize=7.5, loc="upper right")
+best_curves = {
+    "softmax, keys in R²": circle(256, 0.99)[0].diagonal(),
+    "16 positive random features": la.best_weights(positive_keys),
+    "16 relu features": la.best_weights(relu_keys),
+}
+for (name, best), style, color in zip(best_curves.items(), ("-", ":", "--"), (BLUE, PURPLE, ORANGE), strict=True):
+    right.plot(tokens, best.sort(descending=True).values, ls=style, color=color, label=f"{name}: sum {float(best.sum()):.1f}")
+right.set(xscale="log", ylim=(0, 1.03), xlabel="token, sorted (of 256, log axis)", ylabel="best weight any query can give it")
+right.set_title("Theorem: 16 features, sum ≤ 16", fontsize=10)
+right.legend(fontsize=7.5, loc="center right", bbox_to_anchor=(1, 0.72))
 nb.show(figure)
 
 # %% [markdown]
@@ -81,7 +89,7 @@ nb.show(figure)
 # It is cheaper, and it is weaker. The usual reason is rank: an $n\times n$ matrix made from $d$ features has rank at most $d$. For a decoder the argument fails, since a
 # triangular matrix with a non-zero diagonal has full rank. What, then, is missing?
 #
-# The post's answer is concentration. Copying a name from far above needs almost all weight on one token. Which $f$ can do that, and when?
+# The post's answer is concentration: to copy a name from far above, it says in effect, almost all weight must go to one token. Which $f$ can do that, and when?
 #
 # Notation: $\beta$ and $\gamma$ are mean and standard deviation of the scores, $t=\beta/\gamma$, $\varepsilon\sim N(0,1)$ with density $\varphi$ and distribution function $\Phi$.
 # The word *weights* is used for signed and unnormalised ones, too. `attention-scale` has the same sums with another purpose, `softmax-alternatives` other cures,
@@ -115,7 +123,7 @@ squares = lambda a: sum(x**2 for x in a)
 upper = lambda a: 1 - sum((sp.Abs(a[i]) - sp.Abs(a[j])) ** 2 for i, j in pairs(len(a))) / (len(a) * squares(a))
 lower = lambda a: (1 + 2 * sum(sp.Abs(a[i] * a[j]) for i, j in pairs(len(a))) / squares(a)) / len(a)
 drawn = torch.randn(40, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-by_hand = [float(sum(abs(x) for x in row) ** 2 / sum(x * x for x in row)) for row in drawn.tolist()]
+by_hand = torch.tensor([sum(abs(x) for x in row) ** 2 / sum(x * x for x in row) for row in drawn.tolist()], dtype=torch.float64)
 nb.derivation(
     "D1",
     "1/√n ≤ S ≤ 1: S² = 1 − Σ(|aᵢ| − |aⱼ|)²/(nΣa²) = (1 + 2Σ|aᵢaⱼ|/Σa²)/n; nS² = m for equal weight on m of n tokens.",
@@ -124,8 +132,12 @@ nb.derivation(
     sym.enumeration(
         "nS² of m equal moduli among 6", range(1, 7), lambda m: 6 * S_squared([sp.Rational(-2, 3)] * m + [0] * (6 - m)), sp.Integer
     ),
-    ledger.close(
-        "effective_tokens against a loop, signed, n = 9, worst of 40", float(sum(la.effective_tokens(drawn))), sum(by_hand), rel=1e-12
+    ledger.less(
+        "effective_tokens against a loop, signed, n = 9, worst of 40",
+        float((la.effective_tokens(drawn) / by_hand - 1).abs().max()),
+        1e-12,
+        digits=1,
+        machine=True,
     ),
 )
 
@@ -238,20 +250,78 @@ nb.claim(
 # $e^{2\gamma\varepsilon}$ with relative variance $(e^{4\gamma^2}-1)/n$, small only for $\gamma\ll\frac12\sqrt{\log n}$ (the same sums as in `attention-scale`).
 #
 # And the two limits do not commute. At fixed $n$, $\gamma\to\infty$ gives one token. At fixed $\gamma$, $n\to\infty$ gives $N_{\mathrm{eff}}=ne^{-\gamma^2}\to\infty$: **a softmax with bounded
-# scores disperses**, however sharp it is. To keep $N_{\mathrm{eff}}$ the scores must grow like $\gamma=\sqrt{\log(n/N_{\mathrm{eff}})}$.
+# scores disperses**, however sharp it is.
+#
+# How fast must $\gamma$ grow to keep $N_{\mathrm{eff}}$? Solving $ne^{-\gamma^2}=N$ suggests $\sqrt{\log(n/N)}$, but that is far outside the formula's range. The few largest scores
+# rule there, as in the random energy model {cite}`derrida1981rem`: with $a_n\approx\sqrt{2\log n}$ the typical maximum of $n$ normals, the weights $e^{\gamma\varepsilon}$ near the top are a Poisson
+# process of density $xy^{-1-x}$, $x=a_n/\gamma<1$. Its Laplace transform is $e^{-\Gamma(1-x)s^x}$, and $1/Z^2=\int_0^\infty s\,e^{-sZ}ds$ gives
+#
+# $$\mathbb E\sum p^2=\int_0^\infty s\;x\,\Gamma(2-x)\,s^{x-2}\,e^{-\Gamma(1-x)s^x}\,ds=\frac{\Gamma(2-x)}{\Gamma(1-x)}=1-\frac{a_n}\gamma .$$
+#
+# So a few tokens stay a few if $\gamma$ grows like $\sqrt{2\log n}$, a factor $1/(1-\overline{\sum p^2})$ above it. (This is a heuristic limit; the simulation below agrees within 0.02.)
 
 # %%
-wanted = sp.Symbol("N", positive=True)
 variance_ratio = (mean_exp.subs(a, 4 * gamma) - mean_exp.subs(a, 2 * gamma) ** 2) / (n_keys * mean_exp.subs(a, 2 * gamma) ** 2)
 sharp = [float(la.l1_l2_ratio(torch.softmax(g * draws[:, :1024], 1)).mean()) for g in (2.0, 4.0, 1000.0)]
+share_x, laplace_s, height_y = sp.symbols("x s y", positive=True)
+frozen = {share_x: sp.Rational(3, 5)}  # the integrals at x = 3/5, exactly
+one_square = sp.Integral(height_y**2 * sp.exp(-laplace_s * height_y) * share_x * height_y ** (-1 - share_x), (height_y, 0, sp.oo))
+all_squares = share_x * sp.gamma(2 - share_x) * laplace_s ** (share_x - 1) * sp.exp(-sp.gamma(1 - share_x) * laplace_s**share_x)
+scores = {1024: torch.randn(2000, 1024, generator=torch.Generator().manual_seed(21))}
+scores[16384] = torch.randn(500, 16384, generator=torch.Generator().manual_seed(22))
+
+
+def typical_maximum(n):
+    """a_n: location of the largest of n standard normals."""
+    root = math.sqrt(2 * math.log(n))
+    return root - (math.log(math.log(n)) + math.log(4 * math.pi)) / (2 * root)
+
+
+def simulated(n, gamma):
+    """sum p^2 of softmax rows of n scores with spread gamma, one for each draw."""
+    return torch.softmax(gamma * scores[n], 1).square().sum(1).double()
+
+
+# %% tags=["hide-input"]
+suggested = {n: float((1 / simulated(n, math.sqrt(math.log(n / 10)))).median()) for n in scores}
 nb.derivation(
     "D4",
-    "S ≥ 1/√n, so exp(−γ²/2) fails beyond γ = √(log n); at fixed γ N_eff grows like n; a constant N_eff needs γ = √(log(n/N_eff)).",
+    "S ≥ 1/√n, so exp(−γ²/2) fails beyond γ = √(log n); at fixed γ N_eff grows like n; to stay at few tokens γ must grow like √(2 log n): E Σp² ≈ 1 − aₙ/γ.",
     sym.solves("formula = floor", sp.Eq(sp.exp(-(gamma**2) / 2), 1 / sp.sqrt(n_keys)), gamma, sp.sqrt(sp.log(n_keys))),
     sym.identity("relative variance of the second moment", variance_ratio, (sp.exp(4 * gamma**2) - 1) / n_keys),
-    sym.limit("N_eff at γ = 2, n → ∞", n_keys * S_exp.subs(gamma, 2) ** 2, n_keys, sp.oo, sp.oo),
-    sym.solves("constant N_eff", sp.Eq(n_keys * sp.exp(-(gamma**2)), wanted), gamma, sp.sqrt(sp.log(n_keys / wanted))),
-    ledger.more("S at γ = 2, n = 1024, over the formula", sharp[0] / math.exp(-2), 1.4, machine=True, scope="60 draws"),
+    sym.identity(
+        "one weight's square, x = 3/5",
+        one_square.subs(frozen),
+        (share_x * sp.gamma(2 - share_x) * laplace_s ** (share_x - 2)).subs(frozen),
+    ),
+    sym.identity("E Σp², x = 3/5", sp.Integral(all_squares.subs(frozen), (laplace_s, 0, sp.oo)), sp.gammasimp(1 - share_x).subs(frozen)),
+    *[
+        ledger.close(
+            f"mean Σp² + aₙ/γ, γ = {c}√(2 log n), n = {n:,}",
+            float(simulated(n, g).mean()) + typical_maximum(n) / g,
+            1,
+            abs=0.04,
+            machine=True,
+            scope="2,000 and 500 draws",
+        )
+        for n in scores
+        for c in (1.5, 2, 3)
+        for g in [c * math.sqrt(2 * math.log(n))]
+    ],
+    *[
+        ledger.more(f"median N_eff at γ = √(log(n/10)), n = {n:,}: not 10", suggested[n], 30, machine=True, scope="2,000 and 500 draws")
+        for n in scores
+    ],
+    ledger.more("and it grows: n = 16,384 over 1,024", suggested[16384] / suggested[1024], 1.8, machine=True, scope="2,000 and 500 draws"),
+    ledger.close(
+        "N_eff at γ = 1: n = 16,384 over 1,024",
+        float((1 / simulated(16384, 1)).mean() / (1 / simulated(1024, 1)).mean()),
+        16,
+        rel=0.1,
+        machine=True,
+        scope="2,000 and 500 draws",
+    ),
+    ledger.close("S at γ = 2, n = 1024, over the formula", sharp[0] / math.exp(-2), 1.64, abs=0.15, machine=True, scope="60 draws"),
     ledger.more("at γ = 4", sharp[1] / math.exp(-8), 100, machine=True, scope="60 draws"),
     ledger.close("S at γ = 1000 over the floor 1/32", sharp[2] * 32, 1, abs=0.02, machine=True, scope="60 draws"),
 )
@@ -297,8 +367,8 @@ nb.claim(
 #
 # $$\frac{d}{dt}\log\frac{M_2^2}{M_4}=4\,\frac{M_1M_4-M_2M_3}{M_2M_4}\ >\ 0,$$
 #
-# because, with $u,v$ two independent copies of $\mathrm{relu}(t+\varepsilon)$, the numerator is $\frac12\mathbb E\,uv(u-v)^2(u+v)$. So for $\beta\ge0$ the smallest value is at
-# $t=0$: exactly $1/\sqrt6=0.408$. Below it one needs $\beta<0$: most keys must be cut to zero.
+# because, with $u,v$ two independent copies of $\mathrm{relu}(t+\varepsilon)$, the numerator is $\frac12\mathbb E\,uv(u-v)^2(u+v)$. So for normal scores ($n=\infty$) with $\beta\ge0$ the smallest value is at
+# $t=0$: exactly $1/\sqrt6=0.408$. Below it, normal scores need $\beta<0$: most keys must be cut to zero. Given keys do not: see the next section.
 
 # %%
 M = {
@@ -321,7 +391,7 @@ S_relu2_at = lambda s: float(sp.N(S_relu2.subs(t, sp.Rational(str(s))), 30))
 # %%
 nb.derivation(
     "D5",
-    "For f = relu², S = M₂(t)/√M₄(t) with t = β/γ: the post's expression; it increases with t, from 0 through 1/√6 at t = 0 to 1.",
+    "For f = relu² and normal scores, S = M₂(t)/√M₄(t) with t = β/γ: the post's expression; it increases with t, from 0 through 1/√6 at t = 0 to 1.",
     sym.identity("M₂", gaussian_mean((t + x) ** 2, -t), M[2]),
     sym.identity("M₄", gaussian_mean((t + x) ** 4, -t), M[4]),
     *[sym.identity(f"M{m}′ = {m} M{m - 1}", sp.Derivative(M[m], t), m * M[m - 1]) for m in (2, 3, 4)],
@@ -363,14 +433,22 @@ nb.claim(
         ledger.increasing("relu²: S at β = −1.6, 0, 1.6", relu_at, method="quadrature"),
     ],
 )
+orthogonal = torch.eye(64, dtype=torch.float64)  # 64 orthogonal keys, the query is one of them: scores of mean 1/64 > 0
 nb.claim(
     "C6",
     "relu² attention can become sparse only with a negative bias: for β ≥ 0, S ≥ 1/√6.",
-    "verified",
+    "partly",
     holds=[
-        ledger.more("smallest S over β = 0..4, γ = 0.5..40", floor_relu2, 1 / math.sqrt(6) - 1e-9, digits=6, method="quadrature"),
+        ledger.more(
+            "normal scores: smallest S over β = 0..4, γ = 0.5..40", floor_relu2, 1 / math.sqrt(6) - 1e-9, digits=6, method="quadrature"
+        ),
         ledger.less("S at β = −3, γ = 1", S_by_quadrature(relu2, -3, 1), 0.017, method="quadrature"),
         ledger.less("S at β = −6, γ = 1", S_relu2_at(-6), 1.4e-5, method="mpmath"),
+    ],
+    fails=[
+        ledger.close(
+            "64 orthogonal keys, q = k₁: S, not 0.408", float(la.l1_l2_ratio(F.relu(orthogonal[0] @ orthogonal) ** 2)), 1 / 8, rel=1e-9
+        )
     ],
 )
 nb.claim(
@@ -386,7 +464,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## Plain linear attention: a floor at $\sqrt{2/\pi}$
+# ## Plain linear attention: a floor at $\sqrt{2/\pi}$, for normal scores
 #
 # With $f(s)=s$ the weights are signed and $\mathbb E|t+\varepsilon|$ is the folded normal's mean:
 #
@@ -394,13 +472,17 @@ nb.claim(
 # S'(t)=\frac{2\bigl(\Phi(t)-\frac12-t\varphi(t)\bigr)}{(1+t^2)^{3/2}} .$$
 #
 # The bracket is 0 at $t=0$ and has the derivative $t^2\varphi\ge0$, so it has the sign of $t$ and $S$ has its minimum at 0. The post sees "a rather high lower limit" in its plots; the
-# constant is $\sqrt{2/\pi}=0.798$. **At least 63.7% of all tokens count, whatever the query and the keys.** (Signs matter: $S$ takes the mean of $|a|$, not $|\text{mean of }a|$.)
+# constant is $\sqrt{2/\pi}=0.798$: of infinitely many tokens **with normal scores** at least 63.7% count, whatever their mean and spread. (Signs matter: $S$ takes the mean of $|a|$,
+# not $|\text{mean of }a|$.)
+#
+# This is no floor for *given* keys. If $n\le d$ keys are orthogonal and the query is one of them, the row is one-hot and $S=1/\sqrt n$, for the identity as for relu². Keys that are
+# trained need not look normal: in E2 identity gets to $S=0.69$ at $n=128$, $d=64$, and relu² to 0.17.
 
 # %%
 folded = gaussian_mean(t + x, -t) - gaussian_mean(t + x, high=-t)
 nb.derivation(
     "D6",
-    "For f(s) = s, S(t) = [√(2/π) exp(−t²/2) + t erf(t/√2)]/√(1+t²): even in t, smallest at t = 0, where it is √(2/π).",
+    "For f(s) = s and normal scores, S(t) = [√(2/π) exp(−t²/2) + t erf(t/√2)]/√(1+t²): even in t, smallest at t = 0, where it is √(2/π).",
     sym.identity("E|t + ε|", folded, sp.sqrt(2 / sp.pi) * sp.exp(-(t**2) / 2) + t * sp.erf(t / sp.sqrt(2))),
     sym.identity("E(t + ε)²", gaussian_mean((t + x) ** 2), 1 + t**2),
     sym.identity("S′", sp.Derivative(S_identity, t), 2 * (Phi(t) - sp.Rational(1, 2) - t * phi(t)) / (1 + t**2) ** sp.Rational(3, 2)),
@@ -424,13 +506,17 @@ nb.claim(
 nb.claim(
     "C9",
     "For f(s) = s, S is bounded away from 0.",
-    "verified",
+    "partly",
     holds=[
         ledger.close(
-            "minimum over t = −5..5", min(float(S_identity.subs(t, s / 10)) for s in range(-50, 51)), math.sqrt(2 / math.pi), rel=1e-9
+            "normal scores: minimum over t = −5..5",
+            min(float(S_identity.subs(t, s / 10)) for s in range(-50, 51)),
+            math.sqrt(2 / math.pi),
+            rel=1e-9,
         ),
         ledger.close("N_eff/n there", float((S_identity**2).subs(t, 0)), 0.6366, abs=1e-4),
     ],
+    fails=[ledger.close("64 orthogonal keys, q = k₁: S, not 0.798", float(la.l1_l2_ratio(orthogonal[0] @ orthogonal)), 1 / 8, rel=1e-9)],
 )
 
 # %% [markdown]
@@ -444,7 +530,7 @@ nb.claim(
 # =\left[1+\frac{\tilde\sigma^2}{\tilde\mu^2}\frac{|\tilde q|_2^2}{|\tilde q|_1^2}\right]^{-1/2},$$
 #
 # the last for independent components of equal mean $\tilde\mu$ and variance $\tilde\sigma^2$. The second form is *exact* for $n$ given keys, with their empirical mean and their
-# covariance (divided by $n$, not $n-1$). The square in brackets is a noise-to-signal ratio.
+# covariance (divided by $n$, not $n-1$). The fraction in the brackets is a noise-to-signal ratio: the variance of the weights over the square of their mean.
 
 
 # %%
@@ -554,9 +640,9 @@ nb.claim(
 # $$\frac1{\sqrt d}\ \le\ \frac{|\tilde q|_2}{|\tilde q|_1}\ \le\ 1 ,$$
 #
 # since $|q|_1^2-|q|_2^2=2\sum_{c<e}|q_cq_e|$ and $d|q|_2^2-|q|_1^2=\sum_{c<e}(|q_c|-|q_e|)^2$. ($\sqrt d$ is the maximum of the *reciprocal*.) The largest ratio is 1, at a one-hot query, for
-# every $d$. So in the model of independent components the best $S$ is $[1+(\tilde\sigma/\tilde\mu)^2]^{-1/2}$ **whatever $d$ is**, and a dense query makes $S\to1$ as $d$ grows: a larger $d$ makes the weights flatter.
+# every $d$. So in the model of independent components the best $S$ is $[1+(\tilde\sigma/\tilde\mu)^2]^{-1/2}$ **whatever $d$ is**, and a *dense* query makes $S\to1$ as $d$ grows: for it a larger $d$ makes the weights flatter.
 #
-# For relu features of standard normal keys $(\tilde\sigma/\tilde\mu)^2=\pi-1$: one-hot queries have $S=1/\sqrt\pi=0.564$, dense ones about $[1+\pi(\pi-1)/d]^{-1/2}$.
+# For relu features of standard normal keys $(\tilde\sigma/\tilde\mu)^2=\pi-1$: one-hot queries have $S=1/\sqrt\pi=0.564$, dense ones about $[1+\pi(\pi-1)/d]^{-1/2}$, an approximation for large $d$ (checked from 64 on; at $d=4$ the simulation gives 0.66, the formula 0.61).
 
 # %%
 relu_moment = lambda m: gaussian_mean(x**m, 0)
@@ -581,7 +667,7 @@ one_hot_S = [relu_features_S(d, 4000, True, seed=d) for d in widths]
 # %% tags=["hide-input"]
 nb.derivation(
     "D8",
-    "1/√d ≤ |q|₂/|q|₁ ≤ 1; so the best S of independent features does not depend on d, and dense queries get flatter as d grows.",
+    "1/√d ≤ |q|₂/|q|₁ ≤ 1; so the best S of independent features does not depend on d, and that of dense queries rises with d.",
     *[sym.identity(f"|q|₁² − |q|₂² ≥ 0, d = {d}", one_norm(q) - two_norm(q), cross(q)) for d, q in q_dims.items()],
     *[sym.identity(f"d|q|₂² − |q|₁² ≥ 0, d = {d}", d * two_norm(q) - one_norm(q), apart(q)) for d, q in q_dims.items()],
     sym.identity("relu: (σ̃/μ̃)² = π − 1", relu_moment(2) / relu_moment(1) ** 2 - 1, sp.pi - 1),
@@ -609,6 +695,7 @@ nb.claim(
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "S against the number of features on a log axis. One-hot queries stay at 0.56 for every d. Dense queries rise from about 0.6 at four features towards 1 at a thousand. A dashed crossed-out curve shows what the post's inequality would give, falling towards zero."}}
 figure, axes = plt.subplots()
+fig2_axes = axes
 smooth = np.geomspace(4, 1024, 100)
 axes.plot(smooth, (1 + math.pi * (math.pi - 1) / smooth) ** -0.5, color=ORANGE, ls="-", lw=1.2)
 axes.plot(widths, dense_S, "o", color=ORANGE, label="dense queries")
@@ -617,7 +704,7 @@ axes.plot(widths, one_hot_S, "s", color=BLUE, label="one-hot queries, the best p
 axes.plot(smooth, (1 + (math.pi - 1) * smooth) ** -0.5, color=GREY, ls="--", label="with the post's maximum √d (not attained by any q)")
 axes.plot([64], [(1 + (math.pi - 1) * 64) ** -0.5], "x", color=RED, ms=14, mew=3)
 axes.set(xscale="log", ylim=(0, 1.05), xlabel="number of features d (log axis)", ylabel="S of relu features, independent keys")
-axes.set_title("A larger d makes the weights flatter, not sharper")
+axes.set_title("A larger d flattens dense queries; the best S stays")
 axes.legend(loc="center right", bbox_to_anchor=(1, 0.36))
 nb.show(figure)
 
@@ -683,8 +770,8 @@ nb.derivation(
 # Softmax obeys no such bound. Put $n$ keys on a circle in $\mathbb R^2$ and let query $j$ be $\beta k_j$. Only the two neighbours matter, and
 # $\beta=\log\frac{2w}{1-w}\big/\bigl(1-\cos\frac{2\pi}n\bigr)$ gives every token its weight $w$ in turn: two dimensions for any $n$. The price is logits of order $n^2$.
 #
-# The table below (E4) lists the sum of best weights for four feature maps. Random features in the manner of Performer {cite}`choromanski2021performer` reach two thirds
-# of the bound when their directions are long; Gaussian relu features use a third of it or less.
+# The table below (experiment E4) lists the sum of best weights for four feature maps, one draw each. Random features in the manner of Performer {cite}`choromanski2021performer` with long
+# directions use 67% to 78% of the bound at $d=16$ and 42% to 49% at $d=64$; elu + 1, relu and exp features of Gaussian keys use 28% of it or less, and give no token more than half.
 
 
 # %% tags=["hide-input"]
@@ -708,16 +795,9 @@ e4 = nb.run("E4", capacity, cases=e4_cases, d_keys=4, spread=3.0, seed=0)
 
 
 # %%
-def circle(n, w):
-    """Softmax weights (n, n) of n keys on the unit circle for the queries beta k_j, and beta."""
-    angle = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
-    keys = torch.stack([angle.cos(), angle.sin()], 1)
-    beta = math.log(2 * w / (1 - w)) / (1 - math.cos(2 * math.pi / n))
-    return torch.softmax(beta * keys @ keys.T, 1), beta
-
-
 circles = {n: circle(n, 0.99) for n in (8, 64, 256)}
 e4_sums = {key: sum(values) for key, values in e4.items()}
+e4_halves = {key: sum(w > 0.5 for w in values) for key, values in e4.items()}
 e4_record = nb.recorded("E4")
 names = [*la.FEATURE_MAPS, "random features"]
 fixed = lambda y, digits=2: f"{float(y):.{digits}f}"
@@ -725,7 +805,7 @@ nb.results(
     "E4",
     "Sum over all tokens of the best weight that any query can give (the bound is d), and tokens that can receive more than half",
     ["features", *[f"n = {n}, d = {m}" for n, m in e4_cases]],
-    [[name, *[f"{e4_sums[f'{name} {n} {m}']:.2f}; {sum(w > 0.5 for w in e4[f'{name} {n} {m}'])}" for n, m in e4_cases]] for name in names],
+    [[name, *[f"{e4_sums[f'{name} {n} {m}']:.2f}; {e4_halves[f'{name} {n} {m}']}" for n, m in e4_cases]] for name in names],
 )
 
 # %% tags=["hide-input"]
@@ -733,15 +813,31 @@ by_brute = torch.linspace(0, 1, 20001, dtype=torch.float64)[:, None]
 two = F.relu(torch.randn(10, 2, generator=torch.Generator().manual_seed(12), dtype=torch.float64)) + 0.01
 scan = torch.cat([by_brute, 1 - by_brute], 1) @ two.T
 scan_best = (scan / scan.sum(1, keepdim=True)).amax(0)
-slack = min(m - e4_sums[f"{name} {n} {m}"] for name in names for n, m in e4_cases)
+used = {(name, n, m): e4_sums[f"{name} {n} {m}"] / m for name in names for n, m in e4_cases}
+random_used = {m: [used["random features", n, d] for n, d in e4_cases if d == m] for m in (16, 64)}
+counted, passed_over = (
+    [float(w) for key, ws in e4.items() for w in some(ws, e4_halves[key])] for some in (lambda w, c: w[:c], lambda w, c: w[c:])
+)
 recorded_gap = max(abs(sum(e4_record.result[key]) - total) for key, total in e4_sums.items())
 nb.experiment(
     "E4",
-    "For four feature maps and up to 1024 tokens the best weights sum to less than d; softmax on a circle in R² gives each of 256 tokens 0.99.",
+    "Of the bound d on the sum of best weights random features use 42% to 78%, three maps of Gaussian keys 28% or less; softmax on a circle in R² gives each of 256 tokens 0.99.",
     "verified",
     holds=[
-        ledger.more("smallest d − sum over maps and sizes", slack, 0, scope="16 cases"),
-        ledger.more("random features reach two thirds of it: n = 64, d = 16", e4_sums["random features 64 16"], 10),
+        *[
+            ledger.close(f"random features, d = {m}: {what} share of the bound", f(random_used[m]), value, abs=0.01, scope="one draw")
+            for m, what, f, value in (
+                (16, "least", min, 0.67),
+                (16, "largest", max, 0.78),
+                (64, "least", min, 0.42),
+                (64, "largest", max, 0.49),
+            )
+        ],
+        ledger.less(
+            "the other maps: largest share", max(u for (name, *_), u in used.items() if name != "random features"), 0.285, scope="12 cases"
+        ),
+        ledger.more("smallest weight counted as more than half", min(counted), 0.5),
+        ledger.less("largest weight not counted", max(passed_over), 0.5),
         ledger.less(
             "best_weights against a scan of all directions, d = 2", float((scan_best - la.best_weights(two)).abs().max()), 1e-4, digits=1
         ),
@@ -804,7 +900,9 @@ nb.claim(
     "C1",
     "A causal attention matrix is necessarily of full rank, so the low-rank argument does not reach decoders.",
     "partly",
-    holds=[sym.solves("elu+1, exp: no zero of the determinant but a zero feature", masked.det(), features_1[2], sp.Integer(0))],
+    holds=[
+        ledger.close("elu+1, d = 4: smallest rank of 3 seeds, n = 64", min(r[0] for r in ranks["elu+1"]), 64, abs=0.5),
+    ],
     fails=[
         ledger.more("relu² (d = 16): zeros on the diagonal, smallest of 3 seeds", min(r[1] for r in ranks["relu²"]), 20),
         ledger.less("its rank, largest of 3 seeds", max(r[0] for r in ranks["relu²"]), 64),
@@ -819,7 +917,7 @@ nb.claim(
 #
 # The post says that softmax is a linear attention with infinitely many features, and that in theory only $d\to\infty$ closes the gap. The first is the power series: $e^{q\cdot k}=\sum_\alpha
 # \frac{q^\alpha}{\sqrt{\alpha!}}\frac{k^\alpha}{\sqrt{\alpha!}}$ over all monomials; up to degree $M$ there are $\binom{d+M}M$. The second becomes a theorem: let $n$ queries come after $n$ keys, and let
-# query $j$ put more than half of its row's absolute weight on its own key. Then the matrix is strictly diagonally dominant, hence invertible (Levy-Desplanques). A linear attention with
+# query $j$ put more than half of its row's absolute weight on its own key. Then each diagonal entry exceeds the sum of the others of its row, and such a matrix is invertible: if $Ax=0$, the row of the largest $|x_j|$ cannot cancel. A linear attention with
 # $\tilde d$ features, signed or not, has rank at most $\tilde d$. So $\tilde d\ge n$. Softmax does it in two dimensions for every $n$ (the circle), so no finite $\tilde d$ matches it for all $n$.
 
 # %%
@@ -871,7 +969,7 @@ nb.claim(
         ledger.more(
             "circle in R²: own weight of each of 256 keys", float(circles[256][0].diagonal().min()), 0.5, scope="so ≥ 256 features"
         ),
-        ledger.less("own weight at rank 32 of 64, mean", kept[32], 0.55),
+        ledger.more("its smallest singular value: rank 256", smallest[256], 0.9),
     ],
 )
 
@@ -932,8 +1030,8 @@ nb.claim(
 # ## E1: theory against finite $n$
 #
 # **Question.** From which $\gamma$ on do the formulas fail at a finite number of keys? **Set-up.** Draw $n$ scores, compute $S$, repeat; no formula enters. **Expected.** The exponential follows
-# $e^{-\gamma^2/2}$ up to about $\frac12\sqrt{\log n}$, then peels off towards $1/\sqrt n$. The other two, with few heavy moments, agree everywhere but where relu² leaves only a handful of
-# keys alive.
+# $e^{-\gamma^2/2}$ up to about $\frac12\sqrt{\log n}$, then peels off towards $1/\sqrt n$. The other two have lighter tails and should agree everywhere. ("Fails" means here off by 5%, a
+# convention, read on a grid of steps 0.25.)
 
 
 # %% tags=["hide-input"]
@@ -995,7 +1093,6 @@ formula = {
 }
 off = lambda name, s, run=None: e1_at(name, s, run) / formula[name.split()[0]](s) - 1
 e1_sizes = [int(name.split()[1]) for name in e1_record.result if name.startswith("exp")]
-inside = [s for s in e1_record.config["ts"] if s >= -1]
 first_gap = {n: next(g for g in e1_record.config["gammas"] if abs(off(f"exp {n}", g)) > 0.05) for n in e1_sizes}
 S_of_length = [la.l1_l2_ratio(torch.softmax(length * (k8 @ q8), 1)).mean() for length in (1, 3)]
 print(
@@ -1008,7 +1105,7 @@ print(
 # %% tags=["hide-input"]
 nb.experiment(
     "E1",
-    "At finite n the exponential follows exp(−γ²/2) up to γ ≈ ½√(log n), then goes to 1/√n; identity and relu² follow their formulas for t ≥ −1.",
+    "At finite n the exponential follows exp(−γ²/2) within 5% up to about ½√(log n), then comes down to 1/√n from above; identity and relu² follow their formulas for all t.",
     "partly",
     holds=[
         *[
@@ -1019,12 +1116,28 @@ nb.experiment(
             ledger.close(f"first γ with 5% over ½√(log n), n = {n}", g / (math.sqrt(math.log(n)) / 2), 1, abs=0.25, scope="recorded")
             for n, g in first_gap.items()
         ],
-        *[ledger.close(f"√n S at γ = 10, n = {n}", e1_at(f"exp {n}", 10) * math.sqrt(n), 1, abs=0.8, scope="recorded") for n in e1_sizes],
+        *[
+            ledger.close(f"√n S at γ = 10, n = {n}", e1_at(f"exp {n}", 10) * math.sqrt(n), 1.37, abs=0.17, scope="recorded")
+            for n in e1_sizes
+        ],
+        *[
+            ledger.less(f"n = {n}: S at γ = 10 over that at γ = 6", e1_at(f"exp {n}", 10) / e1_at(f"exp {n}", 6), 0.9, scope="recorded")
+            for n in e1_sizes
+        ],
+        ledger.more(
+            "n = 131,072, γ = 3: N_eff over n exp(−γ²)",
+            131072 * e1_at("exp 131072", 3) ** 2 / (131072 * math.exp(-9)),
+            8,
+            scope="recorded: 165 tokens, not 16",
+        ),
         *[
             ledger.less(
-                f"{f}, t = −1..4, n = 4096: largest |relative deviation|", max(abs(off(f, s)) for s in inside), 0.01, scope="recorded"
+                f"{f}, t = {low}..4, n = 4096: largest |relative deviation|",
+                max(abs(off(f, s)) for s in e1_record.config["ts"] if s >= low),
+                0.01,
+                scope="recorded",
             )
-            for f in ("identity", "relu²")
+            for f, low in (("identity", -4), ("relu²", -1))
         ],
         *[
             ledger.less(f"live {f}, t = 0: |relative deviation|", abs(off(f, 0, live_e1)), 0.01, machine=True, scope="cpu")
@@ -1084,7 +1197,7 @@ axes.set(
     xlabel="standard deviation γ of the scores (open markers: ½√(log n); dotted: 1/√n; small markers: live)",
     ylabel="S (log axis)",
 )
-axes.set_title("exp(−γ²/2) holds up to γ ≈ ½√(log n), then S goes to 1/√n")
+axes.set_title("exp(−γ²/2) holds up to about ½√(log n); then S levels off")
 axes.legend(fontsize=8)
 nb.show(figure)
 
@@ -1100,7 +1213,7 @@ axes.axhline(1 / math.sqrt(6), color=GREY, ls=":", lw=1)
 axes.annotate("√(2/π)", (-3.95, 0.81), color=GREY)
 axes.annotate("1/√6", (-3.95, 0.42), color=GREY)
 axes.set(ylim=(0, 1.03), xlabel="t = mean over standard deviation of the scores", ylabel="S")
-axes.set_title("Only relu² with a negative bias gets below its floor")
+axes.set_title("Normal scores: only relu² with a negative mean gets near 0")
 axes.legend(loc="lower right")
 nb.show(figure)
 
@@ -1109,9 +1222,9 @@ nb.show(figure)
 #
 # **Question.** Is $S$ what separates the mechanisms when they are trained on a task that needs one token? **Set-up.** Associative recall: $n$ distinct keys with random values, one of
 # the keys is asked for, its value is the answer. One layer of attention with learned key, query and value tables; a key starts as its own query. Targets are spread evenly, so nothing but
-# the key helps. Six mechanisms, each with a learned scale: softmax, relu² (divided by $n$), identity (divided by $\sqrt n$), and the normalised feature maps elu + 1, relu and exp. Every mechanism,
-# softmax included, has the same tables, steps, five learning rates and three seeds; the rate is chosen on validation data. **Expected** by D9: the *average* weight that a
-# non-negative map gives to its target is at most $d/n$.
+# the key helps. (That start makes the match of key and query easy; it is not varied.) Six mechanisms, each with a learned scale: softmax, relu² (divided by $n$), identity (divided by $\sqrt n$), and the normalised feature maps elu + 1, relu and exp. Every mechanism,
+# softmax included, has the same tables, steps, five learning rates and three seeds; the rate is chosen on validation data. D9 says that the
+# *average* weight which a non-negative map gives to its target cannot exceed $d/n$; the question is how near training comes.
 
 
 # %%
@@ -1309,7 +1422,8 @@ hand_right = (small_logits.argmax(-1) == few[3]).float()
 rows_of = small_a.double().abs()
 hand_S = (rows_of.mean(-1) / rows_of.square().mean(-1).sqrt()).nanmean((1, 2))
 hand_weight = torch.stack([rows_of[:, :, b, int(few[2][0, b])] / rows_of[:, :, b].sum(-1) for b in range(4)]).nan_to_num().mean((0, 2))
-distance_0 = few[2][0] == 6
+at_distance = [(few[2][0] == 6 - i).double() for i in range(3)]
+hand_bins = torch.stack([(hand_right * at).sum(1) / at.sum().clamp_min(1) for at in at_distance], 1)
 many = draw(6, [0, 1], 500, torch.Generator().manual_seed(15), reach=3, **task)
 tiny = {"arms": [["softmax", []], ["elu+1", [0.9]]], "seeds": [0, 1], "sizes": [[8, 4]], "heads": 1, "reach": 0, "steps": 12, "batch": 8}
 tiny |= {"value_ids": 8, "tests": 2, "bins": [0, 4]}
@@ -1334,13 +1448,7 @@ nb.claim(
         ),
         ledger.less("S", float((metrics_now[1] - hand_S).abs().max()), 1e-5, digits=1, machine=True),
         ledger.less("weight on the target", float((metrics_now[2] - hand_weight).abs().max()), 1e-5, digits=1, machine=True),
-        ledger.less(
-            "accuracy at distance 0",
-            float((metrics_now[4][:, 0] - (hand_right * distance_0).sum(1) / max(1, int(distance_0.sum()))).abs().max()),
-            1e-6,
-            digits=1,
-            machine=True,
-        ),
+        ledger.less("accuracy at distances 0, 1, 2", float((metrics_now[4] - hand_bins).abs().max()), 1e-6, digits=1, machine=True),
         ledger.close("nearest target of 1,000", float(6 - many[2].max()), 0, abs=0.5),
         ledger.close("farthest, reach 3", float(6 - many[2].min()), 2, abs=0.5),
         ledger.close(
@@ -1374,16 +1482,20 @@ e2_of = lambda size, key: dict(zip(e2_names, best_runs(e2_record.result, e2_arms
 live_of = lambda size, key: dict(zip(e2_names, best_runs(e2, e2_arms, size, key).values(), strict=True))
 e2_sizes = [tuple(s) for s in e2_record.config["sizes"]]
 non_negative = ("elu+1", "relu", "exp")
-e2_scope = "recorded, 3 seeds, rate tuned"
-rates_at_edge = {
-    size: [e2_names[i] for i, rows in enumerate(np.array(e2_record.result[size]["valid"]).mean(2)) if rows.argmax() in (0, len(rows) - 1)]
-    for size in e2_record.result
-}
+e2_scope = "recorded, 3 seeds, best of 5 rates"
+e2_valid = {size: dict(zip(e2_names, np.array(run["valid"]).mean(2), strict=True)) for size, run in e2_record.result.items()}
+at_edge = {(size, m): int(v.argmax()) for size, rows in e2_valid.items() for m, v in rows.items() if v.argmax() in (0, len(v) - 1)}
+untuned = {where: e2_valid[where[0]][where[1]].max() for where in at_edge if e2_valid[where[0]][where[1]].max() < 0.995}
 toy = best_runs({"s": {"valid": [[[0.1, 0.3], [0.9, 0.7], [0.8, 0.6]]], "x": [[[1, 2], [3, 5], [6, 7]]]}}, [["softmax", []]], "s", "x")
-print("best rate at an edge of the grid:", {k: v for k, v in rates_at_edge.items() if v})
+for m in e2_names:
+    print(f"{m}: best rate at an edge of the grid at {sum(name == m for _, name in at_edge)} of {len(e2_sizes)} sizes,", end=" ")
+    print("of these below 0.995 in accuracy:", {size: round(float(v), 3) for (size, name), v in untuned.items() if name == m} or "none")
+
+# %% tags=["hide-input"]
+half_width = lambda runs: 4.30 * np.std(runs, ddof=1, axis=0) / math.sqrt(3)  # half a 95% t-interval of three seeds
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: recall accuracy against the number of stored pairs at width 16. Softmax and relu squared stay near one, identity falls, the three non-negative maps fall fastest. Right: accuracy of all sizes and widths against d over n. Identity falls on one rising curve, the non-negative maps below it on another, with elu plus one falling short at the largest n; softmax stays at one."}}
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.8), sharey=True)
+fig5_axes = figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.8), sharey=True)
 looks = dict(
     zip(
         e2_names,
@@ -1394,7 +1506,7 @@ looks = dict(
 for name, (color, style, marker) in looks.items():
     ns = sorted(n for n, d in e2_sizes if d == 16)
     runs = [e2_of(f"{n} 16", "accuracy")[name] for n in ns]
-    error = [4.30 * np.std(r, ddof=1) / math.sqrt(3) for r in runs]
+    error = [half_width(r) for r in runs]  # 95% t-interval of three seeds
     left.errorbar(ns, [r.mean() for r in runs], error, color=color, ls=style, marker=marker, ms=4, capsize=2, label=name)
     left.plot(
         [n for n, d in map(tuple, e2_live_sizes) if d == 16],
@@ -1406,31 +1518,33 @@ for name, (color, style, marker) in looks.items():
     )
     right.plot([d / n for n, d in e2_sizes], [e2_of(f"{n} {d}", "accuracy")[name].mean() for n, d in e2_sizes], marker, color=color, ms=5)
 left.set(xscale="log", xlabel="pairs n (log axis)", ylabel="recall accuracy", ylim=(0, 1.03))
-left.set_title("d = 16; open: live, fewer steps", fontsize=10)
+left.set_title("d = 16 (open: live; bars: 95% of 3 seeds)", fontsize=10)
 left.legend(fontsize=7.5)
 right.set(xscale="log", xlabel="d / n (log axis)")
-right.set_title("all sizes", fontsize=10)
-figure.suptitle(
-    "Linear maps recall by d/n, signed above non-negative; softmax needs no d", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
+right.set_title("all sizes, same marks", fontsize=10)
+figure.suptitle("Linear maps recall by d/n, signed above non-negative; softmax at any d", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: S of the six mechanisms against the number of pairs at width 16. Softmax follows one over root n, relu squared stays near 0.35, the non-negative maps near 0.6, identity at 0.80. Right: weight on the target. Non-negative maps stay below the dotted bound d over n, softmax stays above one half."}}
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: S of the six mechanisms against the number of pairs at width 16. Softmax falls like one over root n, relu squared stays between 0.26 and 0.42, the non-negative maps lie near 0.6 with elu plus one rising to 0.85 at 1024 pairs, identity is near 0.80. Right: weight on the target. Non-negative maps stay below the dotted bound d over n, softmax stays above one half."}}
+fig6_axes = figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
 for axes, key in ((left, "S"), (right, "target")):
     for name, (color, style, marker) in looks.items():
         axes.plot(ns, [e2_of(f"{n} 16", key)[name].mean() for n in ns], color=color, ls=style, marker=marker, ms=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="pairs n (log axis)")
 left.plot(ns, [n**-0.5 for n in ns], color=GREY, ls=":", lw=1)
-left.annotate("1/√n", (300, 0.043), color=GREY)
+left.annotate("1/√n", (150, 0.05), color=GREY)
+left.set_yticks([0.03, 0.1, 0.3, 1], ["0.03", "0.1", "0.3", "1"])
+left.yaxis.set_minor_formatter("")
 right.plot(ns, [16 / n for n in ns], color=GREY, ls=":", lw=1)
-right.annotate("bound d/n", (45, 0.5), color=GREY, fontsize=9)
-left.set(ylabel="S (log axis)")
+right.annotate("bound d/n", (9, 2.1), color=GREY, fontsize=9)
+left.set(ylabel="S (log axis)", ylim=(0.025, 1.1))
 left.set_title("concentration", fontsize=10)
 right.set_title("share of the weight on the target", fontsize=10)
 right.set(ylabel="target weight (log axis)", ylim=(2e-3, 3))
 left.legend(fontsize=7, loc="lower left")
-figure.suptitle("S puts identity last; the bound d/n holds for the non-negative maps", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Identity has the largest S from 32 to 512 pairs; target weights fall like d/n", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1455,22 +1569,31 @@ nb.results(
 )
 
 # %% [markdown]
-# Softmax answers everything, at every size, with half of its weight or more on the target. The three non-negative maps stay below the bound of D9 in every run; at $n=128$, $d=16$ it allows them a mean target weight
-# of 0.125 and they reach 0.05 and an accuracy near 0.3. A larger $d$ lifts them (right): D9 at work, not the inequality of C13. Identity has the largest $S$ at that size and recalls twice as well: its weights do not
-# find the target, they let the others cancel. Its accuracy falls on one curve in $d/n$, since $n-1$ random keys leave a noise of relative size $\sqrt{n/d}$. The relu map comes close to one curve, too; elu + 1 does not:
-# at $n=1024$ it has hardly left its start after the 1,500 steps, whatever $d$ is. That is a failure of training, not of capacity. relu² is the surprise: nearly perfect with 16 features up to $n=512$, with an $S$ near 0.3.
+# Softmax answers everything, at every size, with more than half of its weight on the target. At $n=128$, $d=16$ D9 allows the three non-negative maps a mean target weight of 0.125; they reach 0.05, and an accuracy near
+# 0.3. A larger $d$ lifts them (right), in step with $d/n$. Identity has the largest $S$ at that size and recalls twice as well: its weights do not find the target, they let the others cancel. It is ahead wherever
+# the non-negative maps have not yet reached 0.9. At the other sizes the order by $S$ is another: at $n=1024$, $d=64$ elu + 1 has the largest (0.89). Identity's accuracy is one curve in $d/n$, as the noise $\sqrt{n/d}$ of
+# $n-1$ random keys suggests; that of relu grows with $n$ at fixed $d/n$, and elu + 1 at $n=1024$ has hardly left its start after 1,500 steps, whatever $d$ is (we did not try more steps). relu² at width 16 is nearly perfect up to
+# $n=512$, with $S$ between 0.26 and 0.42.
+#
+# On the rates: softmax and most of relu² sit at the edge of the grid only because several rates are perfect there and the first is taken; their $S$ and weights are those of that rate. elu + 1 at $(128,64)$ and identity at
+# $(128,32)$ are best at the largest rate, so a larger one might do better, which would add to the gains by $d$ listed below.
 
 # %% tags=["hide-input"]
-bound_slack = {(n, d, name): d / n - e2_of(f"{n} {d}", "target")[name].max() for n, d in e2_sizes for name in non_negative}
-live_slack = min(16 / n - live_of(f"{n} 16", "target")[name].max() for n in (8, 32, 128) for name in non_negative)
+narrow = [(n, d) for n, d in e2_sizes if d < n]
+bound_used = {(n, d, m): e2_of(f"{n} {d}", "target")[m].mean() * n / d for n, d in narrow for m in non_negative}
+any_rate = max(np.array(e2_record.result[f"{n} {d}"]["target"])[3:].max() * n / d for n, d in narrow)
+live_used = max(live_of(f"{n} 16", "target")[m].max() * n / 16 for n in (32, 128) for m in non_negative)
 accuracy_128, S_128 = e2_of("128 16", "accuracy"), e2_of("128 16", "S")
 gain = e2_of("128 64", "accuracy")["elu+1"].mean() - accuracy_128["elu+1"].mean()
+best_of = lambda size: max(non_negative, key=lambda m: e2_of(size, "accuracy")[m].mean())
+open_sizes = [size for size in e2_record.result if e2_of(size, "accuracy")[best_of(size)].mean() < 0.9]
+largest_S = {size: max(e2_names, key=lambda m: e2_of(size, "S")[m].mean()) for size in e2_record.result}
 
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E2",
-    "At n = 128, d = 16 softmax recalls above 0.9 and every non-negative linear map below 0.35; none exceeds the target weight d/n; a larger d helps them.",
+    "At n = 128, d = 16 softmax recalls above 0.9 and every non-negative linear map below 0.35, with 40% of the target weight that D9 allows; a larger d helps them.",
     "verified",
     holds=[
         ledger.close("best_runs on a toy grid: mean of the chosen row", toy[0].mean(), 4, abs=1e-9),
@@ -1478,8 +1601,62 @@ nb.experiment(
         *[ledger.less(f"{name}: accuracy there, best seed", max(accuracy_128[name]), 0.35, scope=e2_scope) for name in non_negative],
         ledger.close("S of identity there", S_128["identity"].mean(), math.sqrt(2 / math.pi), abs=0.03, scope=e2_scope),
         ledger.more("elu+1: accuracy gained from d = 16 to 64", gain, 0.4, scope=e2_scope),
-        ledger.more("smallest d/n − target weight, non-negative maps, all sizes and seeds", min(bound_slack.values()), 0, scope=e2_scope),
-        ledger.more("the same live, d = 16", live_slack, 0, machine=True, scope="cpu, 3 seeds"),
+        *[
+            ledger.close(f"{m}: share of the bound d/n used there", bound_used[128, 16, m], 0.41, abs=0.04, scope=e2_scope)
+            for m in non_negative
+        ],
+        ledger.less("largest such share, every rate, seed and size with d < n (code: it cannot exceed 1)", any_rate, 1, scope="recorded"),
+        ledger.less("the same live, d = 16", live_used, 1, machine=True, scope="cpu, 3 seeds"),
+        ledger.more(
+            "softmax: smallest accuracy over all sizes",
+            min(e2_of(s, "accuracy")["softmax"].mean() for s in largest_S),
+            0.999,
+            scope=e2_scope,
+        ),
+        ledger.more(
+            "softmax: smallest target weight over all sizes",
+            min(e2_of(s, "target")["softmax"].mean() for s in largest_S),
+            0.5,
+            scope=e2_scope,
+        ),
+        ledger.more(
+            "relu², d = 16: smallest accuracy up to n = 512",
+            min(e2_of(f"{n} 16", "accuracy")["relu²"].mean() for n in (8, 32, 128, 512)),
+            0.98,
+            scope=e2_scope,
+        ),
+        *[
+            ledger.close(
+                f"relu², d = 16, n ≤ 512: {what} S",
+                f(e2_of(f"{n} 16", "S")["relu²"].mean() for n in (8, 32, 128, 512)),
+                v,
+                abs=0.01,
+                scope=e2_scope,
+            )
+            for what, f, v in (("smallest", min, 0.26), ("largest", max, 0.42))
+        ],
+        *[
+            ledger.less(
+                f"{m} at (128, 64): S is below the value for normal scores", e2_of("128 64", "S")[m].max(), v, margin=0.05, scope=e2_scope
+            )
+            for m, v in (("identity", math.sqrt(2 / math.pi)), ("relu²", 1 / math.sqrt(6)))
+        ],
+        *[
+            ledger.better(
+                f"({size.replace(' ', ', ')}): accuracy of identity over {best_of(size)}, the best non-negative",
+                e2_of(size, "accuracy")["identity"],
+                e2_of(size, "accuracy")[best_of(size)],
+                sigmas=4.3,
+                scope=e2_scope,
+            )
+            for size in open_sizes
+        ],
+        ledger.close("sizes where the best non-negative map is below 0.9", len(open_sizes), 11, abs=0.5, scope=e2_scope),
+        *[
+            ledger.close(f"({size}): largest S is that of {m} (1: yes)", float(largest_S[size] == m), 1, abs=0.1, scope=e2_scope)
+            for size, m in (("8 16", "elu+1"), ("32 16", "identity"), ("512 16", "identity"), ("1024 64", "elu+1"))
+        ],
+        ledger.close("rates at the grid's edge below 0.995 in accuracy: cases", len(untuned), 3, abs=0.5, scope="recorded"),
         ledger.better(
             "live, n = 128, d = 16: softmax over relu",
             live_of("128 16", "accuracy")["softmax"],
@@ -1496,40 +1673,23 @@ nb.experiment(
         ),
     ],
 )
-collapse = {(n, d): e2_of(f"{n} {d}", "accuracy")["identity"].mean() for n, d in ((128, 16), (512, 64), (1024, 128))}
+same_ratio = [((n, d), (m, e)) for n, d in e2_sizes for m, e in e2_sizes if n * e == m * d and 128 <= n < m]
+ratio_of = lambda mechanism: {
+    (a, b): e2_of(f"{b[0]} {b[1]}", "accuracy")[mechanism].mean() / e2_of(f"{a[0]} {a[1]}", "accuracy")[mechanism].mean()
+    for a, b in same_ratio
+}
 nb.claim(
     "X4",
-    "The recall of signed linear attention is a function of d/n; that of elu + 1 is not, for want of training.",
-    "verified",
+    "From n = 128 on the recall of a linear map depends on n and d through d/n alone.",
+    "partly",
     holds=[
-        *[
-            ledger.close(f"identity, d/n = 1/8, n = {n}: accuracy over that at n = 128", a / collapse[128, 16], 1, abs=0.05, scope=e2_scope)
-            for (n, _), a in collapse.items()
-            if n > 128
-        ],
-        ledger.more(
-            "relu, d/n = 1/8: accuracy at n = 1024 over n = 128",
-            e2_of("1024 128", "accuracy")["relu"].mean() / accuracy_128["relu"].mean(),
-            0.9,
-            scope=e2_scope,
-        ),
-        ledger.less(
-            "elu+1, d/n = 1/8: accuracy at n = 1024 over n = 128",
-            e2_of("1024 128", "accuracy")["elu+1"].mean() / accuracy_128["elu+1"].mean(),
-            0.4,
-            scope=e2_scope,
-        ),
+        ledger.close(f"identity: accuracy at {b} over {a}", v, 1, abs=0.06, scope=e2_scope) for (a, b), v in ratio_of("identity").items()
+    ],
+    fails=[
+        ledger.more("relu: largest such ratio", max(ratio_of("relu").values()), 1.15, scope=e2_scope),
+        ledger.less("elu+1: at (1024, 128) over (128, 16)", ratio_of("elu+1")[(128, 16), (1024, 128)], 0.4, scope=e2_scope),
         ledger.less(
             "elu+1 at (1024, 128): target weight over its bound", e2_of("1024 128", "target")["elu+1"].mean() * 8, 0.05, scope=e2_scope
-        ),
-        ledger.more(
-            "identity over the best non-negative map, smallest difference over all sizes",
-            min(
-                e2_of(f"{n} {d}", "accuracy")["identity"].mean() - max(e2_of(f"{n} {d}", "accuracy")[m].mean() for m in non_negative)
-                for n, d in e2_sizes
-            ),
-            0,
-            scope=e2_scope,
         ),
     ],
 )
@@ -1539,7 +1699,7 @@ nb.claim(
 #
 # **Question.** Decay makes weights concentrated. Does it help to find something? **Set-up.** The same task as a stream of 64 pairs with the question at its end, 4 heads of width 4. The weight of the pair at
 # distance $i$ is multiplied by $\lambda_h^i$ (for softmax, inside the exponential), $\lambda_h$ learned from RetNet's start $1-2^{-5-h}$. Two training sets: targets among the last 8 pairs, and
-# anywhere. Both are tested at all distances. **Expected.** With decay, good recall inside a window of about $(1+\lambda)/(1-\lambda)$ pairs and none beyond; no gain where targets are everywhere.
+# anywhere. Both are tested at all distances. **Expected.** With decay, good recall near the question, little beyond $N_{\mathrm{eff}}=(1+\lambda)/(1-\lambda)$ pairs; no gain where targets are everywhere.
 
 # %% tags=["hide-input"]
 retnet = [1 - 2.0 ** (-5 - h) for h in range(4)]
@@ -1568,9 +1728,10 @@ near, far = slice(0, 4), slice(5, 7)  # distances 0..7 and 16..63
 window = {reach: {name: (1 + lam) / (1 - lam) for name, lam in e3_of(reach, "decay").items() if "decay" in name} for reach in (8, 64)}
 by_distance = lambda reach, name, where: e3_of(reach, "by_distance")[name][:, where].mean(1)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Recall accuracy against the distance of the target, for models trained on targets among the last eight pairs and among all 64. With a learned decay accuracy is high near the question and falls to nothing beyond the window; without decay it is flat. Softmax without decay is flat and near one."}}
-figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.8), sharey=True)
-centres = [0, 1, 2.5, 5.5, 11.5, 23.5, 47.5]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Recall accuracy against the distance of the target, for models trained on targets among the last eight pairs and among all 64. With a learned decay the linear maps are accurate near the question, and fall from distance eight on to nearly nothing at 48; without decay they are flat. Softmax without decay is flat and near one."}}
+fig7_axes = figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.8), sharey=True)
+bin_edges = [*e3_setting["bins"], 64]
+centres = [(a + b - 1) / 2 for a, b in itertools.pairwise(bin_edges)]  # mean distance of each bin
 e3_looks = dict(
     zip(
         e3_names,
@@ -1584,7 +1745,7 @@ for axes, reach in zip(panels, (8, 64), strict=True):
         axes.errorbar(
             [c + 1 for c in centres],
             rows.mean(0),
-            4.30 * rows.std(0, ddof=1) / math.sqrt(3),
+            half_width(rows),
             color=color,
             ls=style,
             marker=marker,
@@ -1601,14 +1762,16 @@ figure.suptitle("A decay buys the recent past and pays with the rest", fontsize=
 nb.show(figure)
 
 # %% [markdown]
-# Trained on near targets, the decays settle near 0.94, a window of about 35 pairs; linear attention gains much inside it (elu + 1 from a third to nearly all) and loses everything beyond. Softmax with the same kind of
-# decay keeps most of the far past: a content score can outweigh a bias of $i\log\lambda$. Trained on targets anywhere, every linear model turns its decay off ($\lambda\to1$), and accuracy is what it was without.
+# Trained on near targets, the mean $\lambda$ of linear attention settles near 0.94, about 35 pairs by $N_{\mathrm{eff}}$. It gains much on the last 8 pairs (elu + 1 from a third to nearly all) and pays for it well inside that
+# window: at distances 16 to 31 elu + 1 is down to 0.20 and identity to 0.38, and beyond little is left. Softmax with the same kind of decay keeps most of the far past: a content score can outweigh a bias of $i\log\lambda$.
+# Trained on targets anywhere, both linear models turn their decay off ($\lambda\to1$), and accuracy is what it was without. A warning on weights: four-headed softmax answers all questions with only 0.28 of the weight (mean over
+# heads) on the target. "Almost all weight on one token" is not needed when several heads vote. (Bars: 95% t-intervals of three seeds.)
 
 # %% tags=["hide-input"]
 longest = {reach: {name: w.max(1).mean() for name, w in rows.items()} for reach, rows in window.items()}
 nb.experiment(
     "E3",
-    "A learned decay lets linear attention recall the recent past and nothing beyond its window; where targets are everywhere it brings nothing.",
+    "A learned decay lets linear attention recall the recent past at the expense of the far; where targets are everywhere it brings nothing.",
     "verified",
     holds=[
         *[
@@ -1638,11 +1801,42 @@ nb.experiment(
             sigmas=4,
             scope="recorded, 3 seeds",
         ),
-        ledger.less(
-            "elu+1, targets anywhere: gain by decay",
-            e3_of(64, "accuracy")["elu+1 × decay"].mean() - e3_of(64, "accuracy")["elu+1"].mean(),
-            0.05,
-            scope="recorded, 3 seeds",
+        *[
+            ledger.close(
+                f"{name}, targets anywhere: accuracy with decay over without",
+                e3_of(64, "accuracy")[f"{name} × decay"].mean() / e3_of(64, "accuracy")[name].mean(),
+                1,
+                abs=0.02,
+                scope="recorded, 3 seeds",
+            )
+            for name in ("identity", "elu+1")
+        ],
+        *[
+            ledger.close(
+                f"{name} × decay, trained near: mean λ",
+                e3_of(8, "decay")[f"{name} × decay"].mean(),
+                0.94,
+                abs=0.01,
+                scope="recorded, 3 seeds",
+            )
+            for name in ("identity", "elu+1")
+        ],
+        *[
+            ledger.close(
+                f"{name} × decay, trained near: accuracy at distances 16 to 31",
+                by_distance(8, f"{name} × decay", slice(5, 6)).mean(),
+                v,
+                abs=0.02,
+                scope="recorded, 3 seeds",
+            )
+            for name, v in (("identity", 0.38), ("elu+1", 0.2))
+        ],
+        ledger.close(
+            "softmax, targets anywhere: weight on the target, mean over heads",
+            e3_of(64, "target")["softmax"].mean(),
+            0.28,
+            abs=0.02,
+            scope="recorded, 3 seeds, accuracy 0.9998",
         ),
         *[
             ledger.close(
@@ -1675,6 +1869,21 @@ nb.experiment(
             0.998,
             digits=6,
             scope="recorded, 3 seeds",
+        ),
+        ledger.close(
+            "live, last 8: identity × decay, mean λ after training (start 0.985)",
+            e3_live(e3a, "decay")["identity × decay"].mean(),
+            0.919,
+            abs=0.015,
+            machine=True,
+            scope="cpu, 3 seeds",
+        ),
+        ledger.more(
+            "live, last 8: identity without decay, accuracy at distances 32 to 63",
+            e3_live(e3a, "by_distance")["identity"][:, 6].mean(),
+            0.1,
+            machine=True,
+            scope="cpu, 3 seeds: tested at all distances",
         ),
         ledger.better(
             "live, last 8: identity with decay over without",
@@ -1877,16 +2086,33 @@ for mechanism in ("softmax", "elu+1", "relu²"):
         reader_errors[f"{mechanism}: largest weight"] = worst_of(top[0, 0], (rows.amax(-1) / rows.sum(-1)).nanmean(0))
 
 # %% tags=["hide-input"]
+text = torch.randint(9, (300,), generator=torch.Generator().manual_seed(18))
+lm = {"seeds": [0, 1], "d": 8, "depth": 1, "heads": 2, "context": 12, "batch": 4, "steps": 8, "tests": 2, "points": [1, 12], "bf16": False}
+lm_parts = {"train": text, "valid": text[:100], "test": text[100:]}
+two_rates, one_rate = (train_reader("softmax", torch.device("cpu"), lm_parts, 9, rates=rates, **lm) for rates in ([0.01, 0.1], [0.1]))
 nb.claim(
     "X3",
-    "The language model's attention and its N_eff are what the text says; linear attention agrees in parallel, recurrent and chunked form.",
+    "The language model's attention, its N_eff and its rates are what the text says; linear attention agrees in parallel, recurrent and chunked form.",
     "verified",
-    holds=[ledger.less(f"{name}: largest difference", e, 2e-5, digits=1, machine=True) for name, e in reader_errors.items()],
+    holds=[
+        *[ledger.less(f"{name}: largest difference", e, 2e-5, digits=1, machine=True) for name, e in reader_errors.items()],
+        ledger.less(
+            "test loss of a run in a stack of two rates against one rate alone",
+            float((two_rates["test"][1] - one_rate["test"][0]).abs().max()),
+            1e-4,
+            digits=1,
+            machine=True,
+        ),
+        ledger.more(
+            "while the rate matters", float((two_rates["test"][1] - two_rates["test"][0]).abs().min()), 1e-2, digits=1, machine=True
+        ),
+    ],
 )
 
 # %% tags=["hide-input"]
 e5_config = e5_record.config
-e5_choice = {m: int(np.array(r["valid"]).mean(1).argmin()) for m, r in e5_record.result.items()}
+lowest = lambda run: int(np.array(run["valid"]).mean(1).argmin())  # the rate with the least validation loss
+e5_choice = {m: lowest(run) for m, run in e5_record.result.items()}
 e5_of = lambda m, key: (
     np.array(e5_record.result[m][key])[e5_choice[m]] if key in ("valid", "test") else np.array(e5_record.result[m][key])[:, e5_choice[m]]
 )
@@ -1911,7 +2137,7 @@ nb.results(
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Effective share of tokens of every head, by layer, for softmax, elu plus one and relu squared, one mark for each head and seed on a log axis, with bars from the 10 to the 90 percent quantile of the rows. Softmax heads average in layer one and lie near one to three per cent in layers two to four; relu squared heads lie near two per cent everywhere; elu plus one heads lie between ten and ninety per cent."}}
-figure, panels = plt.subplots(1, 3, figsize=(7.6, 3.8), sharey=True)
+fig8_axes = figure, panels = plt.subplots(1, 3, figsize=(7.6, 3.8), sharey=True)
 for axes, (m, color) in zip(panels, (("softmax", BLUE), ("elu+1", ORANGE), ("relu²", GREEN)), strict=True):
     layers, seeds, heads = shares[m].shape
     quantiles = e5_of(m, "quantiles")
@@ -1921,18 +2147,17 @@ for axes, (m, color) in zip(panels, (("softmax", BLUE), ("elu+1", ORANGE), ("rel
         ok = alive[m][layer].ravel()
         axes.vlines(at[ok], low[ok], high[ok], color=color, lw=1, alpha=0.6)
         axes.plot(at[ok], middle[ok], "o", color=color, ms=3.5)
-    axes.axhline(2 / math.pi, color=GREY, ls=":", lw=1)
     axes.set(yscale="log", ylim=(3.5e-3, 1.1), xlabel="layer", xticks=range(1, layers + 1))
     axes.set_title(m, fontsize=10)
-panels[0].set_ylabel("N_eff / visible tokens (log axis)")
+panels[0].set_ylabel("N_eff / visible tokens (bar: 10–90% of rows)")
 figure.suptitle("Past layer 1 a softmax head uses a few tokens, an elu + 1 head dozens", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
-# Trained softmax uses its power: past the first layer, which averages, a typical row rests on two to seven of 256 tokens, and hardly on more when more are visible: the scores have learned to keep $N_{\mathrm{eff}}$, up to the
-# length they were trained at. elu + 1 does concentrate (it is not held at 64% like the plain linear map of D6), but only to thirty tokens and more, and the number grows with $n$. Its loss is half a nat higher. relu² is as
-# sparse as softmax, at the price of rows that are all zero (four in ten in the last layer), and its loss lies between the
-# two. Its best rate is the largest of the grid, so that loss may be improved upon; the others' rates lie inside. (That the three forms of linear attention agree, X3, is what `attention-as-rnn` builds on.)
+# Past the first layer, which averages, a typical row of trained softmax rests on two to seven of 256 tokens, and hardly on more when more are visible: on the lengths it was trained at, the scores keep
+# $N_{\mathrm{eff}}$. elu + 1 rests on thirty tokens and more, and the number grows with $n$. Its loss is half a nat higher. relu² concentrates about as much as softmax (median share 0.022 against 0.014 in layers 2 to 4), at
+# the price of rows that are all zero (four in ten in the last layer); its loss lies between the two. Its best rate is the largest of the grid, so that loss may be improved upon; the others' rates lie inside.
+# (That the three forms of linear attention agree, checked above, is what `attention-as-rnn` builds on.)
 
 # %% tags=["hide-input"]
 bigram = data.bigram_entropy(data.encode_characters(data.shakespeare())[0])
@@ -1971,14 +2196,20 @@ nb.experiment(
         ledger.less("softmax, layers 2 to 4: N_eff at 256 over that at 32, largest", growth("softmax").max(), 1.6, scope="recorded"),
         ledger.more("elu+1, layers 2 to 4: smallest", growth("elu+1").min(), 2, scope="recorded"),
         ledger.more("softmax, layer 1: median share of a head", np.median(shares["softmax"][0]), 0.6, scope="recorded: it averages"),
-        ledger.less("elu+1: median share of a head, below the 2/π of D6", np.median(shares["elu+1"]), 2 / math.pi, scope="recorded"),
-        ledger.close("relu²: share of zero rows in the last layer", e5_of("relu²", "zero")[-1].mean(), 0.4, abs=0.1, scope="recorded"),
+        *[
+            ledger.close(
+                f"{m}, layers 2 to 4: median share of a head", np.median(shares[m][1:][alive[m][1:]]), v, abs=0.002, scope="recorded"
+            )
+            for m, v in (("softmax", 0.014), ("relu²", 0.022))
+        ],
         ledger.close(
-            "chosen rates: validation loss over the best of the grid",
-            float(np.mean([e5_of(m, "valid").mean() / np.array(r["valid"]).mean(1).min() for m, r in e5_record.result.items()])),
+            "chosen rates, by value: those at the edge are only that of relu² (1: yes)",
+            float([m for m, i in e5_choice.items() if i in (0, len(e5_config["rates"]) - 1)] == ["relu²"]),
             1,
-            abs=1e-6,
+            abs=0.1,
+            scope="recorded",
         ),
+        ledger.close("relu²: share of zero rows in the last layer", e5_of("relu²", "zero")[-1].mean(), 0.4, abs=0.1, scope="recorded"),
         ledger.less(
             "recorded softmax test loss against the entropy of a character given the one before",
             e5_of("softmax", "test").mean(),
@@ -1992,6 +2223,20 @@ nb.experiment(
             machine=True,
             scope="cpu, 3 seeds",
         ),
+        ledger.close(
+            "the rate chosen in a toy grid", lowest({"valid": [[3, 3], [0, 4], [1, 2]], "test": [[0, 0], [9, 9], [9, 9]]}), 2, abs=0.5
+        ),
+        ledger.close(
+            "recorded N_eff at position 1, largest", max(e5_of(m, "curve")[..., 0].max() for m in ("softmax", "elu+1")), 1, abs=1e-5
+        ),
+        ledger.close("live N_eff at position 1, elu+1", np.max(e5["elu+1"]["curve"], axis=(1, 2))[:, 0].max(), 1, abs=1e-5),
+        ledger.close(
+            "live softmax: test loss", np.mean(e5["softmax"]["test"]), 2.91, abs=0.06, machine=True, scope="cpu, 3 seeds, 50 steps"
+        ),
+        *[
+            ledger.close(f"live {m}: share", e5_live[m].mean(), v, abs=0.06, machine=True, scope="cpu, 3 seeds, 50 steps")
+            for m, v in (("softmax", 0.426), ("elu+1", 0.925))
+        ],
         ledger.better(
             "share, live: elu+1 over softmax",
             e5_live["elu+1"].mean((0, 2)),
@@ -2005,8 +2250,8 @@ nb.experiment(
 # %% [markdown]
 # ## What the experiments say about the post's thesis
 #
-# Concentration separates softmax from non-negative linear attention cleanly: in recall (E2), in the language model (E5), and by theorem (D9). As *the* reason it does not do: $S$ ranks plain signed attention last, and
-# it is the best linear attention of E2. What counts is whether the target's value can be told from the rest, by weight or by cancellation.
+# Concentration separates softmax from non-negative linear attention: in recall (E2), in the language model (E5), and by the bound D9. As *the* reason it does not do: at $n=128$, $d=16$ plain signed attention has the
+# largest $S$ and is the best linear attention. What counts is whether the target's value can be told from the rest, by weight or by cancellation.
 
 # %% tags=["hide-input"]
 S_at = {name: e2_of("128 16", "S")[name].mean() for name in e2_names}
@@ -2017,7 +2262,6 @@ nb.claim(
     "Only a larger d fundamentally eases the weakness of linear attention.",
     "partly",
     holds=[
-        ledger.less("D12: circle of 64, mean own weight at rank 16", best_low_rank(circles[64][0], 16), 0.3),
         *[
             ledger.better(
                 f"{name}, n = 128: accuracy at d = 128 over d = 16",
@@ -2062,7 +2306,13 @@ nb.claim(
         ),
     ],
     fails=[
-        ledger.close("the mechanism with the largest S is identity (1: yes)", float(worst_S == "identity"), 1, abs=0.1, scope=e2_scope),
+        ledger.close(
+            "n = 128, d = 16: the mechanism with the largest S is identity (1: yes)",
+            float(worst_S == "identity"),
+            1,
+            abs=0.1,
+            scope=e2_scope,
+        ),
         *[
             ledger.better(
                 f"and it recalls better than {m}",
@@ -2089,9 +2339,10 @@ nb.results(
     [
         ["S of exp at γ = 2", "exp(−2) = 0.135", f"{e1_at('exp 1024', 2):.3f} at n = 1024", "the formula is for n = ∞"],
         ["smallest S of exp", "0", "1/√n; 1/cosh B for scores in [−B, B]", "D4, X1"],
-        ["smallest S of relu², β ≥ 0", "read off a plot", f"1/√6 = {1 / math.sqrt(6):.4f}", "exact, D5"],
-        ["smallest S of identity", "a rather high limit", f"√(2/π) = {math.sqrt(2 / math.pi):.4f}", "exact, D6"],
-        ["largest |q|₂/|q|₁", "√d", "1", "D8; √d is the largest reciprocal"],
+        ["smallest S of relu², β ≥ 0", "read off a plot", f"1/√6 = {1 / math.sqrt(6):.4f}", "normal scores, n = ∞ (D5)"],
+        ["smallest S of identity", "a rather high limit", f"√(2/π) = {math.sqrt(2 / math.pi):.4f}", "normal scores, n = ∞ (D6)"],
+        ["the same, trained, n = 128, d = 64", "", f"{e2_of('128 64', 'S')['identity'].mean():.3f}", "given keys can do better (E2)"],
+        ["largest |q|₂/|q|₁", "√d", f"{float(torch.eye(16)[3].norm() / torch.eye(16)[3].sum()):.0f}", "D8; √d is the largest reciprocal"],
         ["S of dense relu queries, d = 16 and 1024", "falls with d", f"{dense_S[1]:.3f} and {dense_S[4]:.3f}", "rises"],
         [
             "rank of a causal matrix",
@@ -2120,12 +2371,13 @@ nb.results(
 # - **"The maximum of $|q|_2/|q|_1$ is $\sqrt d$"** (C13). It is 1. In the post's own model a larger $d$ never lowers the best $S$, and raises that of dense queries. That $d$ helps is true for another reason
 #   (D9, D12, E2).
 # - **"Necessarily full rank"** (C1) needs a non-zero diagonal. Causal relu and relu² attention have zeros there, and lose rank.
+# - **"Bounded away from 0"** (C6, C9) is a statement about normal scores and $n=\infty$. Orthogonal keys give identity and relu² one-hot rows, and trained ones go below both floors (E2).
 # - **"Arbitrarily sparse"** (C4) is a statement about $n=\infty$; at finite $n$ the formula fails beyond $\frac12\sqrt{\log n}$, and at fixed $\gamma$ a softmax disperses as $n$ grows.
 # - **"A poor signal-to-noise ratio means that nearly all entries are alike"** (C12): one spike suffices, whatever the bulk does.
-# - **Concentration as the main reason** (C17): it separates softmax from non-negative linear attention; it does not rank mechanisms. Plain signed attention has the largest $S$ and is the better linear attention.
+# - **Concentration as the main reason** (C17): it separates softmax from non-negative linear attention; it does not rank mechanisms. At $n=128$, $d=16$ plain signed attention has the largest $S$ and is the better linear attention.
 # - A slip: the post motivates $S$ by attention matrices that are "even non-negative"; it must mean *negative*, since entropy serves the others.
 #
-# What survives: all closed forms, the floors, the comparison of softmax and non-negative linear attention, and the verdict on decay.
+# What survives: all closed forms, the floors for normal scores, the comparison of softmax and non-negative linear attention, and the verdict on decay.
 #
 # ## Exercises
 #
@@ -2162,7 +2414,7 @@ print(f"sum of leverage scores {float(leverage.sum()):.6f}; attained, largest di
 # %% [markdown]
 # ```{admonition} Solution 3
 # :class: dropdown
-# The best case is one score $B$ and $n-1$ scores $-B$: $e^{2B}/(e^{2B}+n-1)=0.99$ gives $B=\frac12\log\bigl(99(n-1)\bigr)$: logarithmic in $n$, as in D4. The circle needs $\beta\sim n^2$ because its neighbours are close:
+# The best case is one score $B$ and $n-1$ scores $-B$: $e^{2B}/(e^{2B}+n-1)=0.99$ gives $B=\frac12\log\bigl(99(n-1)\bigr)$: logarithmic in $n$. The circle needs $\beta\sim n^2$ because its neighbours are close:
 # what is dear is not concentration but telling $n$ keys apart in two dimensions.
 # ```
 
@@ -2170,6 +2422,52 @@ print(f"sum of leverage scores {float(leverage.sum()):.6f}; attained, largest di
 needed = {n: 0.5 * math.log(99 * (n - 1)) for n in (8, 256, 65536)}
 gets = {n: 1 / (1 + (n - 1) * math.exp(-2 * b)) for n, b in needed.items()}
 print({n: f"B = {b:.2f}, weight {gets[n]:.4f}" for n, b in needed.items()}, f"; circle at 256: β = {circles[256][1]:.0f}")
+
+# %% [markdown]
+# The curves and marks of the figures, read back from the axes:
+
+# %% tags=["hide-input"]
+drawn_y = lambda axes, i: np.asarray(axes.lines[i].get_ydata(), dtype=float)
+bar_halves = lambda container: [float(np.ptp(bar[:, 1])) / 2 for bar in container[2][0].get_segments()]
+interval = lambda runs: 4.3027 * statistics.stdev(map(float, runs)) / math.sqrt(3)
+apart = lambda a, b: float(np.abs(np.subtract(a, b)).max())
+sizes_16 = [8, 32, 128, 512, 1024]
+fig5_bars = [bar_halves(c) for c in fig5_axes[1][0].containers]
+fig5_want = [[interval(e2_of(f"{n} 16", "accuracy")[m]) for n in sizes_16] for m in e2_names]
+fig6_want = {key: [[e2_of(f"{n} 16", key)[m].mean() for n in sizes_16] for m in e2_names] for key in ("S", "target")}
+bin_means = [1 + sum(range(a, b)) / (b - a) for a, b in ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64))]
+fig7_bars = bar_halves(fig7_axes[1][0].containers[3])
+fig7_want = [interval(column) for column in np.array(e3_of(8, "by_distance")["identity × decay"]).T]
+fig8_bars = np.array([bar[:, 1] for bar in fig8_axes[1][0].collections[3].get_segments()])
+fig8_want = e5_of("softmax", "quantiles")[3].reshape(-1, 3)[:, [0, 2]]
+nb.claim(
+    "X5",
+    "The figures draw the numbers of the text.",
+    "verified",
+    holds=[
+        ledger.close("fig. 1: exp at γ = 2", float(np.interp(2, gamma_axis, drawn_y(fig1_axes[1][0], 0))), math.exp(-2), abs=2e-3),
+        ledger.close("plain linear", drawn_y(fig1_axes[1][0], 1)[0], S_by_quadrature(lambda y: y, 0, 2), rel=1e-4),
+        ledger.close("relu²", drawn_y(fig1_axes[1][0], 2)[0], S_by_quadrature(relu2, 0, 2), rel=1e-4),
+        ledger.close("softmax, smallest best weight", drawn_y(fig1_axes[1][1], 0).min(), 0.99, abs=2e-4),
+        ledger.close(
+            "random features: sum of best weights over the bound", drawn_y(fig1_axes[1][1], 1).sum() / 16, 0.689, abs=0.002, digits=3
+        ),
+        ledger.less(
+            "fig. 2: dense curve against the simulation, d = 64, 256, 1024",
+            apart(np.interp(widths[2:], smooth, drawn_y(fig2_axes, 0)), dense_S[2:]),
+            0.01,
+            digits=1,
+        ),
+        ledger.less("fig. 5: bars against t-intervals", apart(fig5_bars, fig5_want), 1e-4, digits=1),
+        *[
+            ledger.less(f"fig. 6: {key}", apart([drawn_y(fig6_axes[1][i], j) for j in range(6)], fig6_want[key]), 1e-9, digits=1)
+            for i, key in enumerate(("S", "target"))
+        ],
+        ledger.less("fig. 7: distances", apart(fig7_axes[1][0].containers[0][0].get_xdata(), bin_means), 1e-9, digits=1),
+        ledger.less("bars", apart(fig7_bars, fig7_want), 1e-4, digits=1),
+        ledger.less("fig. 8: bars of softmax, layer 4, against the 10% and 90% quantiles", apart(fig8_bars, fig8_want), 1e-9, digits=1),
+    ],
+)
 
 # %% [markdown]
 # ## The ledger
