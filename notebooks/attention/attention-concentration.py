@@ -47,7 +47,7 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 nb = kexue_nb.notebook("attention-concentration")
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the ratio S against the spread of scores of mean zero, for infinitely many tokens. The exponential falls to zero, relu squared stays at 0.41 and plain linear attention at 0.80. Right: the best weight that any query can give to each of 256 tokens, sorted. Random positive features begin near 0.9 and fall below 0.1 within some twenty tokens, relu features lie below 0.1 throughout, softmax with two-dimensional keys gives every token 0.99."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the ratio S against the spread of scores of mean zero, for infinitely many tokens. The exponential falls to zero, relu squared stays at 0.41 and plain linear attention at 0.80. Right: the best weight that any query can give to each of 256 tokens, sorted. Random positive features begin at 0.75 and fall below 0.1 after some thirty tokens, relu features lie near 0.03 throughout, softmax with two-dimensional keys gives every token 0.99."}}
 def circle(n, w):
     """Softmax weights (n, n) of n keys on the unit circle for the queries beta k_j, and beta."""
     angle = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
@@ -124,6 +124,8 @@ upper = lambda a: 1 - sum((sp.Abs(a[i]) - sp.Abs(a[j])) ** 2 for i, j in pairs(l
 lower = lambda a: (1 + 2 * sum(sp.Abs(a[i] * a[j]) for i, j in pairs(len(a))) / squares(a)) / len(a)
 drawn = torch.randn(40, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 by_hand = torch.tensor([sum(abs(x) for x in row) ** 2 / sum(x * x for x in row) for row in drawn.tolist()], dtype=torch.float64)
+
+# %% tags=["hide-input"]
 nb.derivation(
     "D1",
     "1/√n ≤ S ≤ 1: S² = 1 − Σ(|aᵢ| − |aⱼ|)²/(nΣa²) = (1 + 2Σ|aᵢaⱼ|/Σa²)/n; nS² = m for equal weight on m of n tokens.",
@@ -1522,7 +1524,9 @@ left.set_title("d = 16 (open: live; bars: 95% of 3 seeds)", fontsize=10)
 left.legend(fontsize=7.5)
 right.set(xscale="log", xlabel="d / n (log axis)")
 right.set_title("all sizes, same marks", fontsize=10)
-figure.suptitle("Linear maps recall by d/n, signed above non-negative; softmax at any d", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Linear recall falls as n/d grows, signed last of all; softmax stays at 1", fontsize=11, fontweight="bold", x=0.01, ha="left"
+)
 nb.show(figure)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: S of the six mechanisms against the number of pairs at width 16. Softmax falls like one over root n, relu squared stays between 0.26 and 0.42, the non-negative maps lie near 0.6 with elu plus one rising to 0.85 at 1024 pairs, identity is near 0.80. Right: weight on the target. Non-negative maps stay below the dotted bound d over n, softmax stays above one half."}}
@@ -1543,7 +1547,7 @@ right.set_title("share of the weight on the target", fontsize=10)
 right.set(ylabel="target weight (log axis)", ylim=(2e-3, 3))
 left.legend(fontsize=7, loc="lower left")
 figure.suptitle(
-    "Identity has the largest S from 32 to 512 pairs; target weights fall like d/n", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "Largest S at 32 to 512 pairs: identity; linear target weights fall like d/n", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
