@@ -78,6 +78,11 @@ def test_scales_and_rates_of_the_methods():
     gain = 16**0.25 / 4
     u, s, v = torch.linalg.svd(W)
     torch.testing.assert_close(starts["PiSSA"].A @ starts["PiSSA"].B, (u[:, :4] * s[:4]) @ v[:4])
+    A, B = lora.pissa_init(W, 4, 5.0)
+    torch.testing.assert_close(5.0 * A @ B, (u[:, :4] * s[:4]) @ v[:4])
+    own, peft = starts["LoRA-GA"], starts["LoRA-GA in peft"]
+    torch.testing.assert_close(peft.A * gain, own.A)
+    torch.testing.assert_close(peft.B, torch.linalg.svdvals(G)[4:8, None] * own.B)
     for name in ("LoRA-GA", "GA-sign", "random pair"):
         torch.testing.assert_close(starts[name].A.norm(dim=0), torch.full((4,), gain, dtype=torch.float64))
         torch.testing.assert_close(starts[name].B.norm(dim=1), torch.full((4,), gain, dtype=torch.float64))
