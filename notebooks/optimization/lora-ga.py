@@ -66,7 +66,7 @@ HEADLINE = ["full", "LoRA", "LoRA+", "PiSSA", "random pair", "LoRA-GA"]
 if nb.scale != "full":  # a first recording has nothing to show yet
     r5 = nb.recorded("E5")
     found5 = r5.result["methods"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8))
     common = -11.0
     for method in HEADLINE:
         row, (color, line) = found5[method], METHODS[method]
@@ -81,8 +81,8 @@ if nb.scale != "full":  # a first recording has nothing to show yet
             ls=line,
             label=f"{method}, 2^{row['best']:.0f}",
         )
-    left.set(xlabel="step", ylabel="loss in nats a byte", title=f"One learning rate for all (2^{common:.0f})")
-    right.set(xlabel="step", title="Each at its own best rate")
+    left.set(xlabel="step", ylabel="training loss, nats a byte", title=f"One learning rate for all (2^{common:.0f})")
+    right.set(xlabel="step", ylabel="validation loss", title="Each at its own best rate", ylim=(1.0, 2.1))
     left.legend(fontsize=8)
     right.legend(fontsize=8)
     figure.suptitle(
@@ -1794,11 +1794,7 @@ nb.show(figure)
 seeds3 = f"digits, {len(r3.config['seeds'])} seeds, recorded"
 early = lambda m, k=fixed: adam3[m]["early"][k]
 tuned = lambda m, part="test", rows=adam3: rows[m][part][at_best(rows[m])]
-finite_rates = [
-    k
-    for k in range(len(r3.config["rates"]["Adam"]))
-    if max(np.mean(early(m, k)) for m in ("LoRA", "LoRA-GA")) < 2.0 and k <= at_best(adam3["LoRA"])
-]
+finite_rates = range(at_best(adam3["LoRA"]) + 1)
 lead = [np.mean(early("LoRA", k)) / np.mean(early("LoRA-GA", k)) for k in finite_rates]
 live_early = {m: np.mean(rows["early"][0]) for m, rows in e3["Adam"].items()} if nb.scale == "cpu" else {}
 interior = {(o, m): 0 < at_best(rows) < len(r3.config["rates"][o]) - 1 for o, rows_by in r3.result.items() for m, rows in rows_by.items()}
@@ -1844,10 +1840,10 @@ nb.claim(
             scope=seeds3,
         ),
         ledger.better(
-            "SGD, at LoRA's best rate",
-            sgd3["LoRA"]["early"][at_best(sgd3["LoRA"])],
-            sgd3["LoRA-GA"]["early"][at_best(sgd3["LoRA"])],
-            sigmas=2,
+            "SGD, at half LoRA's best rate",
+            sgd3["LoRA"]["early"][at_best(sgd3["LoRA"]) - 1],
+            sgd3["LoRA-GA"]["early"][at_best(sgd3["LoRA"]) - 1],
+            sigmas=4,
             scope=seeds3,
         ),
     ],
@@ -2069,29 +2065,32 @@ nb.claim(
     "The less data, the larger LoRA-GA's relative gain (one epoch each, so less data is fewer steps).",
     "partly",
     holds=[
-        ledger.increasing(
-            "rate 2⁻¹¹: training loss of LoRA-GA over LoRA's, after 50, 150 and 300 steps, so the gain shrinks",
-            [at_common["LoRA-GA"][k] / at_common["LoRA"][k] for k in (4, 14, 29)],
-            scope="real task, 2 tuning seeds, recorded",
-        )
-    ],
-    fails=[
         ledger.less(
-            "best rates, validation loss at step 10: LoRA-GA over LoRA, a gain of 2%",
+            "best rates, validation loss at step 10: LoRA-GA over LoRA",
             np.mean(valid_at("LoRA-GA", 10)) / np.mean(valid_at("LoRA", 10)),
-            1,
+            0.99,
             digits=4,
             scope=seeds5,
         ),
-        ledger.more("at step 20 it is none", np.mean(valid_at("LoRA-GA", 20)) / np.mean(valid_at("LoRA", 20)), 1, digits=4, scope=seeds5),
+        ledger.more("at step 20", np.mean(valid_at("LoRA-GA", 20)) / np.mean(valid_at("LoRA", 20)), 1.01, digits=4, scope=seeds5),
+    ],
+    fails=[
+        ledger.close(
+            "rate 2⁻¹¹: training loss of LoRA-GA over LoRA's at step 50, over the same at step 300: the gain stays",
+            at_common["LoRA-GA"][4] / at_common["LoRA"][4] / (at_common["LoRA-GA"][-1] / at_common["LoRA"][-1]),
+            1,
+            abs=0.05,
+            digits=3,
+            scope="real task, 2 tuning seeds, recorded",
+        ),
     ],
 )
 
 # %% [markdown]
 # Four things to take from it.
 #
-# **At a small rate the paper's effect is there, and it is the gradient that makes it**: LoRA-GA needs a third of LoRA's steps or fewer at $2^{-11}$, and is well ahead of a random pair of exactly the same size and scale. **Most of it is a learning rate.** LoRA's best rate is eight times LoRA-GA's, and there
-# LoRA is ahead from step 20 on. Part of that is simply D10: the size of $A_0,B_0$ and $\lambda$ set the size of a step.
+# **At a small rate the paper's effect is there, and it is the gradient that makes it**: at $2^{-11}$ LoRA-GA needs a quarter of LoRA's steps, and it is ahead of a random pair of exactly the same size and scale. **Most of it is a learning rate.** LoRA's best rate is eight times LoRA-GA's, and
+# with each at its best LoRA is ahead from step 20 on. Part of that is simply D10: the size of $A_0,B_0$ and $\lambda$ set the size of a step.
 #
 # **With tuned rates the gradient's directions do harm here.** The random pair, equal in every other respect, ends 0.055 nats a byte lower. It is not that the alignment is lost: after 300 steps LoRA-GA still captures five times as much of the gradient's energy
 # as LoRA or the random pair (next entry). So captured energy is not what decides. A plausible reason, which we did not test: a gradient's energy sits in few steep directions, in which the loss is settled early; a rank-8 adapter that starts with all its columns there has none left for the rest.
@@ -2445,8 +2444,8 @@ nb.claim(
 # - **The pair is determined up to the split** (C5): the signs that the SVD leaves open change the run (X5), by a factor 1.2 in the early loss.
 # - **"LoRA-GA" in peft** (X4) is not the paper's start: its $B_0$ carries the gradient's singular values. (On our real task it ended *better* than the paper's, close to LoRA, which it resembles: its $B_0$ is small.)
 #
-# What survives: the algebra, all of it; the faster start at a given small rate, two to four times as the paper says; and that it is the gradient, not the non-zero start, that makes it. Who cannot tune a learning rate may be glad of that.
-# What we did not do: models of more than 11M parameters, more than 300 steps, ranks other than 8, the authors' data.
+# What survives: the algebra, all of it; the faster start at a given small rate, four times at $2^{-11}$ where the paper says two to four; and that it is the gradient, not the non-zero start, that makes it. Who cannot tune a learning rate may be glad of that.
+# What we did not do: models of more than 11M parameters, more than 300 steps, ranks other than 8, another size $a$ of the start than the authors' (the variant in peft suggests that a smaller $B_0$ is better), the authors' data.
 
 # %% [markdown]
 # ## Exercises
