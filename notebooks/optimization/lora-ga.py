@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/lora-ga.ipynb)
 #
-# **The point.** LoRA may start anywhere, if $A_0B_0$ is subtracted from the frozen weight. LoRA-GA starts in the $2r$ leading singular directions of the gradient, and its first SGD step is then provably the closest that a low-rank step can be to full fine-tuning's.
-# We check that exactly, find a better pairing for free, and solve the Adam case that the post leaves open. Then the practical question: on a real task, 11 methods, each with its own tuned rate, LoRA-GA is far ahead of LoRA at one small learning rate (left) and *behind* it, and behind a
-# random start of the same size, once all rates are tuned (right). Aligning the first step buys a head start, not a better end.
+# **The point.** LoRA may start anywhere, if $A_0B_0$ is subtracted from the frozen weight. LoRA-GA starts in the $2r$ leading singular directions of the gradient; to first order in the rate, its first SGD step is the closest that a low-rank step can be to full fine-tuning's.
+# We check that and solve the Adam case that the post leaves open. Then a real task, 11 methods. At a rate 16 times below LoRA's best, LoRA-GA reaches LoRA's final training loss within a quarter of the steps; so does LoRA+, and a random start of the same size within a third, though neither knows a gradient (left).
+# With every rate tuned, LoRA-GA is level with LoRA in mid-run and ends behind it and behind the random start (right). Here the aligned first step buys a head start at an untuned rate, not a better end.
 
 
 # %% tags=["nbval-ignore-output", "hide-input"]
@@ -48,7 +48,7 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 nb = kexue_nb.notebook("lora-ga")
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels on the real task. Left: training loss against the step, all methods at the same learning rate: LoRA-GA falls much faster than LoRA. Right: validation loss against the step, each method at its own best rate: LoRA-GA ends above LoRA, LoRA+, PiSSA and the random pair, and full fine-tuning lies below all."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels on the real task. Left: training loss against the step, all methods at the same learning rate: LoRA-GA and LoRA+ fall much faster than LoRA, the random pair lies between. Right: validation loss against the step, each method at its own best rate: LoRA-GA ends above LoRA, LoRA+, PiSSA and the random pair, and full fine-tuning lies below all."}}
 METHODS = {  # colour, line
     "full": (BLACK, "-"),
     "LoRA": (ORANGE, "-"),
@@ -79,14 +79,18 @@ if nb.scale != "full":  # a first recording has nothing to show yet
             [np.mean(v) for v in row["fresh"]["marks"]["valid"][1:]],
             color=color,
             ls=line,
-            label=f"{method}, 2^{row['best']:.0f}",
+            label=f"{method}, $2^{{{row['best']:.0f}}}$",
         )
-    left.set(xlabel="step", ylabel="training loss, nats a byte", title=f"One learning rate for all (2^{common:.0f})")
+    left.set(xlabel="step", ylabel="training loss, nats a byte", title=f"One learning rate for all ($2^{{{common:.0f}}}$)")
     right.set(xlabel="step", ylabel="validation loss", title="Each at its own best rate", ylim=(1.0, 2.1))
     left.legend(fontsize=8)
     right.legend(fontsize=8)
     figure.suptitle(
-        "At one small rate LoRA-GA leads LoRA; once all rates are tuned it trails", fontsize=11, fontweight="bold", x=0.01, ha="left"
+        "At one small rate LoRA-GA and LoRA+ are fast; with tuned rates LoRA-GA ends last of the adapters shown",
+        fontsize=11,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
     )
     nb.show(figure)
 
@@ -461,8 +465,8 @@ nb.claim(
 # $$PG+GQ-G=PGQ-(I-P)G(I-Q),$$
 #
 # two orthogonal parts: what is counted twice, and what both sides miss. LoRA-GA has $PG_0Q=0$. For a random orthonormal pair the expected residual, as a fraction of $\lVert G\rVert_F^2$, is
-# $(1-\tfrac rn)(1-\tfrac rm)+\tfrac rn\tfrac rm$, and with $B_0=0$, LoRA's custom, a random $A_0$ captures $r/n$. Below, *captured energy* is $1-\min_c\lVert c(PG+GQ)-G\rVert_F^2/\lVert G\rVert_F^2$: the size of the
-# step belongs to the learning rate.
+# $(1-\tfrac rn)(1-\tfrac rm)+\tfrac rn\tfrac rm$, and with $B_0=0$, LoRA's custom, a random $A_0$ captures $r/n$. Below, *captured energy* is $1-\min_c\lVert c(PG+GQ)-G\rVert_F^2/\lVert G\rVert_F^2$: 1 if the
+# first step is a multiple of $G$, 0 if it is orthogonal to it. The size of the step belongs to the learning rate.
 
 # %%
 Pn, Qn = sp.symbols("P Q", commutative=False)
@@ -506,14 +510,14 @@ nb.derivation(
 )
 
 # %% [markdown]
-# ## The exact first step, and a better pairing
+# ## The exact first step, and the order of the pairs
 #
 # At LoRA-GA's start the dropped term is $G_0B_0^\top A_0^\top G_0=\sum_{i\le r}\sigma_i\sigma_{r+i}\,u_{r+i}v_i$, orthogonal to everything else. So *exactly*
 #
 # $$\lVert W_1^{\text{LoRA}}-W_1^{\text{full}}\rVert_F^2=\eta^2\sum_{i>2r}\sigma_i^2+\eta^4\sum_{i\le r}\sigma_i^2\sigma_{r+i}^2 .$$
 #
 # To first order all splits are equal; to second they are not. The last sum pairs column $i$ of $A_0$ with some row of $B_0$, and it is smallest if large meets small: index $i$ with $2r+1-i$.
-# The order of $B_0$'s rows is free, so this costs nothing: reverse them.
+# The order of $B_0$'s rows is free, so this costs nothing; nor does it gain much: in the example below 0.6% of the squared distance at $\eta=1$. No experiment here uses it.
 
 
 # %%
@@ -565,16 +569,17 @@ nb.derivation(
     ledger.less(
         "random 12 × 9, η = 1: antitone over the post's order", gap_curves["antitone"][-1] / gap_curves["post"][-1], 1, margin=0.005
     ),
+    ledger.more("but no lower than", gap_curves["antitone"][-1] / gap_curves["post"][-1], 0.99),
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Squared distance of the first steps of LoRA-GA and full fine-tuning against the learning rate, both axes logarithmic. The curves for the post's pairing and the antitone pairing coincide on a line of slope two for small rates and bend to slope four for large ones, where the antitone curve is slightly lower."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Squared distance of the first steps of LoRA-GA and full fine-tuning against the learning rate, both axes logarithmic. The curves for the post's pairing and the antitone pairing coincide on a line of slope two for small rates and bend to slope four for large ones; the antitone curve is lower by less than one per cent, too little to see."}}
 figure, axes = plt.subplots(figsize=(6.2, 3.4))
 axes.plot(gap_rates, gap_curves["post"], color=ORANGE, label="post's order")
 axes.plot(gap_rates, gap_curves["antitone"], color=BLUE, ls="--", label="large with small")
 axes.plot(gap_rates, gap_rates**2 * tail(G_example, 4), color=GREY, ls=":", label="η² Σ σᵢ² beyond 2r")
 axes.set(xscale="log", yscale="log", xlabel="learning rate η (log axis)", ylabel="squared distance of W₁ (log axis)")
 axes.legend()
-axes.set_title("The dropped term takes over at large rates")
+axes.set_title("The dropped term takes over at large rates, whatever the order")
 nb.show(figure)
 
 # %% [markdown]
@@ -902,7 +907,7 @@ nb.results(
         [
             m,
             *(" / ".join(f"≈{captured[m][name][k]:.3f}" for name in base) for k in (0, 1)),
-            {"LoRA": "r/n: 0.020 / 0.016", "random pair": "exercise 2: 0.035 / 0.031", "LoRA-GA": "top 2r"}.get(m, ""),
+            {"LoRA": "r/n: 0.020 / 0.016", "random pair": "exercise 2, a Gaussian G: 0.035 / 0.031", "LoRA-GA": "top 2r"}.get(m, ""),
         ]
         for m in starts_e1
     ],
@@ -935,7 +940,12 @@ nb.experiment(
             )
             for name in base
         ],
-        *[ledger.less(f"{name}: LoRA", captured["LoRA"][name][0], 0.06, digits=2, machine=True) for name in base],
+        *[ledger.close(f"{name}: PiSSA", captured["PiSSA"][name][0], 0.2, abs=0.07, digits=2, machine=True) for name in base],
+        *[
+            ledger.close(f"{name}: {m}", captured[m][name][0], 0.03, abs=0.015, digits=2, machine=True)
+            for name in base
+            for m in ("LoRA", "random pair")
+        ],
         sym.monte_carlo("orthonormal A alone, 256 × 256, r = 4: r/n", mean_e1, error_e1, 4 / 256, draws=400),
         ledger.less("stable rank of the second gradient, of 256", float(metrics.stable_rank(own[0]["second"])), 3, digits=3, machine=True),
     ],
@@ -986,29 +996,29 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Captured share of the second gradient against the rank r from 1 to 32, on a logarithmic rank axis. LoRA-GA rises from 0.8 to nearly 1, A alone with the top r left vectors lies below it, PiSSA rises from about 0.1 to 0.7, and the random pair and A alone stay near the formulas, below 0.3."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Captured share of the second gradient against the rank r from 1 to 32, on a logarithmic rank axis. LoRA-GA rises from 0.8 to nearly 1, A alone with the top r left vectors lies below it, PiSSA rises from 0.02 to about 0.5, and the random pair and A alone stay below 0.3."}}
 ranks_f1 = [1, 2, 4, 8, 16, 32]
 G2 = own[0]["second"]
 curve_f1 = lambda start: [float(lora.captured_energy(G2, *start(r))) for r in ranks_f1]
 zero = lambda r: torch.zeros(r, 256)
 gens = lambda r: [torch.Generator().manual_seed(k) for k in range(10)]
-figure, axes = plt.subplots(figsize=(6.6, 3.8))
+figure, axes = plt.subplots(figsize=(8.4, 3.8))
 axes.plot(ranks_f1, curve_f1(lambda r: lora.lora_ga_init(G2, r)), "o-", color=BLUE, label="LoRA-GA: top 2r, both sides")
-axes.plot(ranks_f1, curve_f1(lambda r: (lora.top_pairs(G2, r)[0], zero(r))), "s--", color=GREEN, label="top r left vectors, B = 0")
+axes.plot(ranks_f1, curve_f1(lambda r: (lora.top_pairs(G2, r)[0], zero(r))), "s--", color=BLACK, label="top r left vectors, B = 0")
 axes.plot(ranks_f1, curve_f1(lambda r: lora.pissa_init(base["second"], r)), "^-.", color=PURPLE, label="PiSSA")
 mean_of = lambda make, r: float(np.mean([float(lora.captured_energy(G2, *make(g))) for g in gens(r)]))
 axes.plot(
     ranks_f1,
     [mean_of(lambda g, r=r: lora.random_pair(256, 256, r, g), r) for r in ranks_f1],
     "v:",
-    color=ORANGE,
+    color=GREY,
     label="random orthonormal pair",
 )
-axes.plot(ranks_f1, [r / 256 for r in ranks_f1], color=GREY, lw=1, label="r/n: LoRA, A alone")
+axes.plot(ranks_f1, [r / 256 for r in ranks_f1], color=ORANGE, lw=1, label="r/n: LoRA, A alone")
 axes.set(xscale="log", ylim=(0, 1.03), xlabel="rank r (log axis)", ylabel="captured energy of the gradient")
 axes.set_xticks(ranks_f1, [str(r) for r in ranks_f1])
-axes.legend(fontsize=8, loc="center right")
-axes.set_title("Few directions carry a gradient; only LoRA-GA starts in them")
+axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+axes.set_title("A few directions carry most of a gradient")
 nb.show(figure)
 
 # %% [markdown]
@@ -1044,7 +1054,7 @@ axes.plot([options[k][1] for k in rows], rows, "|", color=BLACK, ms=14, mew=2, l
 axes.axvline(bound_e2, color=RED, ls="--", label="lower bound: tail of sign G beyond rank 2r")
 axes.set(xlabel="squared distance of the first steps, relative")
 axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncol=2)
-axes.set_title("Alternating least squares halves what SGD's answer leaves")
+figure.suptitle("Least squares halves the objective that SGD's answer leaves", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1156,7 +1166,9 @@ nb.claim(
 )
 
 # %% [markdown]
-# **The real task.** A byte-level transformer reads Shakespeare, then is fine-tuned on Python: the algorithms of networkx. Adapters of rank 8 on all linear layers ($W_q,W_k,W_v,W_o,W_1,W_2$ of
+# ### The real task of experiment 5
+#
+# A byte-level transformer reads Shakespeare, then is fine-tuned on Python: the algorithms of networkx. Adapters of rank 8 on all linear layers ($W_q,W_k,W_v,W_o,W_1,W_2$ of
 # every block); embeddings and output layer are frozen, for full fine-tuning too. The sources are cut into 40 blocks, every ninth of ten for validation, every tenth for
 # the test. Rates are chosen by the validation loss of the tuning seeds; if the best is at an end of the grid, the grid grows. Then fresh seeds train at the chosen rate, and their test loss is reported.
 
@@ -1368,370 +1380,23 @@ e5 = nb.run(
 )
 
 # %% [markdown]
-# **Is the code right?** A recorded number does not move when code breaks, so the code of these runs is compared, live and at tiny size, with loops that share none of it: torch's own optimizers on an
-# explicitly frozen $W_0-\lambda A_0B_0$, one run at a time.
-
-# %% tags=["hide-input"]
-RECIPES = {
-    "LoRA": (1.0, 1),
-    "rsLoRA": (2.0, 1),
-    "LoRA+": (1.0, 16),
-    "PiSSA": (1.0, 1),
-    "LoRA-GA": (1.0, 1),
-    "LoRA-GA in peft": (1.0, 1),
-    "GA-sign": (1.0, 1),
-    "sign-fit": (1.0, 1),
-    "LoRA-Pro": (1.0, 1),
-}
-
-
-def plain_start(method, W, G, seed_draws):
-    """A, B of a method at r = 4 from torch.linalg alone; ``seed_draws`` gives the uniform numbers of LoRA's A."""
-    M = W if method == "PiSSA" else G.sign() if method in ("GA-sign", "sign-fit") else G
-    U, S, V = torch.linalg.svd(M, full_matrices=False)
-    flips = (U[:, :8] * lora.top_pairs(M, 8)[0]).sum(0).sign()  # a pair (u, v) may change its sign: take that of the library
-    U, S, V = U[:, :8] * flips, S[:8], V[:8] * flips[:, None]
-    if method == "PiSSA":
-        return U[:, :4] * S[:4].sqrt(), S[:4, None].sqrt() * V[:4]
-    if method == "sign-fit":
-        return tuple(t.float() for t in alternate(G.double(), U[:, :4].double(), V[4:8].double(), 30)[1:])
-    if method in ("LoRA", "rsLoRA", "LoRA+"):
-        return (2 * seed_draws(len(W), 4) - 1) / math.sqrt(len(W)), torch.zeros(4, W.shape[1])
-    return U[:, :4], V[4:8] * (S[4:8, None] if method == "LoRA-GA in peft" else 1)
-
-
-def plain_run(method, rate, seed, steps, optimizer, batches):
-    """One run on the digits task by torch.optim: losses, final matrices, final adapters."""
-    draws, W0, own_gradient = torch.Generator().manual_seed(seed), dict(base), own[seed]
-    scale, ratio = RECIPES.get(method, (1.0, 1))
-    make = torch.optim.SGD if optimizer == "SGD" else torch.optim.Adam
-    if method == "full":
-        weights = {n: W.clone().requires_grad_() for n, W in W0.items()}
-        opt = make(weights.values(), lr=rate)
-    else:
-        pairs = {
-            n: [t.clone().requires_grad_() for t in plain_start(method, W, own_gradient[n], lambda n, r: torch.rand(n, r, generator=draws))]
-            for n, W in W0.items()
-        }
-        rest = {n: W - scale * (pairs[n][0] @ pairs[n][1]).detach() for n, W in W0.items()}
-        opt = make([{"params": [p[0] for p in pairs.values()], "lr": rate}, {"params": [p[1] for p in pairs.values()], "lr": rate * ratio}])
-    losses = []
-    for step in range(steps):
-        x, y = batches(step)
-        now = weights if method == "full" else {n: rest[n] + scale * pairs[n][0] @ pairs[n][1] for n in W0}
-        logits = (x @ now["first"]).relu() @ now["second"]
-        loss = F.cross_entropy(logits.relu() @ head, y)
-        opt.zero_grad()
-        loss.backward()
-        if method == "LoRA-Pro":
-            for A, B in pairs.values():
-                a, b, I = torch.linalg.inv(A.T @ A).detach(), torch.linalg.inv(B @ B.T).detach(), torch.eye(len(A))
-                A.grad, B.grad = (
-                    (I - A.detach() @ a @ A.detach().T / 2) @ A.grad @ b,
-                    a @ B.grad @ (torch.eye(B.shape[1]) - B.detach().T @ b @ B.detach() / 2),
-                )
-        opt.step()
-        losses.append(float(loss.detach()))
-    now = weights if method == "full" else {n: rest[n] + scale * pairs[n][0] @ pairs[n][1] for n in W0}
-    return losses, {n: W.detach() for n, W in now.items()}, None if method == "full" else pairs
-
-
-head = None
-for cell in task_loss.__closure__:  # the frozen output layer
-    if isinstance(cell.cell_contents, list):
-        head = cell.cell_contents[2][0]
-check_rates = {"Adam": [0.004, 0.01], "SGD": [0.02, 0.05]}
-seed_batches = lambda seed: [
-    (lambda x, y, rows: (x[rows], y[rows]))(*parts["train"], rows)
-    for g in [torch.Generator().manual_seed(1000 + seed)]
-    for rows in [torch.randint(1500, (64,), generator=g) for _ in range(25)]
-]
-batches_1 = seed_batches(1)
-train_again, digits_task = digits_task, lambda device: (parts, base, task_loss)  # the network is there already
-check_e3 = digits_finetuning(
-    cpu := torch.device("cpu"),
-    methods=["full", *RECIPES],
-    optimizers=["Adam"],
-    rates=check_rates,
-    seeds=[0, 1],
-    steps=25,
-    batch=64,
-    rank=4,
-    samples=256,
-)
-check_e3 |= digits_finetuning(
-    cpu, methods=["full", "LoRA-GA"], optimizers=["SGD"], rates=check_rates, seeds=[0, 1], steps=25, batch=64, rank=4, samples=256
-)
-gaps_e3 = {}
-for optimizer, rows in check_e3.items():
-    for method, row in rows.items():
-        losses, now, _ = plain_run(method, check_rates[optimizer][1], 1, 25, optimizer, lambda step: batches_1[step])
-        ends = {
-            name: float(F.cross_entropy((x @ now["first"]).relu().matmul(now["second"]).relu() @ head, y)) for name, (x, y) in parts.items()
-        }
-        for name in ("train", "valid", "test"):
-            gaps_e3.setdefault(f"{method}, {optimizer}", []).append(abs(row[name][1][1] / ends[name] - 1))
-        gaps_e3[f"{method}, {optimizer}"].append(abs(row["early"][1][1] / np.mean(losses[20:]) - 1))
-curve_gap = abs(check_e3["Adam"]["LoRA-GA"]["curve"][1][4] / np.mean([check_e3["Adam"]["LoRA-GA"]["early"][1]]) - 1)
-raw, raw_labels = data.mnist5000()
-mixed = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
-pooled = raw.numpy().reshape(5000, 14, 2, 14, 2).mean((2, 4))
-by_numpy = np.stack([np.rot90((pooled[i] - pooled.mean()) / pooled.std(ddof=1)).ravel() for i in mixed[2500:]])
-training_bytes = {row.tobytes() for row in by_numpy[:1500]}
-shared_images = sum(row.tobytes() in training_bytes for row in by_numpy[1500:])
-check_e4 = alignment_along(cpu, methods=["LoRA-GA"], rate=0.01, seeds=[1], steps=3, batch=64, rank=4, samples=256, marks=[0, 3])
-digits_task = train_again
-gaps_e4 = []
-for mark, steps in ((0, 0), (1, 3)):
-    _, now, pairs = plain_run("LoRA-GA", 0.01, 1, steps, "Adam", lambda step: batches_1[step])
-    leaf = {n: W.clone().requires_grad_() for n, W in now.items()}
-    x, y = parts["train"]
-    F.cross_entropy((x @ leaf["first"]).relu().matmul(leaf["second"]).relu() @ head, y).backward()
-    for n, (A, B) in pairs.items():
-        M, G = first_order(A.detach(), B.detach(), leaf[n].grad).flatten(), leaf[n].grad.flatten()
-        gaps_e4.append(abs(check_e4["LoRA-GA"][n][mark][0] / float(F.cosine_similarity(M, G, 0) ** 2) - 1))
-
-# %% tags=["hide-input"]
-nb.claim(
-    "X1",
-    "The digits runs agree with torch.optim on an explicitly frozen weight, one run at a time: all starts, both optimizers, losses on three sets, and captured energies.",
-    "verified",
-    holds=[
-        *[
-            ledger.close(
-                f"{name}, 25 steps, second rate and seed: largest relative gap of four losses",
-                max(gaps),
-                0,
-                abs=5e-3,
-                digits=1,
-                machine=True,
-            )
-            for name, gaps in gaps_e3.items()
-        ],
-        ledger.close("captured energies at steps 0 and 3: largest relative gap", max(gaps_e4), 0, abs=5e-3, digits=1, machine=True),
-        ledger.close("the curve's last point is the mean of the last five losses", curve_gap, 0, abs=1e-4, digits=1, machine=True),
-        ledger.close(
-            "images pooled and turned by numpy, in the order of the parts: largest distance",
-            float(np.abs(by_numpy - torch.cat([parts[k][0] for k in ("train", "valid", "test")]).numpy()).max()),
-            0,
-            abs=1e-4,
-            digits=1,
-            machine=True,
-        ),
-        ledger.close("test or validation images among those of training, of 1,000", shared_images, 0, abs=0.5),
-        ledger.less(
-            "the task is new to the network: accuracy before fine-tuning",
-            float(
-                (((parts["test"][0] @ base["first"]).relu() @ base["second"]).relu() @ head).argmax(-1).eq(parts["test"][1]).float().mean()
-            ),
-            0.25,
-            digits=2,
-            machine=True,
-        ),
-        ledger.more(
-            "which it has mastered upright",
-            float(
-                (((parts["upright"][0] @ base["first"]).relu() @ base["second"]).relu() @ head)
-                .argmax(-1)
-                .eq(parts["upright"][1])
-                .float()
-                .mean()
-            ),
-            0.97,
-            digits=3,
-            machine=True,
-        ),
-    ],
-)
-
-# %% tags=["hide-input"]
-small_text = "".join(chr(97 + (i * i + i // 7) % 23) + (" " if i % 5 == 0 else "\n" if i % 37 == 0 else "") for i in range(9000))
-tiny_shape = {"context": 16, "d": 12, "depth": 2, "heads": 2}
-with (
-    mock.patch.object(data, "python_code", return_value=small_text + "\té§~"),
-    mock.patch.object(data, "shakespeare", return_value=small_text[::-1]),
-):
-    tiny = CodeTask(cpu, tiny_shape, {"steps": 20, "batch": 4, "rate": 0.01}, False)
-ids_seen = [BYTES.index(c) for c in small_text + "~"]
-parts_seen = {name: [i // (-(-len(ids_seen) // 40)) % 10 for i in range(len(ids_seen))] for name in ("all",)}["all"]
-split_ok = [
-    tiny.code[name].tolist() == [t for t, k in zip(ids_seen, parts_seen, strict=True) if keep(k)]
-    for name, keep in (("train", lambda k: k < 8), ("valid", lambda k: k == 8), ("test", lambda k: k == 9))
-]
-
-
-def tiny_network(values):
-    """A fresh copy of the transformer with these matrices, called as a module."""
-    copy = nn.Transformer(nn.Init([0]), affine=False, rotary=10000.0 ** -(torch.arange(3) / 3), vocabulary=96, **tiny_shape)
-    copy.load_state_dict(tiny.model.state_dict())
-    for name, W in values.items():
-        getattr(copy, name).data = W[None].clone()
-    return copy
-
-
-def tiny_run(method, rate, seed, steps):
-    """code_runs for one rate and seed with torch.optim.Adam: the network at the end, its gradient at the start."""
-    draws, G = torch.Generator().manual_seed(seed), {}
-    network = tiny_network(tiny.base)
-    x, y = (t[None] for t in data.windows(tiny.code["train"], 5, 16, torch.Generator().manual_seed(2000 + seed)))
-    F.cross_entropy(network(x).flatten(0, 2), y.flatten()).backward()
-    G = {name: getattr(network, name).grad[0] for name in LINEAR}
-    pairs, rest, scale = {}, {}, {"LoRA": 8.0, "LoRA-GA": 16 / math.sqrt(2)}[method]
-    for name, W in tiny.base.items():
-        if method == "LoRA":
-            A, B = (2 * torch.rand(*W.shape[:2], 2, generator=draws) - 1) / math.sqrt(W.shape[1]), torch.zeros(2, 2, W.shape[2])
-        else:
-            U, _, V = torch.linalg.svd(G[name])
-            flips = (U[..., :4] * lora.top_pairs(G[name], 4)[0]).sum(-2).sign()
-            U, V = U[..., :4] * flips[:, None, :], V[..., :4, :] * flips[:, :, None]
-            A, B = (t * W.shape[2] ** 0.25 / 4 for t in (U[..., :2], V[..., 2:4, :]))
-        pairs[name] = [t.clone().requires_grad_() for t in (A, B)]
-        rest[name] = W - scale * A @ B
-    opt = torch.optim.Adam([p for pair in pairs.values() for p in pair], lr=rate)
-    batches = torch.Generator().manual_seed(1000 + seed)
-    rise = max(1, round(0.03 * steps))
-    for step in range(steps):
-        x, y = (t[None] for t in data.windows(tiny.code["train"], 3, 16, batches))
-        for group in opt.param_groups:
-            group["lr"] = rate * ((step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise))))
-        now = {name: rest[name] + scale * A @ B for name, (A, B) in pairs.items()}
-        logits = torch.func.functional_call(network, {name: W[None] for name, W in now.items()}, (x,))
-        opt.zero_grad()
-        F.cross_entropy(logits.flatten(0, 2), y.flatten()).backward()
-        opt.step()
-    return tiny_network({name: (rest[name] + scale * A @ B).detach() for name, (A, B) in pairs.items()}), G, pairs
-
-
-def fixed_loss(network, ids, chunks=4):
-    """Mean loss on the fixed windows of CodeTask.evaluate."""
-    draws = torch.Generator().manual_seed(1234)
-    with torch.no_grad():
-        return float(
-            np.mean(
-                [
-                    float(F.cross_entropy(network(x[None]).flatten(0, 2), y.flatten()))
-                    for x, y in (data.windows(ids, 16, 16, draws) for _ in range(chunks))
-                ]
-            )
-        )
-
-
-tiny_config = {"batch": 3, "steps": 20, "rank": 2, "samples": 5}
-gaps_e5 = {}
-for method in ("LoRA", "LoRA-GA"):
-    runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4], **tiny_config)
-    network, G_ref, pairs = tiny_run(method, 2.0**-6, 4, 20)
-    gaps_e5[method] = [abs(runs[part][1][1] / fixed_loss(network, tiny.code[part]) - 1) for part in ("valid", "test")]
-    alone_runs = code_runs(tiny, method, [-6.0], [4], marks=[0, 20], full_marks=[0, 20], **tiny_config)
-    gaps_e5[method] += [
-        abs(alone_runs["marks"]["valid"][1][0] / fixed_loss(network, tiny.code["valid"], 2) - 1),
-        abs(alone_runs["marks"]["valid"][0][0] / fixed_loss(tiny_network(tiny.base), tiny.code["valid"], 2) - 1),
-    ]
-    x, y = data.windows(tiny.code["train"], 16, 16, torch.Generator().manual_seed(4321))
-    network.zero_grad()
-    F.cross_entropy(network(x[None]).flatten(0, 2), y.flatten()).backward()
-    shares = [
-        float(
-            F.cosine_similarity(first_order(A, B, getattr(network, n).grad[0][k]).flatten(), getattr(network, n).grad[0][k].flatten(), 0)
-            ** 2
-        )
-        for n, (P_, Q_) in pairs.items()
-        for k, (A, B) in enumerate(zip(P_.detach(), Q_.detach(), strict=True))
-    ]
-    gaps_e5[method].append(abs(alone_runs["marks"]["captured"][1][0] / np.mean(shares) - 1))
-gradient_gap = max(float((tiny.gradient(5, 2004)[n] - G_ref[n]).abs().max() / G_ref[n].abs().max()) for n in LINEAR)
-chunk_gap = max(
-    float(
-        (tiny.gradient(130, 7)[n] - gradients_of(tiny.loss, tiny.base, *tiny.windows(130, 7))[n]).abs().max()
-        / tiny.gradient(130, 7)[n].abs().max()
-    )
-    for n in LINEAR
-)
-start_loss = {name: W[None] for name, W in tiny.base.items()}
-zero_gap = max(
-    abs(tiny.zero_shot / fixed_loss(tiny_network(tiny.base), tiny.code["test"]) - 1),
-    abs(
-        float(tiny.evaluate({n: W[None] + 0.1 for n, W in tiny.base.items()}, tiny.code["test"])[0])
-        / fixed_loss(tiny_network({n: W + 0.1 for n, W in tiny.base.items()}), tiny.code["test"])
-        - 1
-    ),
-)
-half = CodeTask.__new__(CodeTask)
-half.__dict__ |= tiny.__dict__ | {"precision": torch.bfloat16, "kept": {}}
-bf16_runs = code_runs(half, "LoRA-GA", [-6.0], [4], **tiny_config)
-
-# %% tags=["hide-input"]
-curve_5 = lambda e: (e + 6.0) ** 2  # losses of a made-up method whose best exponent is -6
-fake_calls = []
-
-
-def fake_runs(task, method, exponents, seeds, **config):
-    """Stands in for code_runs: the losses are a parabola of the exponent."""
-    fake_calls.append((tuple(exponents), tuple(seeds)))
-    return {key: [[curve_5(e)] * len(seeds) for e in exponents] for key in ("valid", "test", "curve")}
-
-
-real_runs, code_runs = code_runs, fake_runs
-with mock.patch.object(data, "python_code", return_value=small_text), mock.patch.object(data, "shakespeare", return_value=small_text):
-    grown = code_finetuning(
-        cpu,
-        shape=tiny_shape,
-        pretrain={"steps": 1, "batch": 2, "rate": 0.01},
-        methods={"up": [-10.0, -9.0], "down": [-3.0, -2.0], "in": [-7.0, -6.0, -5.0]},
-        tuning_seeds=[0, 1],
-        seeds=[5],
-        marks=[0],
-        full_marks=[0],
-        sample_counts=[3],
-        probe=70,
-        bf16=False,
-        rank=2,
-    )
-code_runs = real_runs
-choices = {name: (row["best"], row["exponents"]) for name, row in grown["methods"].items()}
-torch.set_float32_matmul_precision("highest")
-nb.claim(
-    "X2",
-    "The real task's code agrees with a module called run by run and torch.optim.Adam: data split, gradients, starts, schedule, losses, captured energies, choice of rates.",
-    "verified",
-    holds=[
-        ledger.close("parts of the text that are the right blocks", sum(split_ok), 3, abs=0.5),
-        *[
-            ledger.close(
-                f"{method}, 20 steps, second rate and seed: losses and captured energy, largest relative gap",
-                max(gaps),
-                0,
-                abs=5e-3,
-                digits=1,
-                machine=True,
-            )
-            for method, gaps in gaps_e5.items()
-        ],
-        ledger.close("gradient for the start, five windows of seed 4: relative gap", gradient_gap, 0, abs=1e-4, digits=1, machine=True),
-        ledger.close("gradient of 130 windows in chunks: relative gap", chunk_gap, 0, abs=1e-4, digits=1, machine=True),
-        ledger.close("loss before fine-tuning, and of shifted matrices", zero_gap, 0, abs=1e-5, digits=1, machine=True),
-        ledger.close(
-            "bfloat16 as recorded over float32: loss",
-            bf16_runs["valid"][0][0] / alone_runs["valid"][0][0],
-            1,
-            abs=0.01,
-            digits=3,
-            machine=True,
-        ),
-        *[ledger.close(f"grid {name}: exponent chosen", best, -6, abs=1e-9) for name, (best, _) in choices.items()],
-        *[
-            ledger.more(f"grid {name}: distance of the best from the ends", min(best - exponents[0], exponents[-1] - best), 0.5)
-            for name, (best, exponents) in choices.items()
-        ],
-        ledger.close("the last call uses the fresh seeds at the best rate", float(fake_calls[-1] == ((-6.0,), (5,))), 1, abs=0.5),
-    ],
-)
-
-# %% [markdown]
 # ### Experiment 3: does the start help?
 #
 # Adam and plain SGD, nine or ten learning rates, eight seeds a run; 150 steps of 64 images. The rate of each method is the one with the least validation loss, the reported numbers are from the test images.
-# The *random pair* is the control: a non-zero start of the same size that knows no gradient. Every adapter has $\lambda=1$ and columns of norm 1 where it is free (rsLoRA $\lambda=2$).
+# All methods use the same seeds and batches, so we compare them pairwise, seed by seed; the $\pm$ of a table includes what the seeds have in common. Every adapter has $\lambda=1$ and columns of norm 1 where it is free (rsLoRA $\lambda=2$).
+#
+# | method | start and rule |
+# |---|---|
+# | full | no adapter |
+# | LoRA, rsLoRA | random $A$, $B=0$; $\lambda=\alpha/r$ or $\alpha/\sqrt r$ |
+# | LoRA+ | LoRA with a rate 16 times higher for $B$ |
+# | PiSSA | top $r$ singular triples of $W_0$ |
+# | random pair | the control: LoRA-GA's size and $\lambda$, random orthonormal directions |
+# | LoRA-GA | singular vectors of $G_0$: left $1..r$, right $r+1..2r$ |
+# | LoRA-GA in peft | the same, $B_0$'s rows times their singular values |
+# | GA-sign | LoRA-GA on $\operatorname{sign}G_0$ (option 3) |
+# | sign-fit | option 2 from there, at the size that fits Adam's step |
+# | LoRA-Pro | LoRA-GA's start, gradients of *Beyond the post* |
 
 # %% tags=["hide-input"]
 r3, r4, r5 = (nb.recorded(id) for id in ("E3", "E4", "E5"))
@@ -1753,6 +1418,14 @@ def within(values, digits=3):
 
 
 adam3, sgd3 = r3.result["Adam"], r3.result["SGD"]
+
+
+def paired(a, b):
+    """Mean of a minus b over runs of the same seeds, in units of half its 95% interval: beyond 1 it is significant."""
+    gap = np.subtract(a, b)
+    return float(gap.mean() / half_width(gap))
+
+
 fixed = int(np.argmin([abs(rate - 0.0048) for rate in r3.config["rates"]["Adam"]]))  # the common rate
 nb.results(
     "E3",
@@ -1815,7 +1488,7 @@ live_early = {m: np.mean(rows["early"][0]) for m, rows in e3["Adam"].items()} if
 interior = {(o, m): 0 < at_best(rows) < len(r3.config["rates"][o]) - 1 for o, rows_by in r3.result.items() for m, rows in rows_by.items()}
 nb.experiment(
     "E3",
-    "Adam on digits: LoRA-GA is ahead after 40 steps at every rate up to LoRA's best; a random non-zero start is not. With tuned rates the differences at the end are small against the gap to full fine-tuning.",
+    "Adam on digits: LoRA-GA is ahead of LoRA in steps 20 to 40 at every rate up to LoRA's best; a random non-zero start is not, LoRA+ is further ahead. With tuned rates eight seeds do not tell the ends of LoRA-GA and LoRA apart; both are far from full fine-tuning.",
     "verified",
     holds=[
         ledger.better("rate 0.0048, loss of steps 20–40: LoRA minus LoRA-GA", early("LoRA"), early("LoRA-GA"), sigmas=4, scope=seeds3),
@@ -1829,8 +1502,13 @@ nb.experiment(
         ledger.more(
             "live: random pair over LoRA", live_early["random pair"] / live_early["LoRA"], 0.8, digits=2, machine=True, scope="live"
         ),
+        ledger.less("LoRA+ over LoRA-GA", np.mean(early("LoRA+")) / np.mean(early("LoRA-GA")), 0.8, digits=3, scope=seeds3),
         ledger.less(
-            "best rates, test loss: |LoRA-GA − LoRA|", abs(np.mean(tuned("LoRA-GA")) - np.mean(tuned("LoRA"))), 0.06, digits=2, scope=seeds3
+            "best rates, test loss: LoRA minus LoRA-GA, over half its 95% interval (paired)",
+            abs(paired(tuned("LoRA"), tuned("LoRA-GA"))),
+            1,
+            digits=3,
+            scope=seeds3,
         ),
         ledger.better("LoRA's test loss minus full fine-tuning's, both tuned", tuned("LoRA"), tuned("full"), sigmas=4, scope=seeds3),
         ledger.close(
@@ -1869,7 +1547,7 @@ nb.claim(
 #
 # Nothing is optimised after the first step. Along a run with Adam at rate 0.01 we take the full gradient of all training images at the current weights, and ask how much of it the current $A$, $B$ capture.
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Captured energy of the current gradient against the step on a symmetric logarithmic axis, for both matrices. LoRA-GA starts above 0.9 and falls to about 0.5 after ten steps and 0.3 after 150; LoRA starts at 0.02, rises to 0.35 within ten steps and then stays close to LoRA-GA's curve."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Captured energy of the current gradient against the step on a symmetric logarithmic axis, for both matrices. LoRA-GA starts above 0.9 and falls to about 0.5 after ten steps and 0.26 after 150. LoRA starts at 0.02 and rises to 0.3 within ten steps; in the first matrix it then meets LoRA-GA's curve, in the second it falls to 0.13, half of LoRA-GA's."}}
 marks4 = r4.config["marks"]
 figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.5), sharey=True)
 for axes, matrix in zip(panels, ("first", "second"), strict=True):
@@ -1879,50 +1557,78 @@ for axes, matrix in zip(panels, ("first", "second"), strict=True):
         axes.errorbar(marks4, values.mean(1), values.std(1), color=color, ls=line, label=method)
         if method in e4:
             axes.plot(marks4, np.array(e4[method][matrix]).mean(1), "o", color=color, mfc="none", ms=5)
-    axes.set(xscale="symlog", xlabel="step (log axis)", title=f"{matrix} matrix", ylim=(0, 1.02))
+    axes.set(xscale="symlog", xlabel="step (symmetric log axis)", title=f"{matrix} matrix", ylim=(0, 1.02))
 panels[0].set_ylabel("captured energy of the gradient")
 panels[1].legend(fontsize=8)
-figure.suptitle("On digits the alignment is gone after some tens of steps", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "On digits the alignment fades within some tens of steps; in the second matrix a lead stays",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
 nb.show(figure)
 
 # %% tags=["hide-input"]
 seeds4 = f"digits, {len(r4.config['seeds'])} seeds, recorded"
-at4 = lambda m, step, rows=r4.result: np.mean([rows[m][matrix][marks4.index(step)] for matrix in ("first", "second")], 0)
+share4 = lambda m, matrix, step, rows=r4.result: np.array(rows[m][matrix][marks4.index(step)])
+lead4 = lambda matrix, step, rows=r4.result: share4("LoRA-GA", matrix, step, rows) - share4("LoRA", matrix, step, rows)
+left4 = lambda matrix, step, rows=r4.result: np.mean(lead4(matrix, step, rows)) / np.mean(lead4(matrix, 0, rows))
 nb.experiment(
     "E4",
-    "Digits: LoRA-GA captures over 90% of the gradient at the start, half of it after ten steps, and about as much as plain LoRA after 150.",
+    "Digits: LoRA-GA captures over 90% of the gradient at the start and half of it after ten steps; after 150 steps a quarter, as much as plain LoRA in the first matrix, twice as much in the second.",
     "verified",
     holds=[
-        ledger.more("LoRA-GA, step 0, least seed", min(at4("LoRA-GA", 0)), 0.9, digits=3, scope=seeds4),
-        ledger.less("LoRA-GA, step 10", np.mean(at4("LoRA-GA", 10)), 0.7, digits=3, scope=seeds4),
-        ledger.less(
-            "LoRA-GA minus LoRA, step 150", abs(np.mean(at4("LoRA-GA", 150)) - np.mean(at4("LoRA", 150))), 0.15, digits=2, scope=seeds4
+        *[ledger.more(f"{k}: LoRA-GA, step 0", np.mean(share4("LoRA-GA", k, 0)), 0.9, digits=3, scope=seeds4) for k in base],
+        *[ledger.close(f"{k}: step 10", np.mean(share4("LoRA-GA", k, 10)), 0.5, abs=0.05, digits=3, scope=seeds4) for k in base],
+        *[ledger.close(f"{k}: step 150", np.mean(share4("LoRA-GA", k, 150)), 0.25, abs=0.03, digits=3, scope=seeds4) for k in base],
+        *[
+            ledger.close(
+                f"{k}: LoRA-GA over LoRA, step 150",
+                np.mean(share4("LoRA-GA", k, 150)) / np.mean(share4("LoRA", k, 150)),
+                ratio,
+                abs=0.15,
+                digits=3,
+                scope=seeds4,
+            )
+            for k, ratio in (("first", 1), ("second", 2))
+        ],
+        ledger.more(
+            "first: LoRA, step 10 over step 0",
+            np.mean(share4("LoRA", "first", 10)) / np.mean(share4("LoRA", "first", 0)),
+            5,
+            digits=2,
+            scope=seeds4,
         ),
-        ledger.more("LoRA, step 10 over step 0", np.mean(at4("LoRA", 10)) / np.mean(at4("LoRA", 0)), 5, digits=2, scope=seeds4),
-        ledger.less("live, three seeds: LoRA-GA, step 10", np.mean(at4("LoRA-GA", 10, e4)), 0.7, digits=2, machine=True, scope="live"),
-        ledger.less(
-            "live: LoRA-GA minus LoRA, step 150",
-            abs(np.mean(at4("LoRA-GA", 150, e4)) - np.mean(at4("LoRA", 150, e4))),
-            0.15,
-            digits=1,
-            machine=True,
-            scope="live",
-        ),
+        *[
+            ledger.less(f"live, three seeds, {k}: LoRA-GA, step 10", np.mean(share4("LoRA-GA", k, 10, e4)), 0.75, digits=1, machine=True)
+            for k in base
+        ],
+        *[
+            ledger.less(f"live, {k}: share of the lead of step 0 left at step 150", left4(k, 150, e4), 0.35, digits=1, machine=True)
+            for k in base
+        ],
     ],
 )
 nb.claim(
     "C16",
     "Aligning the first step keeps the later path aligned.",
     "partly",
-    holds=[ledger.better("still ahead of LoRA at step 10", at4("LoRA-GA", 10), at4("LoRA", 10), sigmas=3, scope=seeds4)],
+    holds=[
+        *[
+            ledger.more(
+                f"{k}: lead over LoRA at step {step}, over half its 95% interval (paired)",
+                paired(share4("LoRA-GA", k, step), share4("LoRA", k, step)),
+                1.5,
+                digits=3,
+                scope=seeds4,
+            )
+            for k, step in (("first", 10), ("second", 10), ("second", 50), ("second", 150))
+        ],
+    ],
     fails=[
-        ledger.less(
-            "share of the lead over LoRA at step 0 that is left at step 50",
-            np.mean(at4("LoRA-GA", 50) - at4("LoRA", 50)) / np.mean(at4("LoRA-GA", 0) - at4("LoRA", 0)),
-            0.2,
-            digits=2,
-            scope=seeds4,
-        ),
+        ledger.less("first: share of the lead of step 0 that is left at step 50", left4("first", 50), 0.05, digits=2, scope=seeds4),
+        ledger.less("second: the same", left4("second", 50), 0.25, digits=2, scope=seeds4),
     ],
 )
 
@@ -1955,27 +1661,54 @@ def steps_to(method, level):
     return None
 
 
-early5 = marks5[len(marks5) // 5]
+def steps_at(method, exponent=-11.0):
+    """Steps, in tens, after which the mean training loss is at or below LoRA's last at the same rate; None where it is not."""
+    curve, lowest = curve5(method, exponent), curve5("LoRA", exponent)[-1]
+    return 10 * (int(np.argmax(curve <= lowest)) + 1) if (curve <= lowest).any() else None
+
+
+curve5 = lambda m, e: np.array(found5[m]["grid"]["curve"][found5[m]["exponents"].index(e)])
+at_small = {m: steps_at(m) for m in found5}
+gains_da = {n: 16 / math.sqrt(r_5) * lora.stable_gain(W) for n, W in (("width", d5), ("4 × width", 4 * d5))}
+print(
+    "LoRA-GA and random pair, λa for outputs of "
+    + ", ".join(f"{n}: {v:.2f}" for n, v in gains_da.items())
+    + " (full fine-tuning's first step: 1)"
+)
 needed = {m: steps_to(m, lora_end) for m in found5}
 nb.results(
     "E5",
     f"Shakespeare → Python, r = {r5.config['rank']}, {steps5} steps; mean ± 95% over {len(r5.config['seeds'])} fresh seeds, nats a byte; {r5.provenance}",
-    ["method", "log₂ of the best rate", "test loss", f"validation loss at step {early5}", "steps to LoRA's final loss"],
     [
-        [m, f"{row['best']:.0f}", within(test5[m], 4), within(valid_at(m, early5), 4), "–" if needed[m] is None else f"{needed[m]:.0f}"]
+        "method",
+        "log₂ of the best rate",
+        "test loss",
+        "minus LoRA's, paired",
+        "steps to LoRA's final validation loss",
+        "all at 2⁻¹¹: steps to LoRA's final training loss",
+    ],
+    [
+        [
+            m,
+            f"{row['best']:.0f}",
+            within(test5[m], 4),
+            "" if m == "LoRA" else within(np.subtract(test5[m], test5["LoRA"]), 4),
+            "–" if needed[m] is None else f"{needed[m]:.0f}",
+            f"{at_small[m]}",
+        ]
         for m, row in found5.items()
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels from the real task. Left: validation loss of all methods against the learning rate as a power of two; each curve is a valley with its best point inside, and the valley floors of the adapters are close together above that of full fine-tuning. Right: test loss at the best rate of each method with 95% intervals, as points in a row."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels from the real task. Left: validation loss of six methods against the learning rate as a power of two; each curve is a valley with its best point inside. LoRA-GA's is lower than LoRA's at small rates, its floor is higher and lies three powers of two further left; full fine-tuning's floor is the lowest. Right: test loss at the best rate of each method with 95% intervals, as points in a row."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.0), width_ratios=[1.4, 1])
-for m, row in found5.items():
+for m, row in ((m, found5[m]) for m in HEADLINE):
     color, line = METHODS[m]
     left.plot(row["exponents"], [np.mean(v) for v in row["grid"]["valid"]], color=color, ls=line, marker=".", label=m)
 floor5 = min(np.mean(v) for row in found5.values() for v in row["grid"]["valid"])
 left.set(xlabel="log₂ of the learning rate", ylabel="validation loss, nats a byte", ylim=(floor5 - 0.05, floor5 + 1.0))
-left.legend(fontsize=7, ncol=2)
-left.set_title("Every method has its own best rate")
+left.legend(fontsize=7, loc="upper left")
+left.set_title("LoRA-GA's best rate is an eighth of LoRA's")
 order5 = sorted(test5, key=lambda m: -np.mean(test5[m]))
 right.errorbar([np.mean(test5[m]) for m in order5], order5, xerr=[half_width(test5[m]) for m in order5], fmt="o", color=BLACK, capsize=3)
 right.set(xlabel="test loss at the best rate")
@@ -1986,17 +1719,15 @@ nb.show(figure)
 # %% tags=["hide-input"]
 seeds5 = f"real task, {len(r5.config['seeds'])} fresh seeds, recorded"
 grid5 = lambda m, e: float(np.mean(found5[m]["grid"]["valid"][found5[m]["exponents"].index(e)]))
-curve5 = lambda m, e: np.array(found5[m]["grid"]["curve"][found5[m]["exponents"].index(e)])
 low_rates = [-12.0, -11.0, -10.0]
-at_common = {m: curve5(m, -11.0) for m in ("LoRA", "random pair", "LoRA-GA")}
-reached = int(np.argmax(at_common["LoRA-GA"] <= at_common["LoRA"][-1])) + 1  # points of ten steps
-speed = len(at_common["LoRA"]) / reached
+tuning5 = "real task, 2 tuning seeds, recorded"
+against_lora = {s: paired(valid_at("LoRA-GA", s), valid_at("LoRA", s)) for s in marks5[1:]}
 inside5 = [min(row["best"] - min(row["exponents"]), max(row["exponents"]) - row["best"]) for row in found5.values()]
 ga_like = ("LoRA-GA", "GA-sign", "sign-fit", "LoRA-Pro")
 captured_end = {m: np.array(fresh5[m]["marks"]["captured"][-1]) for m in ("LoRA", "random pair", "LoRA-GA")}
 nb.experiment(
     "E5",
-    "Shakespeare to Python: at equal small rates LoRA-GA is far ahead of LoRA and of the random pair; with every rate tuned it ends behind both, and all adapters end behind full fine-tuning.",
+    "Shakespeare to Python: at equal small rates LoRA-GA is far ahead of LoRA and, except at its own best rate, ahead of the random pair; with every rate tuned it is level with LoRA in mid-run, ends behind both, and all adapters end behind full fine-tuning.",
     "verified",
     holds=[
         *[
@@ -2005,7 +1736,7 @@ nb.experiment(
                 grid5("LoRA-GA", e) / grid5("LoRA", e),
                 0.9,
                 digits=3,
-                scope="real task, 2 tuning seeds, recorded",
+                scope=tuning5,
             )
             for e in low_rates
         ],
@@ -2015,13 +1746,46 @@ nb.experiment(
                 grid5("LoRA-GA", e) / grid5("random pair", e),
                 0.95,
                 digits=3,
-                scope="real task, 2 tuning seeds, recorded",
+                scope=tuning5,
             )
             for e in low_rates[:2]
         ],
+        ledger.more(
+            "but at 2^-10, LoRA-GA's best rate, it is not ahead of the random pair: ratio",
+            grid5("LoRA-GA", -10.0) / grid5("random pair", -10.0),
+            1,
+            digits=4,
+            scope=tuning5,
+        ),
+        *[
+            ledger.more(
+                f"tuned, validation loss at step {s}: LoRA-GA minus LoRA, over half its 95% interval (paired)",
+                against_lora[s],
+                1,
+                digits=3,
+                scope=seeds5,
+            )
+            for s in (20, 200, 250, 300)
+        ],
+        ledger.less(
+            "the same, steps 60 to 150, largest: level",
+            max(abs(against_lora[s]) for s in marks5 if 60 <= s <= 150),
+            1,
+            digits=3,
+            scope=seeds5,
+        ),
         ledger.better("tuned, test loss: LoRA-GA minus LoRA", test5["LoRA-GA"], test5["LoRA"], sigmas=4, scope=seeds5),
         ledger.better("tuned: LoRA-GA minus the random pair", test5["LoRA-GA"], test5["random pair"], sigmas=4, scope=seeds5),
-        ledger.better("tuned: LoRA minus rsLoRA, the best adapter", test5["LoRA"], test5["rsLoRA"], sigmas=1.5, scope=seeds5),
+        *[
+            ledger.more(
+                f"tuned: {m} minus rsLoRA, the best adapter, over half its 95% interval (paired)",
+                paired(test5[m], test5["rsLoRA"]),
+                1,
+                digits=3,
+                scope=seeds5,
+            )
+            for m in ("LoRA", "LoRA+", "random pair")
+        ],
         ledger.better("tuned: rsLoRA minus full fine-tuning", test5["rsLoRA"], test5["full"], sigmas=4, scope=seeds5),
         ledger.more("octaves from the best rate to the nearer end of its grid, least of all methods", min(inside5), 0.5),
         ledger.more(
@@ -2047,36 +1811,59 @@ nb.claim(
     "verified",
     holds=[
         ledger.more(
-            "rate 2⁻¹¹: LoRA's steps over those after which LoRA-GA has LoRA's final training loss",
-            speed,
-            2,
+            "rate 2⁻¹¹: LoRA's 300 steps over LoRA-GA's to the same training loss",
+            steps5 / at_small["LoRA-GA"],
+            3.5,
             digits=2,
-            scope="real task, 2 tuning seeds, recorded",
-        )
+            scope=tuning5,
+        ),
+        ledger.more(
+            "over the first ten of LoRA's own steps that touch it", at_small["LoRA"] / at_small["LoRA-GA"], 2.5, digits=2, scope=tuning5
+        ),
+    ],
+)
+gain_of = lambda m: (grid5("LoRA", -11.0) - grid5(m, -11.0)) / (grid5("LoRA", -11.0) - grid5("LoRA-GA", -11.0))
+nb.claim(
+    "X10",
+    "This speed at a small rate needs no gradient: LoRA+ has all of it, and a random pair of LoRA-GA's size most of it.",
+    "verified",
+    holds=[
+        ledger.close(
+            "rate 2⁻¹¹, steps to LoRA's final training loss: LoRA+ over LoRA-GA",
+            at_small["LoRA+"] / at_small["LoRA-GA"],
+            1,
+            abs=0.05,
+            scope=tuning5,
+        ),
+        ledger.less("random pair, of 300", at_small["random pair"] / steps5, 0.4, digits=2, scope=tuning5),
+        ledger.more(
+            "its share of LoRA-GA's gain over LoRA in validation loss at the end", gain_of("random pair"), 0.7, digits=2, scope=tuning5
+        ),
+        ledger.more("LoRA+'s", gain_of("LoRA+"), 1.05, digits=3, scope=tuning5),
+        ledger.less(
+            "digits, Adam, rate 0.0048, loss of steps 20–40: LoRA+ over LoRA-GA",
+            np.mean(early("LoRA+")) / np.mean(early("LoRA-GA")),
+            0.8,
+            digits=3,
+            scope=seeds3,
+        ),
     ],
 )
 nb.claim(
     "C15",
     "LoRA-GA ends better than LoRA.",
     "not reproduced",
-    holds=[
-        ledger.more(
-            "digits, Adam, tuned: LoRA's test loss minus LoRA-GA's, in standard errors of the difference",
-            (np.mean(tuned("LoRA")) - np.mean(tuned("LoRA-GA")))
-            / math.hypot(*(np.std(tuned(m), ddof=1) / math.sqrt(len(tuned(m))) for m in ("LoRA", "LoRA-GA"))),
-            1.5,
-            digits=2,
-            scope=seeds3,
-        )
-    ],
     fails=[
-        ledger.less(
-            "digits, SGD, tuned: the same difference, absolute",
-            abs(np.mean(tuned("LoRA", rows=sgd3)) - np.mean(tuned("LoRA-GA", rows=sgd3))),
-            0.02,
-            digits=1,
-            scope=seeds3,
-        ),
+        *[
+            ledger.less(
+                f"digits, {o}, tuned test loss: LoRA minus LoRA-GA, over half its 95% interval (paired): within the noise",
+                abs(paired(tuned("LoRA", rows=rows), tuned("LoRA-GA", rows=rows))),
+                1,
+                digits=3,
+                scope=seeds3,
+            )
+            for o, rows in r3.result.items()
+        ],
         ledger.better("real task, tuned: LoRA-GA minus LoRA", test5["LoRA-GA"], test5["LoRA"], sigmas=4, scope=seeds5),
         *[ledger.better(f"{m} minus LoRA", test5[m], test5["LoRA"], sigmas=4, scope=seeds5) for m in ga_like[1:]],
     ],
@@ -2084,46 +1871,27 @@ nb.claim(
 nb.claim(
     "C11",
     "The less data, the larger LoRA-GA's relative gain (one epoch each, so less data is fewer steps).",
-    "partly",
-    holds=[
-        ledger.less(
-            "best rates, validation loss at step 10: LoRA-GA over LoRA",
-            np.mean(valid_at("LoRA-GA", 10)) / np.mean(valid_at("LoRA", 10)),
-            0.99,
-            digits=4,
-            scope=seeds5,
-        ),
-        ledger.more("at step 20", np.mean(valid_at("LoRA-GA", 20)) / np.mean(valid_at("LoRA", 20)), 1.01, digits=4, scope=seeds5),
-    ],
-    fails=[
-        ledger.close(
-            "rate 2⁻¹¹: training loss of LoRA-GA over LoRA's at step 50, over the same at step 300: the gain stays",
-            at_common["LoRA-GA"][4] / at_common["LoRA"][4] / (at_common["LoRA-GA"][-1] / at_common["LoRA"][-1]),
-            1,
-            abs=0.05,
-            digits=3,
-            scope="real task, 2 tuning seeds, recorded",
-        ),
-    ],
+    "not checkable",
+    reason="no run here varies the amount of data: it would take fine-tunings of one task on several amounts, each with its own tuned rates; the post's evidence, its GLUE table, is unconfirmed here (C12).",
 )
 
 # %% [markdown]
-# Four things to take from it.
+# Three things to take from it.
 #
-# **At a small rate the paper's effect is there, and it is the gradient that makes it**: at $2^{-11}$ LoRA-GA needs a quarter of LoRA's steps, and it is ahead of a random pair of exactly the same size and scale. **Most of it is a learning rate.** LoRA's best rate is eight times LoRA-GA's, and
-# with each at its best LoRA is ahead from step 20 on. Part of that is simply D10: the size of $A_0,B_0$ and $\lambda$ set the size of a step.
+# **At a small rate the paper's effect is there, but it is not the gradient's alone.** At $2^{-11}$ LoRA-GA needs about a quarter of LoRA's 300 steps. LoRA+ needs as few and ends lower; a random pair of the same size and scale needs a third, and has three quarters of the gain in validation loss (X10). What these share
+# is larger steps of $W$ at the same rate (D10). LoRA's best rate is eight times LoRA-GA's, and with each at its best LoRA-GA is behind at step 20, level from 60 to 150, and behind again from 200 on.
 #
-# **With tuned rates the gradient's directions do harm here.** The random pair, equal in every other respect, ends 0.055 nats a byte lower. It is not that the alignment is lost: after 300 steps LoRA-GA still captures five times as much of the gradient's energy
-# as LoRA or the random pair (next entry). So captured energy is not what decides. A plausible reason, which we did not test: a gradient's energy sits in few steep directions, in which the loss is settled early; a rank-8 adapter that starts with all its columns there has none left for the rest.
+# **With tuned rates LoRA-GA stalls late, at this size of start.** The random pair, equal in all but directions, ends 0.055 nats a byte lower, although LoRA-GA captures five times as much of the gradient's energy to the end (next entry). This is one model, one rank and one $a$, the authors'. The variant in peft, the same
+# directions with a small $B_0$, ends close to LoRA: a sweep over $a$, which we did not make, may well change the order. A plausible reason, untested: a gradient's energy sits in few steep directions, in which the loss is settled early, and an adapter that starts large in them turns slowly to the others.
 #
-# **Solving Adam's problem does not help either.** `sign-fit`, whose first step under Adam is as near to full fine-tuning's as we could make it, ends no better than LoRA-GA on this task, and worst of all on digits.
+# **Solving Adam's problem has two sides (X9).** `sign-fit`, whose first step under Adam is as near to full fine-tuning's as we could make it, is faster than LoRA-GA at small rates on digits, and ends worst there; on the real task it is slower at small rates and ends a little lower than LoRA-GA, still above LoRA.
 
 # %% tags=["hide-input"]
 own_fresh = {int(k): v for k, v in r5.result["samples"].items()}
 counts = sorted(own_fresh)
 nb.claim(
     "X6",
-    "On the transformer the alignment lasts longer than on digits, without helping; and a gradient from few samples is aligned with itself more than with the task.",
+    "On the transformer LoRA-GA's lead in captured energy lasts to the end, each method at its best rate, although its loss is higher; and a gradient from few samples is aligned with itself more than with the task.",
     "verified",
     holds=[
         ledger.more(
@@ -2162,26 +1930,43 @@ nb.claim(
         ledger.less("128 windows: the same", own_fresh[128]["own"] - own_fresh[128]["fresh"], 0.06, digits=2, scope="real task, recorded"),
     ],
 )
+slow = range(fixed + 1)  # the rates up to 0.0048
 nb.claim(
     "X9",
-    "A better solution of Adam's first-step problem does not train better.",
-    "verified",
+    "A better solution of Adam's first-step problem trains better.",
+    "partly",
     holds=[
-        ledger.more(
-            "digits, Adam, tuned test loss: sign-fit over LoRA-GA",
-            np.mean(tuned("sign-fit")) / np.mean(tuned("LoRA-GA")),
-            1.05,
+        ledger.less(
+            f"digits, {len(slow)} rates up to 0.0048, loss of steps 20–40: sign-fit over LoRA-GA, largest",
+            max(np.mean(early("sign-fit", k)) / np.mean(early("LoRA-GA", k)) for k in slow),
+            0.8,
             digits=3,
             scope=seeds3,
         ),
-        ledger.better("real task: sign-fit minus LoRA", test5["sign-fit"], test5["LoRA"], sigmas=4, scope=seeds5),
-        ledger.less(
-            "real task: sign-fit over LoRA-GA, distance from 1",
-            abs(np.mean(test5["sign-fit"]) / np.mean(test5["LoRA-GA"]) - 1),
-            0.02,
-            digits=2,
+        ledger.more(
+            "real task, tuned test loss: LoRA-GA minus sign-fit, over half its 95% interval (paired)",
+            paired(test5["LoRA-GA"], test5["sign-fit"]),
+            2,
+            digits=3,
             scope=seeds5,
         ),
+    ],
+    fails=[
+        ledger.more(
+            "digits, Adam, tuned test loss: sign-fit minus LoRA-GA, over half its 95% interval (paired)",
+            paired(tuned("sign-fit"), tuned("LoRA-GA")),
+            1,
+            digits=3,
+            scope=seeds3,
+        ),
+        ledger.more(
+            "real task, rate 2⁻¹¹, validation loss: sign-fit over LoRA-GA",
+            grid5("sign-fit", -11.0) / grid5("LoRA-GA", -11.0),
+            1.05,
+            digits=3,
+            scope=tuning5,
+        ),
+        ledger.better("real task, tuned: sign-fit minus LoRA", test5["sign-fit"], test5["LoRA"], sigmas=4, scope=seeds5),
     ],
 )
 
@@ -2226,7 +2011,6 @@ print(
 # %% [markdown]
 # Two readings. **The gain sits in the two small tasks**: 11.2 points on CoLA and 16.9 on MRPC, against 0.07 to 0.4 on the others; and there the remembered LoRA entries are at the majority class, exactly on MRPC and within 0.3 points on CoLA. A LoRA run that answers
 # "yes" to everything has not begun to learn: with one epoch of a few thousand samples at a fixed rate of $10^{-4}$ it had too few steps for its rate. **The averages do not close**: the LoRA row averages 82.01, not the 82.08 that the abstract's gain of 5.69 implies, so at least one entry is remembered wrongly.
-# On our task, too, the lead over LoRA is a matter of few steps at a small rate (C11, C15).
 
 # %% tags=["hide-input"]
 no_table = "the tables are quoted from memory and unconfirmed; T5-base, Llama-2-7B and GLUE are out of reach of this book's data and budget"
@@ -2457,16 +2241,484 @@ nb.claim(
 #
 # ## What does not hold
 #
-# - **"LoRA-GA ends better than LoRA"** (C15), once both rates are tuned: equal within the noise on digits, clearly worse on the real task, where a random start of the same size ends better.
-# - **Aligning the first step aligns the path** (C16): on digits the lead in captured energy is gone after fifty steps. On the transformer part of it stays (X6), to no avail.
-# - **"As close as possible after one step"** (C7): to first order in $\eta$ and for the batch of $G_0$. To second order another order of $B_0$'s rows is closer, for free (D9).
-# - **"With Adam little more can be done"** (C9): alternating least squares halves the objective. But a better first step under Adam trains no better (X9).
-# - **PiSSA has nothing to do with the gradient** (C8): it captures five to ten times what a random pair does.
+# - **"LoRA-GA ends better than LoRA"** (C15), once both rates are tuned: no difference beyond the noise on digits, clearly worse on the real task, where a random start of the same size ends better.
+# - **Aligning the first step aligns the path** (C16): on digits the lead in captured energy is gone after fifty steps in one matrix, down to a sixth in the other. On the transformer a third of the alignment stays (X6); the loss does not show it.
+# - **"As close as possible after one step"** (C7): to first order in $\eta$ and for the batch of $G_0$. To second order another order of $B_0$'s rows is closer, by less than one per cent in our example (D9).
+# - **"With Adam little more can be done"** (C9): alternating least squares halves the objective. Whether that trains better depends on task and rate (X9).
+# - **PiSSA's start ignores the gradient** (C8): it has no argument from it, and yet captures five to ten times what a random pair does.
 # - **The pair is determined up to the split** (C5): the signs that the SVD leaves open change the run (X5), by a factor 1.2 in the early loss.
-# - **"LoRA-GA" in peft** (X4) is not the paper's start: its $B_0$ carries the gradient's singular values. (On our real task it ended *better* than the paper's, close to LoRA, which it resembles: its $B_0$ is small.)
+# - **"LoRA-GA" in peft** (X4) is not the paper's start: its $B_0$ carries the gradient's singular values. On our real task it ended *better* than the paper's and close to LoRA, which it resembles: its $B_0$ is small.
 #
-# What survives: the algebra, all of it; the faster start at a given small rate, four times at $2^{-11}$ where the paper says two to four; and that it is the gradient, not the non-zero start, that makes it. Who cannot tune a learning rate may be glad of that.
+# What survives: the algebra, all of it, and the faster start at a given small rate. The gradient adds to that speed, but most of it comes without (X10).
 # What we did not do: models of more than 11M parameters, more than 300 steps, ranks other than 8, another size $a$ of the start than the authors' (the variant in peft suggests that a smaller $B_0$ is better), the authors' data.
+
+# %% [markdown]
+# ## Is the code right?
+#
+# A recorded number does not move when code breaks, so the code of these runs is compared, live and at tiny size, with loops that share none of it: torch's own optimizers on an
+# explicitly frozen $W_0-\lambda A_0B_0$, one run at a time.
+
+# %% tags=["hide-input"]
+RECIPES = {
+    "LoRA": (1.0, 1),
+    "rsLoRA": (2.0, 1),
+    "LoRA+": (1.0, 16),
+    "PiSSA": (1.0, 1),
+    "random pair": (1.0, 1),
+    "LoRA-GA": (1.0, 1),
+    "LoRA-GA in peft": (1.0, 1),
+    "GA-sign": (1.0, 1),
+    "sign-fit": (1.0, 1),
+    "LoRA-Pro": (1.0, 1),
+}
+
+
+def plain_start(method, W, G, draws):
+    """A, B of a method at r = 4 from torch.linalg alone; ``draws`` gives the random numbers of LoRA's A and of the random pair."""
+    if method == "random pair":
+        left, right = (torch.linalg.qr(torch.randn(k, 4, generator=draws))[0] for k in W.shape)
+        return left, right.T
+    M = W if method == "PiSSA" else G.sign() if method in ("GA-sign", "sign-fit") else G
+    U, S, V = torch.linalg.svd(M, full_matrices=False)
+    flips = (U[:, :8] * lora.top_pairs(M, 8)[0]).sum(0).sign()  # a pair (u, v) may change its sign: take that of the library
+    U, S, V = U[:, :8] * flips, S[:8], V[:8] * flips[:, None]
+    if method == "PiSSA":
+        return U[:, :4] * S[:4].sqrt(), S[:4, None].sqrt() * V[:4]
+    if method == "sign-fit":
+        return tuple(t.float() for t in alternate(G.double(), U[:, :4].double(), V[4:8].double(), 30)[1:])
+    if method in ("LoRA", "rsLoRA", "LoRA+"):
+        return (2 * torch.rand(len(W), 4, generator=draws) - 1) / math.sqrt(len(W)), torch.zeros(4, W.shape[1])
+    return U[:, :4], V[4:8] * (S[4:8, None] if method == "LoRA-GA in peft" else 1)
+
+
+def plain_run(method, rate, seed, steps, optimizer, batches):
+    """One run on the digits task by torch.optim: losses, final matrices, final adapters."""
+    draws, W0, own_gradient = torch.Generator().manual_seed(seed), dict(base), own[seed]
+    scale, ratio = RECIPES.get(method, (1.0, 1))
+    make = torch.optim.SGD if optimizer == "SGD" else torch.optim.Adam
+    if method == "full":
+        weights = {n: W.clone().requires_grad_() for n, W in W0.items()}
+        opt = make(weights.values(), lr=rate)
+    else:
+        pairs = {n: [t.clone().requires_grad_() for t in plain_start(method, W, own_gradient[n], draws)] for n, W in W0.items()}
+        rest = {n: W - scale * (pairs[n][0] @ pairs[n][1]).detach() for n, W in W0.items()}
+        opt = make([{"params": [p[0] for p in pairs.values()], "lr": rate}, {"params": [p[1] for p in pairs.values()], "lr": rate * ratio}])
+    losses = []
+    for step in range(steps):
+        x, y = batches(step)
+        now = weights if method == "full" else {n: rest[n] + scale * pairs[n][0] @ pairs[n][1] for n in W0}
+        logits = (x @ now["first"]).relu() @ now["second"]
+        loss = F.cross_entropy(logits.relu() @ head, y)
+        opt.zero_grad()
+        loss.backward()
+        if method == "LoRA-Pro":
+            for A, B in pairs.values():
+                a, b, I = torch.linalg.inv(A.T @ A).detach(), torch.linalg.inv(B @ B.T).detach(), torch.eye(len(A))
+                A.grad, B.grad = (
+                    (I - A.detach() @ a @ A.detach().T / 2) @ A.grad @ b,
+                    a @ B.grad @ (torch.eye(B.shape[1]) - B.detach().T @ b @ B.detach() / 2),
+                )
+        opt.step()
+        losses.append(float(loss.detach()))
+    now = weights if method == "full" else {n: rest[n] + scale * pairs[n][0] @ pairs[n][1] for n in W0}
+    return losses, {n: W.detach() for n, W in now.items()}, None if method == "full" else pairs
+
+
+head = None
+for cell in task_loss.__closure__:  # the frozen output layer
+    if isinstance(cell.cell_contents, list):
+        head = cell.cell_contents[2][0]
+check_rates = {"Adam": [0.004, 0.01], "SGD": [0.02, 0.05]}
+seed_batches = lambda seed: [
+    (lambda x, y, rows: (x[rows], y[rows]))(*parts["train"], rows)
+    for g in [torch.Generator().manual_seed(1000 + seed)]
+    for rows in [torch.randint(1500, (64,), generator=g) for _ in range(45)]
+]
+batches_1 = seed_batches(1)
+train_again, digits_task = digits_task, lambda device: (parts, base, task_loss)  # the network is there already
+check_e3 = digits_finetuning(
+    cpu := torch.device("cpu"),
+    methods=["full", *RECIPES],
+    optimizers=["Adam"],
+    rates=check_rates,
+    seeds=[0, 1, 2],
+    steps=25,
+    batch=64,
+    rank=4,
+    samples=256,
+)
+check_e3 |= digits_finetuning(
+    cpu, methods=["full", "LoRA-GA"], optimizers=["SGD"], rates=check_rates, seeds=[0, 1, 2], steps=25, batch=64, rank=4, samples=256
+)
+gaps_e3 = {}
+for optimizer, rows in check_e3.items():
+    for method, row in rows.items():
+        for at, rate in enumerate(check_rates[optimizer]):
+            losses, now, _ = plain_run(method, rate, 1, 25, optimizer, lambda step: batches_1[step])
+            ends = {
+                k: float(F.cross_entropy((x @ now["first"]).relu().matmul(now["second"]).relu() @ head, y)) for k, (x, y) in parts.items()
+            }
+            found = [abs(row[name][at][1] / ends[name] - 1) for name in ("train", "valid", "test")]
+            gaps_e3.setdefault(f"{method}, {optimizer}", []).extend([*found, abs(row["early"][at][1] / np.mean(losses[20:]) - 1)])
+longer = digits_finetuning(
+    cpu, methods=["LoRA-GA"], optimizers=["Adam"], rates={"Adam": [0.01]}, seeds=[1], steps=45, batch=64, rank=4, samples=256
+)["Adam"]["LoRA-GA"]
+plain_losses = np.array(plain_run("LoRA-GA", 0.01, 1, 45, "Adam", lambda step: batches_1[step])[0])
+longer_gap = max(
+    abs(longer["early"][0][0] / plain_losses[20:40].mean() - 1), np.abs(longer["curve"][0] / plain_losses.reshape(9, 5).mean(1) - 1).max()
+)
+curve_gap = abs(check_e3["Adam"]["LoRA-GA"]["curve"][1][4] / np.mean([check_e3["Adam"]["LoRA-GA"]["early"][1]]) - 1)
+raw, raw_labels = data.mnist5000()
+mixed = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+pooled = raw.numpy().reshape(5000, 14, 2, 14, 2).mean((2, 4))
+by_numpy = np.stack([np.rot90((pooled[i] - pooled.mean()) / pooled.std(ddof=1)).ravel() for i in mixed[2500:]])
+training_bytes = {row.tobytes() for row in by_numpy[:1500]}
+shared_images = sum(row.tobytes() in training_bytes for row in by_numpy[1500:])
+check_e4 = alignment_along(cpu, methods=["LoRA-GA"], rate=0.01, seeds=[1], steps=3, batch=64, rank=4, samples=256, marks=[0, 3])
+digits_task = train_again
+gaps_e4 = []
+for mark, steps in ((0, 0), (1, 3)):
+    _, now, pairs = plain_run("LoRA-GA", 0.01, 1, steps, "Adam", lambda step: batches_1[step])
+    leaf = {n: W.clone().requires_grad_() for n, W in now.items()}
+    x, y = parts["train"]
+    F.cross_entropy((x @ leaf["first"]).relu().matmul(leaf["second"]).relu() @ head, y).backward()
+    for n, (A, B) in pairs.items():
+        M, G = first_order(A.detach(), B.detach(), leaf[n].grad).flatten(), leaf[n].grad.flatten()
+        gaps_e4.append(abs(check_e4["LoRA-GA"][n][mark][0] / float(F.cosine_similarity(M, G, 0) ** 2) - 1))
+
+# %% tags=["hide-input"]
+nb.claim(
+    "X1",
+    "The digits runs agree with torch.optim on an explicitly frozen weight, one run at a time: all starts, both optimizers, losses on three sets, and captured energies.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(
+                f"{name}, 25 steps, two rates, second of three seeds: largest relative gap of four losses",
+                max(gaps),
+                0,
+                abs=5e-3,
+                digits=1,
+                machine=True,
+            )
+            for name, gaps in gaps_e3.items()
+        ],
+        ledger.close("captured energies at steps 0 and 3: largest relative gap", max(gaps_e4), 0, abs=5e-3, digits=1, machine=True),
+        ledger.close("45 steps: loss of steps 20–40 and nine points of the curve", longer_gap, 0, abs=1e-3, digits=1, machine=True),
+        ledger.close("the curve's last point is the mean of the last five losses", curve_gap, 0, abs=1e-4, digits=1, machine=True),
+        ledger.close(
+            "images pooled and turned by numpy, in the order of the parts: largest distance",
+            float(np.abs(by_numpy - torch.cat([parts[k][0] for k in ("train", "valid", "test")]).numpy()).max()),
+            0,
+            abs=1e-4,
+            digits=1,
+            machine=True,
+        ),
+        ledger.close("test or validation images among those of training, of 1,000", shared_images, 0, abs=0.5),
+        ledger.less(
+            "the task is new to the network: accuracy before fine-tuning",
+            float(
+                (((parts["test"][0] @ base["first"]).relu() @ base["second"]).relu() @ head).argmax(-1).eq(parts["test"][1]).float().mean()
+            ),
+            0.25,
+            digits=2,
+            machine=True,
+        ),
+        ledger.more(
+            "which it has mastered upright",
+            float(
+                (((parts["upright"][0] @ base["first"]).relu() @ base["second"]).relu() @ head)
+                .argmax(-1)
+                .eq(parts["upright"][1])
+                .float()
+                .mean()
+            ),
+            0.97,
+            digits=3,
+            machine=True,
+        ),
+    ],
+)
+
+# %% tags=["hide-input"]
+small_text = "".join(chr(97 + (i * i + i // 7) % 23) + (" " if i % 5 == 0 else "\n" if i % 37 == 0 else "") for i in range(9000))
+tiny_shape = {"context": 16, "d": 12, "depth": 2, "heads": 2}
+with (
+    mock.patch.object(data, "python_code", return_value=small_text + "\té§~"),
+    mock.patch.object(data, "shakespeare", return_value=small_text[::-1].upper()),
+):
+    tiny = CodeTask(cpu, tiny_shape, {"steps": 20, "batch": 4, "rate": 0.01}, False)
+ids_seen = [BYTES.index(c) for c in small_text + "~"]
+parts_seen = {name: [i // (-(-len(ids_seen) // 40)) % 10 for i in range(len(ids_seen))] for name in ("all",)}["all"]
+split_ok = [
+    tiny.code[name].tolist() == [t for t, k in zip(ids_seen, parts_seen, strict=True) if keep(k)]
+    for name, keep in (("train", lambda k: k < 8), ("valid", lambda k: k == 8), ("test", lambda k: k == 9))
+]
+
+
+def tiny_network(values):
+    """A fresh copy of the transformer with these matrices, called as a module."""
+    copy = nn.Transformer(nn.Init([0]), affine=False, rotary=10000.0 ** -(torch.arange(3) / 3), vocabulary=96, **tiny_shape)
+    copy.load_state_dict(tiny.model.state_dict())
+    for name, W in values.items():
+        getattr(copy, name).data = W[None].clone()
+    return copy
+
+
+def tiny_start(method, W, G, draws):
+    """A, B of one matrix (n, m) at r = 2 and the authors' scales from torch.linalg alone, not for the random methods; A, B, scale."""
+    M = W if method == "PiSSA" else G.sign() if method in ("GA-sign", "sign-fit") else G
+    U, S, V = torch.linalg.svd(M, full_matrices=False)
+    flips, size, scale = (U[:, :4] * lora.top_pairs(M, 4)[0]).sum(0).sign(), W.shape[1] ** 0.25 / 4, 16 / math.sqrt(2)
+    U, S, V = U[:, :4] * flips, S[:4], V[:4] * flips[:, None]
+    if method == "PiSSA":
+        return U[:, :2] * S[:2].sqrt(), S[:2, None].sqrt() * V[:2], 1.0
+    if method == "sign-fit":
+        return *(t.float() / scale for t in alternate(G.double(), U[:, :2].double(), V[2:].double(), 30)[1:]), scale
+    return size * U[:, :2], size * V[2:] * (S[2:, None] if method == "LoRA-GA in peft" else 1), scale
+
+
+def tiny_run(method, rate, seed, steps):
+    """code_runs for one rate and seed with torch.optim.Adam: the network at the end, its gradient at the start, adapters, losses."""
+    draws, G = torch.Generator().manual_seed(seed), {}
+    network = tiny_network(tiny.base)
+    x, y = (t[None] for t in data.windows(tiny.code["train"], 5, 16, torch.Generator().manual_seed(2000 + seed)))
+    F.cross_entropy(network(x).flatten(0, 2), y.flatten()).backward()
+    G = {name: getattr(network, name).grad[0] for name in LINEAR}
+    pairs, rest, scale = {}, {}, {"LoRA": 8.0, "LoRA+": 8.0, "PiSSA": 1.0}.get(method, 16 / math.sqrt(2))
+    for name, W in tiny.base.items():
+        n, m = W.shape[1:]
+        if method == "full":
+            A, B = W.clone(), torch.zeros(())  # the matrix itself
+        elif method in ("LoRA", "rsLoRA", "LoRA+"):
+            A, B = (2 * torch.rand(2, n, 2, generator=draws) - 1) / math.sqrt(n), torch.zeros(2, 2, m)
+        elif method == "random pair":
+            A, B = (torch.linalg.qr(torch.randn(2, k, 2, generator=draws))[0] * m**0.25 / 4 for k in (n, m))
+            B = B.mT
+        else:
+            each = [tiny_start(method, w, g, draws) for w, g in zip(W, G[name], strict=True)]
+            A, B = (torch.stack([e[k] for e in each]) for k in (0, 1))
+        pairs[name] = [A.clone().requires_grad_(), B.clone().requires_grad_()]
+        rest[name] = W if method == "full" else W - scale * A @ B
+    weight = lambda name: pairs[name][0] if method == "full" else rest[name] + scale * pairs[name][0] @ pairs[name][1]
+    opt = torch.optim.Adam([{"params": [pair[k] for pair in pairs.values()]} for k in (0, 1)], lr=rate)
+    batches, losses = torch.Generator().manual_seed(1000 + seed), []
+    rise = max(1, round(0.03 * steps))
+    for step in range(steps):
+        x, y = (t[None] for t in data.windows(tiny.code["train"], 3, 16, batches))
+        height = (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+        for group, ratio in zip(opt.param_groups, (1, 16 if method == "LoRA+" else 1), strict=True):
+            group["lr"] = rate * ratio * height
+        logits = torch.func.functional_call(network, {name: weight(name)[None] for name in pairs}, (x,))
+        opt.zero_grad()
+        loss = F.cross_entropy(logits.flatten(0, 2), y.flatten())
+        loss.backward()
+        losses.append(float(loss.detach()))
+        if method == "LoRA-Pro":
+            for A, B in pairs.values():  # the gradients of the adapter are scale times G B^T and A^T G
+                a, b = torch.linalg.inv(A.detach().mT @ A.detach()), torch.linalg.inv(B.detach() @ B.detach().mT)
+                left, right = A.detach() @ a @ A.detach().mT, B.detach().mT @ b @ B.detach()
+                A.grad, B.grad = (
+                    (torch.eye(len(left[0])) - left / 2) @ A.grad @ b,
+                    a @ B.grad @ (torch.eye(len(right[0])) - right / 2),
+                )
+        opt.step()
+    return tiny_network({name: weight(name).detach() for name in pairs}), G, pairs, np.array(losses)
+
+
+def fixed_loss(network, ids, chunks=4):
+    """Mean loss on the fixed windows of CodeTask.evaluate."""
+    draws = torch.Generator().manual_seed(1234)
+    with torch.no_grad():
+        return float(
+            np.mean(
+                [
+                    float(F.cross_entropy(network(x[None]).flatten(0, 2), y.flatten()))
+                    for x, y in (data.windows(ids, 16, 16, draws) for _ in range(chunks))
+                ]
+            )
+        )
+
+
+tiny_config = {"batch": 3, "rank": 2, "samples": 5}
+gaps_e5 = {}
+for method in METHODS:  # in one task, whose kept starts must not be mixed up
+    runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4, 5], steps=20, **tiny_config)
+    gaps_e5[method] = []
+    for at, exponent in enumerate((-8.0, -6.0)):
+        network, _, _, _ = tiny_run(method, 2.0**exponent, 4, 20)
+        gaps_e5[method] += [abs(runs[part][at][1] / fixed_loss(network, tiny.code[part]) - 1) for part in ("valid", "test")]
+for method in ("LoRA", "LoRA-GA"):  # 60 steps: the warm-up is longer than one, the curve has six points
+    tiny_config["steps"] = 60
+    runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4], **tiny_config)
+    curves = [np.mean([tiny_run(method, 2.0**e, seed, 60)[3] for seed in (3, 4)], 0).reshape(6, 10).mean(1) for e in (-8.0, -6.0)]
+    network, G_ref, pairs, _ = tiny_run(method, 2.0**-6, 4, 60)
+    alone_runs = code_runs(tiny, method, [-6.0], [4], marks=[0, 60], full_marks=[0, 60], **tiny_config)
+    gaps_e5[f"{method}, curves, marks,"] = [
+        float(np.abs(np.array(runs["curve"]) / curves - 1).max()),
+        abs(alone_runs["marks"]["valid"][1][0] / fixed_loss(network, tiny.code["valid"], 2) - 1),
+        abs(alone_runs["marks"]["valid"][0][0] / fixed_loss(tiny_network(tiny.base), tiny.code["valid"], 2) - 1),
+    ]
+    x, y = data.windows(tiny.code["train"], 16, 16, torch.Generator().manual_seed(4321))
+    network.zero_grad()
+    F.cross_entropy(network(x[None]).flatten(0, 2), y.flatten()).backward()
+    shares = [
+        float(
+            F.cosine_similarity(first_order(A, B, getattr(network, n).grad[0][k]).flatten(), getattr(network, n).grad[0][k].flatten(), 0)
+            ** 2
+        )
+        for n, (P_, Q_) in pairs.items()
+        for k, (A, B) in enumerate(zip(P_.detach(), Q_.detach(), strict=True))
+    ]
+    gaps_e5[f"{method}, curves, marks,"].append(abs(alone_runs["marks"]["captured"][1][0] / np.mean(shares) - 1))
+plays_valid = blocks(byte_ids(small_text[::-1].upper()))["valid"]
+plays_gap = abs(tiny.plays_loss / fixed_loss(tiny_network(tiny.base), plays_valid) - 1)
+gradient_gap = max(float((tiny.gradient(5, 2004)[n] - G_ref[n]).abs().max() / G_ref[n].abs().max()) for n in LINEAR)
+chunk_gap = max(
+    float(
+        (tiny.gradient(130, 7)[n] - gradients_of(tiny.loss, tiny.base, *tiny.windows(130, 7))[n]).abs().max()
+        / tiny.gradient(130, 7)[n].abs().max()
+    )
+    for n in LINEAR
+)
+start_loss = {name: W[None] for name, W in tiny.base.items()}
+zero_gap = max(
+    abs(tiny.zero_shot / fixed_loss(tiny_network(tiny.base), tiny.code["test"]) - 1),
+    abs(
+        float(tiny.evaluate({n: W[None] + 0.1 for n, W in tiny.base.items()}, tiny.code["test"])[0])
+        / fixed_loss(tiny_network({n: W + 0.1 for n, W in tiny.base.items()}), tiny.code["test"])
+        - 1
+    ),
+)
+half = CodeTask.__new__(CodeTask)
+half.__dict__ |= tiny.__dict__ | {"precision": torch.bfloat16, "kept": {}}
+bf16_runs = code_runs(half, "LoRA-GA", [-6.0], [4], **tiny_config)
+
+# %% tags=["hide-input"]
+curve_5 = {"valid": lambda e: (e + 6.0) ** 2, "test": lambda e: (e + 7.0) ** 2, "curve": lambda e: 100 + e}  # of a made-up method
+fake_calls = []
+
+
+def fake_runs(task, method, exponents, seeds, **config):
+    """Stands in for code_runs: validation and test loss are parabolas of the exponent with different ends."""
+    fake_calls.append((tuple(exponents), tuple(seeds)))
+    return {key: [[curve_5[key](e)] * len(seeds) for e in exponents] for key in curve_5}
+
+
+real_runs, code_runs = code_runs, fake_runs
+with mock.patch.object(data, "python_code", return_value=small_text), mock.patch.object(data, "shakespeare", return_value=small_text):
+    grown = code_finetuning(
+        cpu,
+        shape=tiny_shape,
+        pretrain={"steps": 1, "batch": 2, "rate": 0.01},
+        methods={"up": [-10.0, -9.0], "down": [-3.0, -2.0], "in": [-7.0, -6.0, -5.0]},
+        tuning_seeds=[0, 1],
+        seeds=[5],
+        marks=[0],
+        full_marks=[0],
+        sample_counts=[3],
+        probe=70,
+        bf16=False,
+        rank=2,
+    )
+code_runs = real_runs
+choices = {name: (row["best"], row["exponents"]) for name, row in grown["methods"].items()}
+merged_right = [
+    [v[0] for v in row["grid"][key]] == [curve_5[key](e) for e in row["exponents"]] for row in grown["methods"].values() for key in curve_5
+]
+with mock.patch.object(data, "python_code", return_value=small_text), mock.patch.object(data, "shakespeare", return_value=small_text):
+    untrained = CodeTask(cpu, tiny_shape, {"steps": 1, "batch": 2, "rate": 0.01}, False)
+few, many = (gradients_of(untrained.loss, untrained.base, *untrained.windows(*pick)) for pick in ((3, 5000), (70, 4322)))
+sample_gaps = []
+for key, G_seen in (("own", few), ("fresh", many)):
+    parts_of = [
+        F.cosine_similarity(first_order(U[:, :2], V[2:4], G_seen[n][k]).flatten(), G_seen[n][k].flatten(), 0) ** 2
+        for n in LINEAR
+        for k in (0, 1)
+        for U, _, V in [torch.linalg.svd(few[n][k])]
+    ]
+    sample_gaps.append(abs(grown["samples"][3][key] / float(torch.stack(parts_of).mean()) - 1))
+torch.set_float32_matmul_precision("highest")
+nb.claim(
+    "X2",
+    "The real task's code agrees with a module called run by run and torch.optim.Adam: data split, gradients, starts, schedule, losses, captured energies, choice of rates.",
+    "verified",
+    holds=[
+        ledger.close("parts of the text that are the right blocks", sum(split_ok), 3, abs=0.5),
+        *[
+            ledger.close(
+                f"{method}: losses, captured energy, largest relative gap",
+                max(gaps),
+                0,
+                abs=5e-3,
+                digits=1,
+                machine=True,
+            )
+            for method, gaps in gaps_e5.items()
+        ],
+        ledger.close("loss on the plays, from their validation blocks", plays_gap, 0, abs=1e-5, digits=1, machine=True),
+        ledger.less(
+            "after pre-training on (upper-case) plays: their loss over that of (lower-case) code",
+            tiny.plays_loss / tiny.zero_shot,
+            0.9,
+            digits=2,
+            machine=True,
+        ),
+        ledger.close("gradient for the start, five windows of seed 4: relative gap", gradient_gap, 0, abs=1e-4, digits=1, machine=True),
+        ledger.close("gradient of 130 windows in chunks: relative gap", chunk_gap, 0, abs=1e-4, digits=1, machine=True),
+        ledger.close("loss before fine-tuning, and of shifted matrices", zero_gap, 0, abs=1e-5, digits=1, machine=True),
+        ledger.close(
+            "bfloat16 as recorded over float32: loss",
+            bf16_runs["valid"][0][0] / alone_runs["valid"][0][0],
+            1,
+            abs=0.01,
+            digits=3,
+            machine=True,
+        ),
+        *[ledger.close(f"grid {name}: exponent chosen", best, -6, abs=1e-9) for name, (best, _) in choices.items()],
+        *[
+            ledger.more(f"grid {name}: distance of the best from the ends", min(best - exponents[0], exponents[-1] - best), 0.5)
+            for name, (best, exponents) in choices.items()
+        ],
+        ledger.close("grids grown: columns that still belong to their exponents", np.mean(merged_right), 1, abs=0.01),
+        ledger.close(
+            "captured energy of own and fresh gradients: largest relative gap", max(sample_gaps), 0, abs=1e-3, digits=1, machine=True
+        ),
+        ledger.close("the last call uses the fresh seeds at the best rate", float(fake_calls[-1] == ((-6.0,), (5,))), 1, abs=0.5),
+    ],
+)
+
+# %% tags=["hide-input"]
+rows_check = {"valid": [[3, 3], [1, 2], [2, 2], [4, 4]], "test": [[3, 3], [2, 2], [1, 1], [0, 0]]}
+read_off = {
+    m: np.interp(n, marks5, np.mean(fresh5[m]["marks"]["valid"], 1)) / lora_end for m, n in needed.items() if n is not None and m != "LoRA"
+}
+nb.claim(
+    "X11",
+    "The tables choose rates by validation loss, their ± is Student's interval, and their steps are read off the curves.",
+    "verified",
+    holds=[
+        ledger.close("row of least validation loss, not test loss, of four", at_best(rows_check), 1, abs=0.1),
+        ledger.close("half_width of 1, 2, 3, 4: 3.1824 × √(5/3)/2", half_width([1, 2, 3, 4]), 3.18244631 * math.sqrt(5 / 3) / 2, rel=1e-6),
+        ledger.close(
+            "the same from scipy's interval",
+            half_width(test5["LoRA"]),
+            scipy.stats.ttest_1samp(test5["LoRA"], 0).confidence_interval().high - np.mean(test5["LoRA"]),
+            rel=1e-6,
+        ),
+        ledger.close(
+            "paired, against scipy's paired test over its quantile",
+            paired(test5["LoRA"], test5["PiSSA"]),
+            scipy.stats.ttest_rel(test5["LoRA"], test5["PiSSA"]).statistic / 2.77644511,
+            rel=1e-6,
+        ),
+        ledger.close("LoRA reaches its own end at the last step", needed["LoRA"], steps5, abs=0.5),
+        ledger.close(
+            "validation loss read off at the steps of the table over LoRA's end: mean", np.mean(list(read_off.values())), 1, abs=1e-9
+        ),
+        ledger.close("and largest distance from 1", np.ptp(list(read_off.values())), 0, abs=1e-9, digits=1, machine=True),
+    ],
+)
 
 # %% [markdown]
 # ## Exercises
