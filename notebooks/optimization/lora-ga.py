@@ -2354,6 +2354,8 @@ gaps_e3 = {}
 for optimizer, rows in check_e3.items():
     for method, row in rows.items():
         for at, rate in enumerate(check_rates[optimizer]):
+            if at == 0 and method != "LoRA-GA":
+                continue
             losses, now, _ = plain_run(method, rate, 1, 25, optimizer, lambda step: batches_1[step])
             ends = {
                 k: float(F.cross_entropy((x @ now["first"]).relu().matmul(now["second"]).relu() @ head, y)) for k, (x, y) in parts.items()
@@ -2394,7 +2396,7 @@ nb.claim(
     holds=[
         *[
             ledger.close(
-                f"{name}, 25 steps, two rates, second of three seeds: largest relative gap of four losses",
+                f"{name}, 25 steps, second rate (LoRA-GA: both), second of three seeds: largest relative gap of four losses",
                 max(gaps),
                 0,
                 abs=5e-3,
@@ -2475,7 +2477,9 @@ def tiny_start(method, W, G, draws):
         return U[:, :2] * S[:2].sqrt(), S[:2, None].sqrt() * V[:2], 1.0
     if method == "sign-fit":
         return *(t.float() / scale for t in alternate(G.double(), U[:, :2].double(), V[2:].double(), 30)[1:]), scale
-    return size * U[:, :2], size * V[2:] * (S[2:, None] if method == "LoRA-GA in peft" else 1), scale
+    if method == "LoRA-GA in peft":
+        return U[:, :2], size * S[2:, None] * V[2:], scale
+    return size * U[:, :2], size * V[2:], scale
 
 
 def tiny_run(method, rate, seed, steps):
@@ -2543,12 +2547,10 @@ def fixed_loss(network, ids, chunks=4):
 tiny_config = {"batch": 3, "rank": 2, "samples": 5}
 gaps_e5 = {}
 for method in METHODS:  # in one task, whose kept starts must not be mixed up
-    runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4, 5], steps=20, **tiny_config)
-    gaps_e5[method] = []
-    for at, exponent in enumerate((-8.0, -6.0)):
-        network, _, _, _ = tiny_run(method, 2.0**exponent, 4, 20)
-        gaps_e5[method] += [abs(runs[part][at][1] / fixed_loss(network, tiny.code[part]) - 1) for part in ("valid", "test")]
-for method in ("LoRA", "LoRA-GA"):  # 60 steps: the warm-up is longer than one, the curve has six points
+    runs = code_runs(tiny, method, [-8.0, -7.0], [3, 4, 5], steps=20, **tiny_config)
+    network, _, _, _ = tiny_run(method, 2.0**-7, 4, 20)
+    gaps_e5[method] = [abs(runs[part][1][1] / fixed_loss(network, tiny.code[part]) - 1) for part in ("valid", "test")]
+for method in ("LoRA-GA",):  # 60 steps: the warm-up is longer than one, the curve has six points
     tiny_config["steps"] = 60
     runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4], **tiny_config)
     curves = [np.mean([tiny_run(method, 2.0**e, seed, 60)[3] for seed in (3, 4)], 0).reshape(6, 10).mean(1) for e in (-8.0, -6.0)]
@@ -2650,7 +2652,7 @@ nb.claim(
                 f"{method}: losses, captured energy, largest relative gap",
                 max(gaps),
                 0,
-                abs=5e-3,
+                abs=1e-3,
                 digits=1,
                 machine=True,
             )
