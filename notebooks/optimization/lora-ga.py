@@ -86,7 +86,7 @@ if nb.scale != "full":  # a first recording has nothing to show yet
     left.legend(fontsize=8)
     right.legend(fontsize=8)
     figure.suptitle(
-        "At one small rate LoRA-GA and LoRA+ are fast; with tuned rates LoRA-GA ends last of the adapters shown",
+        "At one small rate LoRA-GA is fast; with tuned rates it ends behind LoRA",
         fontsize=11,
         fontweight="bold",
         x=0.01,
@@ -1561,7 +1561,7 @@ for axes, matrix in zip(panels, ("first", "second"), strict=True):
 panels[0].set_ylabel("captured energy of the gradient")
 panels[1].legend(fontsize=8)
 figure.suptitle(
-    "On digits the alignment fades within some tens of steps; in the second matrix a lead stays",
+    "On digits the alignment fades in tens of steps; a lead stays in one matrix",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -1707,7 +1707,7 @@ for m, row in ((m, found5[m]) for m in HEADLINE):
     left.plot(row["exponents"], [np.mean(v) for v in row["grid"]["valid"]], color=color, ls=line, marker=".", label=m)
 floor5 = min(np.mean(v) for row in found5.values() for v in row["grid"]["valid"])
 left.set(xlabel="log₂ of the learning rate", ylabel="validation loss, nats a byte", ylim=(floor5 - 0.05, floor5 + 1.0))
-left.legend(fontsize=7, loc="upper left")
+left.legend(fontsize=7, loc="upper center")
 left.set_title("LoRA-GA's best rate is an eighth of LoRA's")
 order5 = sorted(test5, key=lambda m: -np.mean(test5[m]))
 right.errorbar([np.mean(test5[m]) for m in order5], order5, xerr=[half_width(test5[m]) for m in order5], fmt="o", color=BLACK, capsize=3)
@@ -2547,15 +2547,15 @@ def fixed_loss(network, ids, chunks=4):
 tiny_config = {"batch": 3, "rank": 2, "samples": 5}
 gaps_e5 = {}
 for method in METHODS:  # in one task, whose kept starts must not be mixed up
-    runs = code_runs(tiny, method, [-8.0, -7.0], [3, 4, 5], steps=20, **tiny_config)
-    network, _, _, _ = tiny_run(method, 2.0**-7, 4, 20)
+    runs = code_runs(tiny, method, [-8.0, -7.0], [3, 4, 5], steps=10, **tiny_config)
+    network, _, _, _ = tiny_run(method, 2.0**-7, 4, 10)
     gaps_e5[method] = [abs(runs[part][1][1] / fixed_loss(network, tiny.code[part]) - 1) for part in ("valid", "test")]
-for method in ("LoRA-GA",):  # 60 steps: the warm-up is longer than one, the curve has six points
-    tiny_config["steps"] = 60
+for method in ("LoRA-GA",):  # 50 steps: the warm-up is longer than one, the curve has five points
+    tiny_config["steps"] = 50
     runs = code_runs(tiny, method, [-8.0, -6.0], [3, 4], **tiny_config)
-    curves = [np.mean([tiny_run(method, 2.0**e, seed, 60)[3] for seed in (3, 4)], 0).reshape(6, 10).mean(1) for e in (-8.0, -6.0)]
-    network, G_ref, pairs, _ = tiny_run(method, 2.0**-6, 4, 60)
-    alone_runs = code_runs(tiny, method, [-6.0], [4], marks=[0, 60], full_marks=[0, 60], **tiny_config)
+    curves = [np.mean([tiny_run(method, 2.0**e, seed, 50)[3] for seed in (3, 4)], 0).reshape(5, 10).mean(1) for e in (-8.0, -6.0)]
+    network, G_ref, pairs, _ = tiny_run(method, 2.0**-6, 4, 50)
+    alone_runs = code_runs(tiny, method, [-6.0], [4], marks=[0, 50], full_marks=[0, 50], **tiny_config)
     gaps_e5[f"{method}, curves, marks,"] = [
         float(np.abs(np.array(runs["curve"]) / curves - 1).max()),
         abs(alone_runs["marks"]["valid"][1][0] / fixed_loss(network, tiny.code["valid"], 2) - 1),
@@ -2652,7 +2652,7 @@ nb.claim(
                 f"{method}: losses, captured energy, largest relative gap",
                 max(gaps),
                 0,
-                abs=1e-3,
+                abs=1e-3 if "curves" in method else 1e-4,
                 digits=1,
                 machine=True,
             )
