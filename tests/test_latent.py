@@ -116,6 +116,16 @@ def test_decoding_token_by_token_is_the_full_pass(shape):
         torch.testing.assert_close(layer(x, absorb=True), full, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", GROUPS)
+def test_grouped_attention_is_projections_rope_and_torchs_attention(shape):
+    layer, x = layer_of(shape), draw(2, 3, 7, 24)
+    for run in range(2):
+        q, k, v = ((x[run] @ f.weight[run]).unflatten(-1, (-1, 8)).transpose(1, 2) for f in (layer.query, layer.key, layer.value))
+        q, k = (positions.apply_rope(t, torch.arange(7), positions.rope_frequencies(8)) for t in (q, k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        torch.testing.assert_close(layer(x)[run], y.transpose(1, 2).flatten(2) @ layer.output.weight[run])
+
+
 def test_runs_do_not_see_each_other():
     for shape in (GROUPS[1], LATENTS[0]):
         layer, x = layer_of(shape), draw(2, 1, 4, 24)
