@@ -142,6 +142,10 @@ def test_gradients_of_both_forms_agree():
         torch.testing.assert_close(one, two)
 
 
+def put(module, w):
+    module.weight.copy_(w.T)
+
+
 @pytest.mark.parametrize("query_latent", [14, None])
 @pytest.mark.parametrize("version", ["v2", "v3"])
 def test_latent_attention_is_that_of_transformers(version, query_latent):
@@ -171,7 +175,6 @@ def test_latent_attention_is_that_of_transformers(version, query_latent):
     attention = getattr(theirs, f"{name}Attention")(config, layer_idx=0).double()
     layer = layer_of(latent.Latent(24, 6, 8, 10, 4, query_latent), runs=1)
     with torch.no_grad():
-        put = lambda module, w: module.weight.copy_(w.T)
         if query_latent is None:
             put(attention.q_proj, layer.query.weight[0])
         else:
@@ -219,6 +222,34 @@ def test_roofline_and_clock():
         latent.seconds(lambda: None, torch.device("cpu"), repeats=0)
 
 
+class Stopwatch:
+    """In place of a CUDA event: its time is the number of events and steps before it."""
+
+    now = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        Stopwatch.now += 1
+        self.at = Stopwatch.now
+
+    def elapsed_time(self, end):
+        return 1000.0 * (end.at - self.at)
+
+
+def test_the_clock_of_a_gpu_brackets_each_step(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "Event", Stopwatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+
+    def step():
+        Stopwatch.now += 10
+
+    assert latent.seconds(step, torch.device("cuda"), warmup=1, repeats=3) == [11, 11, 11]
+    assert len(waited) == 1
+
+
 @pytest.mark.parametrize("shape", [GROUPS[1], LATENTS[0]])
 def test_decoder_is_causal_and_decodes(shape):
     model = latent.Decoder(nn.Init([0, 1]), shape, vocabulary=11, depth=2).double()
@@ -232,3 +263,20 @@ def test_decoder_is_causal_and_decodes(shape):
     caches = [latent.Cache(8) for _ in range(2)]
     steps = [model(ids[..., i : i + 1], torch.float64, caches) for i in range(8)]
     torch.testing.assert_close(torch.cat(steps, 2), logits)
+
+
+def test_decoder_with_a_group_for_every_head_is_the_stacked_transformer():
+    rotary = positions.rope_frequencies(8)
+    theirs = nn.Transformer(nn.Init([0, 1]), vocabulary=11, context=9, d=24, depth=2, heads=3, affine=False, rotary=rotary).double()
+    ours = latent.Decoder(nn.Init([5, 6]), latent.Groups(24, 3, 3, 8), vocabulary=11, depth=2).double()
+    with torch.no_grad():
+        ours.tokens.weight.copy_(theirs.tokens.weight)
+        ours.head.weight.copy_(theirs.head.weight)
+        for i, layer in enumerate(ours.attention):
+            pairs = {"query": "wq", "key": "wk", "value": "wv", "output": "wo"}
+            for name, other in pairs.items():
+                getattr(layer, name).weight.copy_(getattr(theirs, other)[:, i])
+            ours.up[i].weight.copy_(theirs.w1[:, i])
+            ours.down[i].weight.copy_(theirs.w2[:, i])
+    ids = torch.randint(11, (2, 3, 9), generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(ours(ids, torch.float64), theirs(ids, torch.float64))
