@@ -1439,7 +1439,7 @@ nb.experiment(
         ledger.less(
             "MHA over absorbed MLA, where the bytes would give 14.2",
             e3["MHA", 2048] / e3["MLA absorbed", 2048],
-            10,
+            14.2,
             digits=2,
             machine=True,
             scope="live, 2 threads",
