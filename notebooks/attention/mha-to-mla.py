@@ -60,13 +60,9 @@ for name, (case, cached, color, marker) in cells.items():
     row = next(r for r in first_look.result["rows"] if r["case"] == [*case, 32, 4096])
     times = [row["seconds"][0]] + ([p[0] for p in row["peers"] if p] if name != "MLA" else [])
     left.plot(cached, 1000 * min(times), marker, color=color, ms=8)
+    offset, side = {"MHA": ((-8, 2), "right"), "GQA-8": ((9, -9), "left"), "MLA": ((-2, 9), "center"), "MQA": ((8, -9), "left")}[name]
     left.annotate(
-        f"{name}, {1000 * min(times):.1f} ms",
-        (cached, 1000 * min(times)),
-        (-6, 6),
-        textcoords="offset points",
-        ha="right" if cached > 1000 else "left",
-        fontsize=9,
+        f"{name}, {1000 * min(times):.1f} ms", (cached, 1000 * min(times)), offset, textcoords="offset points", ha=side, fontsize=9
     )
 sizes = np.geomspace(200, 10000, 50)
 left.plot(sizes, 1000 * 32 * 131072 * 2 * sizes / reading, color=GREY, ls="--", lw=1.2, label="reading the cache once")
@@ -76,7 +72,7 @@ left.set_title("Time follows the cache, MLA less so ..")
 for i, (name, color, marker) in enumerate(kinds):
     losses = losses_of(name)
     right.plot([i] * len(losses), losses, marker, color=color, alpha=0.6, ms=5)
-    right.plot([i - 0.3, i + 0.3], [np.mean(losses)] * 2, color=color)
+    right.plot([i - 0.3, i + 0.3], [np.mean(losses)] * 2, color=color, ls="-")
 right.set(xticks=range(len(kinds)), ylabel="held-out loss, nats a character", ylim=(1.4, 1.5))
 right.set_xticklabels([f"{name.split(',')[0]}\n{cached_by[name]}" for name, *_ in kinds], fontsize=8)
 right.set_xlabel("numbers cached, small models of width 256")
@@ -504,9 +500,9 @@ nb.derivation(
 
 
 # %% tags=["hide-input"]
-def relative_share(pairs, draws, seed):
-    """Share of the energy of random matrices (2K, 2K) that survives the mean over all shifts: 1,500 random shifts, not the formula."""
-    B = normal(seed, draws, 2 * pairs, 2 * pairs)
+def relative_share(B, seed):
+    """Share of the energy of matrices B (draws, 2K, 2K) that survives the mean over all shifts: 1,500 random shifts, not the formula."""
+    pairs = B.shape[1] // 2
     shifts = torch.rand(1500, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)[:, None] * 4e7
     angles = shifts * positions.rope_frequencies(2 * pairs)
     blocks = torch.stack([torch.stack([angles.cos(), angles.sin()], -1), torch.stack([-angles.sin(), angles.cos()], -1)], -2)
@@ -517,7 +513,9 @@ def relative_share(pairs, draws, seed):
     return mean.square().sum((1, 2)) / B.square().sum((1, 2))
 
 
-shares = {K: metrics.mean_stderr(relative_share(K, 300, 50 + K)) for K in (1, 2, 4)}
+shares = {K: metrics.mean_stderr(relative_share(normal(50 + K, 300, 2 * K, 2 * K), 50 + K)) for K in (1, 2, 4)}
+mirror = torch.tensor([[[2.0, 3.0], [-3.0, 2.0]], [[2.0, 3.0], [3.0, -2.0]]]).double()  # a scaled rotation, a scaled reflection
+of_mirror = relative_share(mirror, 49)
 nb.claim(
     "C7",
     "Rotating the latent before the maps, q = c R W_q and k = c R W_k, leaves only absolute positions.",
@@ -545,7 +543,12 @@ nb.claim(
     "Of a random B a share 1/(2K) of the energy is relative, K the number of rotated pairs: 1/64 for the 64 coordinates of DeepSeek-V2.",
     "verified",
     holds=[
-        sym.monte_carlo(f"mean over shifts, K = {K}", *map(float, shares[K]), 1 / (2 * K), draws=300, effect=1 / (8 * K)) for K in shares
+        ledger.close("share of a scaled rotation", float(of_mirror[0]), 1, abs=1e-9, digits=3),
+        ledger.less("share of a scaled reflection", float(of_mirror[1]), 0.02, digits=1, machine=True),
+        *[
+            sym.monte_carlo(f"mean over shifts, K = {K}", *map(float, shares[K]), 1 / (2 * K), draws=300, effect=1 / (8 * K))
+            for K in shares
+        ],
     ],
 )
 
@@ -887,7 +890,8 @@ axes.set(xscale="log", xlim=(8, 6000), xlabel="KiB of cache a token, bf16 (log a
 axes.grid(axis="y", visible=False)
 for color, alpha, name in ((BLUE, 1, "MLA"), (ORANGE, 1, "MHA and GQA"), (GREY, 0.25, "with a key and a value for every head")):
     axes.bar(0, 0, color=color, alpha=alpha, label=name)
-axes.legend(loc="lower right")
+axes.set_ylim(-0.6, 8)
+axes.legend(loc="upper right", ncols=3, fontsize=8)
 axes.set_title("128 heads of DeepSeek-V2 cache less than 32 of LLaMA-3 8B")
 nb.show(figure)
 
@@ -1937,6 +1941,7 @@ axes.set(
 )
 axes.grid(axis="x", visible=False)
 axes.legend(fontsize=8)
+axes.set_ylim(0.5, 70)
 axes.set_title("MHA and GQA-8 run at the limit of the card, MLA at three times it")
 nb.show(figure)
 
@@ -2115,9 +2120,9 @@ figure, axes = plt.subplots(figsize=(7.4, 3.7))
 for i, (arm, (_, losses)) in enumerate(e6_best.items()):
     color = BLUE if arm == "MLA" else ORANGE if arm == "MHA" else GREEN if e6_shapes[arm].cache == 128 else GREY
     axes.plot([i] * len(losses), losses, "o", color=color, alpha=0.7, ms=5)
-    axes.plot([i - 0.25, i + 0.25], [losses.mean()] * 2, color=color)
+    axes.plot([i - 0.25, i + 0.25], [losses.mean()] * 2, color=color, ls="-")
 axes.set(xticks=range(len(e6_best)), ylabel="held-out loss (nats a character)")
-axes.set_xticklabels([f"{arm}\ncache {e6_shapes[arm].cache}" for arm in e6_best], fontsize=8, rotation=12)
+axes.set_xticklabels([f"{arm.replace(', ', chr(10))}\ncache {e6_shapes[arm].cache}" for arm in e6_best], fontsize=8)
 axes.grid(axis="x", visible=False)
 axes.set_title("A quarter of the cache costs a small model about 0.01 nats, or nothing")
 nb.show(figure)
