@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/mha-to-mla.ipynb)
 #
-# **The point.** A model that writes reads its cache of keys and values at every token, so attention is a bargain between the size of the cache and quality. GQA is already a low-rank projection of the input; MLA replaces the copies behind
-# that projection by free maps, which a matrix identity hides from the cache: 576 numbers a token and layer for 128 heads, where MHA would keep 32,768. The identity is exact, the price is arithmetic.
-# On an H100 plain products turn fourteen times fewer bytes into steps four to five times faster than MHA's; MLA is bound by arithmetic near 137 heads; and the headline "93.3% smaller" is 82.2% and a 6-bit cache. That MLA is also *better* than MHA we cannot confirm.
+# **The point.** To write a token a language model reads the keys and values of its whole past, its cache; so attention is a bargain between the size of the cache and quality. GQA, in which groups of heads share keys and values (GQA-8: eight groups), is already a
+# low-rank projection of the input. MLA replaces the copies behind it by free maps, which a matrix identity hides from the cache: 576 numbers a token and layer for any number of heads, where an MHA with DeepSeek-V2's 128 would keep 32,768. The identity is exact, the price is arithmetic:
+# on an H100, both with 32 heads, MLA in plain products reads a fourteenth of the bytes of MHA and is 4.1 to 4.8 times as fast as its fused kernel. Of the headline "93.3% smaller" 82.2% is architecture, the rest a 6-bit cache. That MLA is *better* than MHA we cannot confirm.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -43,10 +43,17 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("mha-to-mla")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, recorded on an H100: milliseconds of a decode step over 131,072 tokens against the numbers cached a token and layer, on log axes. MHA at 8192 takes 22, GQA-8 at 2048 takes 5.7, MLA at 576 takes 4.9, MQA at 256 takes 1.0; a line marks the least time for reading the cache once, which MHA and GQA-8 reach and MLA exceeds threefold. Right, recorded: held-out loss of small language models, four seeds each, for MHA with a cache of 512, GQA-2, MLA and MQA with wide heads with 128, and MQA with 64; all means lie between 1.455 and 1.470 and the seeds overlap."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, recorded on an H100: milliseconds of a decode step over 131,072 tokens against the numbers cached a token and layer, on log axes. MHA at 8192 takes 22, GQA-8 at 2048 takes 5.7, MLA at 576 takes 4.9, MQA at 256 takes 1.0; a line marks the least time for reading the cache once, which MHA and GQA-8 reach and MLA exceeds threefold. Right, recorded: held-out loss of small language models, four seeds each, for MHA with a cache of 512, GQA-2, MLA, MQA with wide heads and MHA with thin heads with 128, and MQA with 64; all means lie between 1.455 and 1.470 and the seeds of most kinds overlap."}}
 first_look, first_losses = nb.recorded("E4"), nb.recorded("E6").result
-kinds = [("MHA", ORANGE, "o"), ("GQA-2", GREEN, "^"), ("MLA", BLUE, "D"), ("MQA, heads twice as wide", PURPLE, "s"), ("MQA", RED, "v")]
-cached_by = {"MHA": 512, "GQA-2": 128, "MLA": 128, "MQA, heads twice as wide": "128, wide", "MQA": 64}
+kinds = [
+    ("MHA", ORANGE, "o"),
+    ("GQA-2", GREEN, "^"),
+    ("MLA", BLUE, "D"),
+    ("MQA, heads twice as wide", PURPLE, "s"),
+    ("MHA, thin heads", SKY, "P"),
+    ("MQA", RED, "v"),
+]
+cached_by = {"MHA": 512, "GQA-2": 128, "MLA": 128, "MQA, heads twice as wide": "128, wide", "MHA, thin heads": "128, thin", "MQA": 64}
 losses_of = lambda name: first_losses[name]["report"][int(np.argmin(np.mean(first_losses[name]["choose"], 1)))]
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.6))
 reading = max(first_look.result["machine"][k] for k in ("copy", "read"))
@@ -60,24 +67,26 @@ for name, (case, cached, color, marker) in cells.items():
     row = next(r for r in first_look.result["rows"] if r["case"] == [*case, 32, 4096])
     times = [row["seconds"][0]] + ([p[0] for p in row["peers"] if p] if name != "MLA" else [])
     left.plot(cached, 1000 * min(times), marker, color=color, ms=8)
-    offset, side = {"MHA": ((-8, 2), "right"), "GQA-8": ((9, -9), "left"), "MLA": ((-2, 9), "center"), "MQA": ((8, -9), "left")}[name]
+    offset, side = {"MHA": ((-8, 2), "right"), "GQA-8": ((9, -9), "left"), "MLA": ((-2, 9), "center"), "MQA": ((0, 9), "center")}[name]
     left.annotate(
         f"{name}, {1000 * min(times):.1f} ms", (cached, 1000 * min(times)), offset, textcoords="offset points", ha=side, fontsize=9
     )
 sizes = np.geomspace(200, 10000, 50)
 left.plot(sizes, 1000 * 32 * 131072 * 2 * sizes / reading, color=GREY, ls="--", lw=1.2, label="reading the cache once")
 left.set(xscale="log", yscale="log", xlabel="numbers cached a token and layer (log axis)", ylabel="ms a decode step (log axis)")
+drawn_once = left.lines[-1]
 left.legend(loc="lower right", fontsize=8)
-left.set_title("Time follows the cache, MLA less so ..")
+left.set_title("H100: time follows the cache, MLA less so")
 for i, (name, color, marker) in enumerate(kinds):
     losses = losses_of(name)
     right.plot([i] * len(losses), losses, marker, color=color, alpha=0.6, ms=5)
     right.plot([i - 0.3, i + 0.3], [np.mean(losses)] * 2, color=color, ls="-")
 right.set(xticks=range(len(kinds)), ylabel="held-out loss, nats a character", ylim=(1.4, 1.5))
 right.set_xticklabels([f"{name.split(',')[0]}\n{cached_by[name]}" for name, *_ in kinds], fontsize=8)
-right.set_xlabel("numbers cached, small models of width 256")
+right.set_xlabel("numbers cached a token and layer, models of width 256")
 right.grid(axis="x", visible=False)
-right.set_title(".. and quality hardly moves")
+right.set_title("Small models: the order is undecided")
+drawn_first = {name: right.lines[2 * i + 1].get_ydata()[0] for i, (name, *_) in enumerate(kinds)}
 nb.show(figure)
 
 # %% [markdown]
@@ -445,7 +454,7 @@ offsets = (0, 1, 5, 40)
 merged_at = [np.array((A * R(t) * B.T).subs({theta_1: 1, theta_2: sp.Rational(1, 100)}).evalf(), dtype=float) for t in offsets]
 nb.claim(
     "C6",
-    "RoPE and absorption exclude each other: W_q R_{t−i} W_kᵀ depends on t − i.",
+    "RoPE and absorption exclude each other: W_q R_{t−i} W_kᵀ depends on t − i, for all weights outside the special set of D8.",
     "verified",
     holds=[
         ledger.more(
@@ -467,7 +476,7 @@ nb.claim(
 # $$\frac{d}{ds}\bigl[\mathcal R_sB\mathcal R_s^\top\bigr]_{s=0}=\theta\begin{pmatrix}b_2+b_3&b_4-b_1\\b_4-b_1&-(b_2+b_3)\end{pmatrix},$$
 #
 # so iff $b_1=b_4$, $b_2=-b_3$: a rotation times a number. The other two dimensions of $B$ turn with $t+i$, not with $t-i$. Between pairs of *different* frequencies nothing is invariant.
-# So of the $(2K)^2$ dimensions of $B$ with $K$ pairs just $2K$ are relative: for random weights a share $1/2K$ of the energy. The post's "only" is nearly right, and exactly right for no finite $K$.
+# So of the $(2K)^2$ dimensions of $B$ with $K$ pairs just $2K$ are relative: for random weights a share $1/(2K)$ of the energy. What is rotated here is the latent, with DeepSeek-V2's 512 coordinates a share of 1/512: the post's "only" is nearly right.
 
 # %%
 b1, b2, b3, b4 = sp.symbols("b1:5", real=True)
@@ -540,9 +549,15 @@ nb.claim(
 )
 nb.claim(
     "X1",
-    "Of a random B a share 1/(2K) of the energy is relative, K the number of rotated pairs: 1/64 for the 64 coordinates of DeepSeek-V2.",
+    "Of a random B a share 1/(2K) of the energy is relative, K the number of rotated pairs: 1/512 for a latent of 512 coordinates.",
     "verified",
     holds=[
+        sym.enumeration(
+            "relative dimensions (D9: 2 on each diagonal block, 0 between frequencies) over all, 1, 4 and 256 pairs",
+            (1, 4, v2.latent // 2),
+            lambda K: Fraction(sum(2 * (i == j) for i in range(K) for j in range(K)), (2 * K) ** 2),
+            lambda K: {1: Fraction(1, 2), 4: Fraction(1, 8), 256: Fraction(1, 512)}[K],
+        ),
         ledger.close("share of a scaled rotation", float(of_mirror[0]), 1, abs=1e-9, digits=3),
         ledger.less("share of a scaled reflection", float(of_mirror[1]), 0.02, digits=1, machine=True),
         *[
@@ -669,7 +684,7 @@ nb.claim(
 )
 nb.claim(
     "C5",
-    "At equal cache MLA contains GQA and can do more, so that it can also be cut further.",
+    "At equal cache MLA contains GQA (without RoPE) and can do more; that it can therefore be cut further is left to E2 and C16.",
     "verified",
     holds=[
         ledger.less(
@@ -692,7 +707,7 @@ def draw_box(axes, x, y, text, color, width=0.27):
 
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.9))
 for axes, decoding in zip(panels, (False, True), strict=True):
-    arrow = lambda a, b, axes=axes: axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 12, "shrinkB": 12})
+    arrow = lambda a, b, axes=axes: axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 14, "shrinkB": 19})
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     draw_box(axes, 0.5, 0.06, "x  (5120)", BLACK)
@@ -798,8 +813,8 @@ nb.claim(
 #
 # $$\text{MHA }1,\qquad\text{GQA }\frac hg,\qquad\text{MQA }h,\qquad\text{MLA }\ h\,\frac{2(2d_c+d_r)}{2(d_c+d_r)}=h\cdot\frac{17}{9}$$
 #
-# flops a byte of cache: 241.8 with 128 heads. An H100's data sheet {cite}`nvidia2023h100` gives 989.4 Tflop/s in bf16 and 3.35 TB/s: a ridge of 295.3. So the absorbed form leaves the memory-bound regime at
-# 157 heads, and DeepSeek-V2 was built just below.
+# flops a byte of cache: 241.8 with 128 heads. An H100's data sheet {cite}`nvidia2023h100` gives 989.4 Tflop/s in bf16 and 3.35 TB/s: both limits meet at 295.3 flops a byte. So the absorbed form leaves the memory-bound regime at
+# 157 heads; DeepSeek-V2 has 128. (The ratio where the two limits meet, here 295.3 flops a byte, is the *ridge*.)
 
 
 # %% tags=["hide-input"]
@@ -815,6 +830,7 @@ shapes = {
     "MLA": v2,
 }
 ridge = Fraction("989.4") / Fraction("3.35")
+d_c, d_r = sp.symbols("d_c d_r", positive=True)
 nb.derivation(
     "D13",
     "Intensity in flops a byte, bf16, one query: MHA 1, GQA h/g, MQA h, MLA 17h/9; on an H100 of the data sheet MLA is memory bound up to h = 156.",
@@ -824,7 +840,7 @@ nb.derivation(
         lambda name: intensity(shapes[name]),
         lambda name: {"MHA": Fraction(1), "GQA-8": Fraction(4), "MQA": Fraction(32), "MLA": Fraction(17, 9) * 128}[name],
     ),
-    sym.identity("MLA", (2 * h * (d_k + g) + 2 * h * d_k) / (2 * (d_k + g)), h * (2 * d_k + g) / (d_k + g)),
+    sym.identity("MLA", (2 * h * (d_c + d_r) + 2 * h * d_c) / (2 * (d_c + d_r)), h * (2 * d_c + d_r) / (d_c + d_r)),
     ledger.close("MLA with h = 128", float(intensity(v2)), 241.8, abs=0.05),
     ledger.close("heads at the ridge", float(ridge * 9 / 17), 156.4, abs=0.05, scope="data sheet"),
 )
@@ -970,7 +986,7 @@ nb.claim(
 # $$1-\frac{34560\cdot6}{194560\cdot16}=\frac{1135}{1216}=93.34\% .$$
 #
 # So the headline is MLA *and* 6 bits, against a baseline at 16 bits. Table 9 holds a similar surprise: its large MHA baseline caches 860.2K elements in 60 layers, which is
-# $2\cdot128\cdot60\cdot56$: it has 56 heads, where MLA beside it has 128. That is fair in parameters, less so in heads.
+# $2\cdot60\cdot7168$. With the head size 128 of the other models that makes 56 heads, where MLA beside it has 128: about equal in parameters of attention, not in heads.
 
 # %% tags=["hide-input"]
 dense, sparse = latent.MODELS["DeepSeek 67B"], latent.MODELS["DeepSeek-V2"]
@@ -1001,7 +1017,7 @@ nb.claim(
 lite = latent.MODELS["DeepSeek-V2-Lite"]
 nb.claim(
     "C15",
-    "In the paper's table 9 the large MHA baseline has 56 heads of 128, not the 128 of the MLA model beside it.",
+    "In the paper's table 9 the keys of the large MHA baseline have n_h d_h = 7168 entries: 56 heads if their size is 128, not the 128 heads of the MLA model beside it.",
     "verified",
     holds=[
         sym.enumeration(
@@ -1048,24 +1064,32 @@ nb.show(figure)
 # activations it takes recomputation: as long as the $h(d_k+d_r)=24{,}576$ entries of the expanded query are kept, nothing is saved; if only $c'$ is kept and the rest made again backwards, 1,536 remain.
 
 # %% tags=["hide-input"]
-full_queries = latent.Latent(5120, 128, 128, 512, 64)
+plain_queries = latent.Latent(5120, 128, 128, 512, 64)
 nb.claim(
     "C13",
-    "Compressing the queries saves memory in training, not cache.",
-    "verified",
+    "Compressing the queries saves memory in training, not cache: parameters and their gradients yes, activations only if the queries are made again backwards.",
+    "partly",
     holds=[
         sym.enumeration(
             "query parameters of a layer, compressed and not",
             (0, 1),
-            lambda i: (v2, full_queries)[i].parameters - v2_parts["KV"] - v2_parts["O"],
+            lambda i: (v2, plain_queries)[i].parameters - v2_parts["KV"] - v2_parts["O"],
             lambda i: (45_613_056, 125_829_120)[i],
         ),
         sym.enumeration(
             "the cache with and without, and that of a live layer",
-            (v2, full_queries, small["MLA"]),
+            (v2, plain_queries, small["MLA"]),
             lambda shape: shape.cache,
             lambda shape: 576 if shape.d == 5120 else int(decoded["MLA"][1]),
         ),
+    ],
+    fails=[
+        ledger.more(
+            "entries a token of c' and q together, over q alone: both kept, nothing is saved",
+            (1536 + 24_576) / 24_576,
+            1,
+            scope="counted, not measured",
+        )
     ],
 )
 
@@ -1073,7 +1097,8 @@ nb.claim(
 # ### Is the merged matrix less precise?
 #
 # The post warns that multiplying $W_{qc}W_{kc}^\top$ out in bf16 loses noticeable precision over many layers. For one layer that can be measured: products with bf16 inputs and outputs, float32 inside, as
-# on tensor cores; the reference is float64 on the same rounded inputs. For scale, the last row is what rounding the inputs themselves costs.
+# on tensor cores; the reference is float64 on the same rounded inputs. For scale: what rounding the inputs themselves costs, and as a control the merged matrix kept in 8 bits, whose loss this measurement has to find.
+# The weights are random, without the outliers of trained ones.
 
 
 # %%
@@ -1093,6 +1118,7 @@ def score_errors(seed, spread=0.0, d_q=1536, d_c=512, d_k=128, n=96):
         "keys at hand": low(c_q @ W_q) @ low(c @ W_k).T,
         "absorbed, one map after the other": low(low(c_q @ W_q) @ W_k.T) @ c.T,
         "absorbed, maps merged": low(c_q @ low(W_q @ W_k.T)) @ c.T,
+        "control: merged matrix in 8 bits": low(c_q @ (64 * (W_q @ W_k.T)).to(torch.float8_e4m3fn).double() / 64) @ c.T,
         "rounding the inputs": (exact[0] @ exact[2]) @ (exact[1] @ exact[3]).T,
     }
     return {name: float((y - reference).norm() / reference.norm()) for name, y in found.items()}
@@ -1117,8 +1143,22 @@ nb.results(
 merged_over = lambda p: float(np.mean(p["absorbed, maps merged"] / p["absorbed, one map after the other"]))
 nb.claim(
     "C12",
-    "The merged matrix loses noticeable precision in bf16, more than the two maps one after the other.",
+    "Over many layers the merged matrix loses noticeable precision in bf16, more than the two maps one after the other. Tested in one layer of random weights only, and not seen there.",
     "not reproduced",
+    holds=[
+        ledger.more(
+            "control: with the merged matrix in 8 bits the error is larger, over sequential",
+            float(
+                np.mean(
+                    precision["isotropic"]["control: merged matrix in 8 bits"] / precision["isotropic"]["absorbed, one map after the other"]
+                )
+            ),
+            3,
+            digits=2,
+            machine=True,
+            scope="one layer, 4 random heads",
+        )
+    ],
     fails=[
         *[
             ledger.close(
@@ -1144,10 +1184,10 @@ nb.claim(
 # so absorption is exact. It caches 768 numbers a token and layer. We cut that down in three ways and compare sentence vectors with those of the intact model:
 #
 # - **GQA-$g$**: average the keys and values of the heads in a group, as the first step of GQA's conversion does {cite}`ainslie2023gqa` (its second step, further training, is left out: a weak baseline, and so named);
-# - **MLA**: replace $M=[W_k;W_v]$ by the matrix of rank $d_c$ that changes the outputs least *on the inputs of the layer*: with their covariance $C=RR^\top$, truncate the SVD of $MR$ and multiply by $R^{-1}$; correct the mean;
+# - **MLA**: replace $M=[W_k;W_v]$ by the matrix of rank $d_c$ that changes the outputs least *on the inputs of the layer*: with their covariance $\Sigma=AA^\top$, truncate the SVD of $MA$ and multiply by $A^{-1}$; correct the mean;
 # - **group latents**: the same SVD for each group of heads by itself, a latent of $2d_k$ for each. The cache of GQA-$g$, its grouping too, but maps instead of copies.
 #
-# Sentences are first lines of documentation in networkx, 100 to fit $C$ and 100 others to compare.
+# Sentences are first lines of documentation in networkx, 100 to fit $\Sigma$ and 100 others to compare. Pooling uses no fit; so as a control the group latents are also made without one, by the SVD of the weights alone.
 
 
 # %%
@@ -1215,9 +1255,10 @@ def convert(kind, amount, inputs):
 
 
 def agreement(a, b):
-    """Mean cosine of corresponding rows, and how often a row's nearest neighbour is the same."""
+    """Mean cosine of corresponding rows, how often a row's nearest neighbour is the same, and all cosines."""
     nearest = lambda x: (F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).T).fill_diagonal_(-1).argmax(1)
-    return float(F.cosine_similarity(a, b).mean()), float((nearest(a) == nearest(b)).float().mean())
+    cosines = F.cosine_similarity(a, b)
+    return float(cosines.mean()), float((nearest(a) == nearest(b)).float().mean()), cosines.double().numpy()
 
 
 # %%
@@ -1229,6 +1270,8 @@ with torch.no_grad():
     layer_inputs, intact_vectors = encode(intact, to_fit)[1], encode(intact, to_compare)[0]
     conversions = [("GQA", g) for g in (6, 4, 2, 1)] + [("groups", g) for g in (6, 4, 2)] + [("MLA", c) for c in (384, 256, 128, 64)]
     e2 = {case: agreement(encode(convert(*case, layer_inputs), to_compare)[0], intact_vectors) for case in conversions}
+    no_fit = [torch.cat([torch.eye(384), -torch.eye(384)])] * minilm.LAYERS  # mean 0, covariance a multiple of 1
+    unfitted = {g: agreement(encode(convert("groups", g, no_fit), to_compare)[0], intact_vectors) for g in (6, 2)}
 cache_of = {(kind, amount): amount if kind == "MLA" else 64 * amount for kind, amount in conversions}
 
 # %% [markdown]
@@ -1299,7 +1342,11 @@ nb.claim(
 )
 
 # %% tags=["hide-input"]
-cosine, same = ({case: value[i] for case, value in e2.items()} for i in (0, 1))
+cosine, same, cosines = ({case: value[i] for case, value in e2.items()} for i in (0, 1, 2))
+pairs = (
+    [(("groups", g), ("GQA", g)) for g in (6, 4, 2)] + [(("MLA", 64 * g), ("groups", g)) for g in (6, 4, 2)] + [(("MLA", 64), ("GQA", 6))]
+)
+over_error = [(cosines[a] - cosines[b]).mean() / ((cosines[a] - cosines[b]).std(ddof=1) / 10) for a, b in pairs]  # of 100 sentences
 nb.experiment(
     "E2",
     "In MiniLM without any training MLA at a twelfth of the cache keeps the sentence vectors better than mean-pooled GQA at half of it; maps within a group lie between, much nearer to MLA.",
@@ -1343,6 +1390,37 @@ nb.experiment(
             machine=True,
             scope="100 sentences",
         ),
+        ledger.more(
+            "all these differences of cosines over their standard error, paired by sentence: smallest",
+            min(over_error),
+            4,
+            digits=2,
+            machine=True,
+            scope="100 sentences",
+        ),
+        sym.enumeration(
+            "100 and 100 sentences, none in both; the fit has read the tokens of the first hundred",
+            (0, 1, 2),
+            lambda i: (len(set(to_fit)) + len(set(to_compare)), len(set(to_fit) & set(to_compare)), layer_inputs.shape[1])[i],
+            lambda i: (200, 0, sum(len(minilm.tokenize(s)) for s in known[: 200 * step : 2 * step]))[i],
+        ),
+        sym.enumeration(
+            "and the sentences compared have another number of tokens",
+            (0, 1),
+            lambda i: sum(len(minilm.tokenize(s)) for s in (to_fit, to_compare)[i]) == layer_inputs.shape[1],
+            lambda i: i == 0,
+        ),
+        *[
+            ledger.more(
+                f"control: cosine of group latents without a fit minus GQA-{g}",
+                unfitted[g][0] - cosine["GQA", g],
+                0.03,
+                digits=2,
+                machine=True,
+                scope="100 sentences",
+            )
+            for g in unfitted
+        ],
         ledger.less(
             "share of the way from GQA to MLA that is left to go from group latents, at 384, 256 and 128: largest",
             max((cosine["MLA", 64 * g] - cosine["groups", g]) / (cosine["MLA", 64 * g] - cosine["GQA", g]) for g in (6, 4, 2)),
@@ -1384,12 +1462,12 @@ axes.set_title("Free maps of a small latent keep what averaged heads lose")
 nb.show(figure)
 
 # %% [markdown]
-# The order is the post's: copies, maps within a group, maps of the whole latent. The sizes are a surprise: nearly all of the way is covered by the second step. In this network it is not the *grouping* that costs so much, but the averaging of
-# heads; free maps within each group repair most of it at the same cache, and sharing one latent among all heads adds the rest. Two limits: GQA's conversion is meant to be followed by training, which is left out here, and a sentence encoder is no language model.
+# The order is the post's: copies, maps within a group, maps of the whole latent. The sizes are a surprise: free maps within each group cover most of the way at the same cache, and sharing one latent among all heads adds the rest. Part of that step is the fit to
+# the inputs, which pooling does not have; the control without it tells how much. Three limits: GQA's conversion is meant to be followed by training, which is left out here; one split into 100 and 100 sentences; and a sentence encoder is no language model.
 # %% [markdown]
 # ### E3: a decode step on a CPU
 #
-# One layer, one sequence, one new token, float32, $h=32$. The time is the shortest of several runs. What to expect: the time follows the bytes as long as arithmetic is cheap. On a CPU it is not.
+# One layer, one sequence, one new token, float32, $h=32$. The time is the shortest of several runs. These times come with the load of the machine; only large factors mean something here, and none is read as a law of bytes or arithmetic.
 
 
 # %%
@@ -1428,7 +1506,7 @@ nb.results(
 )
 nb.experiment(
     "E3",
-    "On a CPU absorbing beats making keys and values anew by far; but absorbed MLA, with a small fraction of MHA's bytes, does not gain in proportion.",
+    "On a CPU absorbing beats making keys and values anew by far.",
     "verified",
     holds=[
         ledger.more(
@@ -1440,14 +1518,6 @@ nb.experiment(
             scope="live, 2 threads",
         ),
         ledger.more("MHA over MQA, n = 2048", e3["MHA", 2048] / e3["MQA", 2048], 2, digits=2, machine=True, scope="live, 2 threads"),
-        ledger.less(
-            "MHA over absorbed MLA, where the bytes would give 14.2",
-            e3["MHA", 2048] / e3["MLA absorbed", 2048],
-            14.2,
-            digits=2,
-            machine=True,
-            scope="live, 2 threads",
-        ),
     ],
 )
 # %% [markdown]
@@ -1738,13 +1808,15 @@ with torch.no_grad():
     for start in np.linspace(0, 60 - 8 - 1, 20).astype(int).tolist():
         log_p = tiny_model(tiny_text[None, None, start : start + 8].expand(2, 1, 8)).log_softmax(-1)
         by_loop += torch.stack([-log_p[:, 0, i, tiny_text[start + i + 1]] for i in range(4, 8)]).mean(0) / 20
-caught = []
+caught, optimizers, drawers = [], [], []
 
 
 def look(loss, draw, optimizer, steps, **rest):
     """In place of training: the batch, the loss of every run, its rate."""
     text = draw(0)[0]
     caught.append((text, loss(text).detach(), optimizer.lr, rest["schedule"]))
+    optimizers.append(optimizer)
+    drawers.append(draw)
     return torch.zeros(len(text))
 
 
@@ -1770,6 +1842,11 @@ with (
         windows=4,
     )
 text, losses, lr, _ = caught[0]
+cell = drawers[0].__closure__[drawers[0].__code__.co_freevars.index("ids")]
+kept, cell.cell_contents = cell.cell_contents, torch.arange(len(cell.cell_contents))  # ids that tell their own position
+drawn_at = torch.stack([drawers[0](i)[0][..., 0] for i in range(200)])
+cell.cell_contents = kept
+starts_seen = (int(drawn_at.min()) < 20, 1770 < int(drawn_at.max()) <= 1800 - 9)
 letters = ["".join("abcdef"[i] for i in ids.unique().tolist()) for ids in (text, *scored[:2])]
 same_start = nn.Init([0, 1, 0, 1])
 probe = latent.Decoder(same_start, latent.Latent(16, 2, 8, 6, 4), vocabulary=6, depth=1)
@@ -1832,6 +1909,35 @@ nb.claim(
             lambda name: shape_of(full_arms[name]).cache,
             lambda name: {"MHA": 512, "MQA": 64}.get(name, 128),
         ),
+        sym.enumeration(
+            "E6: heads, head size and attention parameters of the arms",
+            full_arms,
+            lambda name: (shape_of(full_arms[name]).heads, shape_of(full_arms[name]).head, shape_of(full_arms[name]).parameters),
+            {
+                "MHA": (8, 32, 4 * 256**2),
+                "GQA-2": (8, 32, 2 * 256 * 256 + 2 * 256 * 64),
+                "MQA": (8, 32, 2 * 256 * 256 + 2 * 256 * 32),
+                "MQA, heads twice as wide": (8, 64, 2 * 256 * 512 + 2 * 256 * 64),
+                "MHA, thin heads": (8, 8, 4 * 256 * 64),
+                "MLA": (8, 32, 256 * 8 * 48 + 256 * 128 + 2 * 112 * 256 + 256 * 256),
+            }.get,
+        ),
+        sym.enumeration(
+            "E6: the recorded arms, rates, betas and decay of the optimizer are these; every rate follows warmup and cosine",
+            (0, 1, 2, 3),
+            lambda i: str(
+                (
+                    nb.recorded("E6").config["arms"] == full_arms,
+                    nb.recorded("E6").config["rates"],
+                    (optimizers[0].betas, optimizers[0].param_groups[0]["weight_decay"]),
+                    {c[3].__name__ for c in caught},
+                )[i]
+            ),
+            lambda i: ("True", "[0.001, 0.002, 0.004, 0.008]", "((0.9, 0.95), 0.1)", "{'warmup_cosine'}")[i],
+        ),
+        sym.enumeration(
+            "E6: windows start everywhere in the training text, and nowhere else", (0,), lambda i: starts_seen, lambda i: (True, True)
+        ),
     ],
 )
 # %% [markdown]
@@ -1885,6 +1991,7 @@ def step_of(row, layers=LAYERS):
 e4_steps = [step_of(row) for row in e4_record.result["rows"]]
 GRID_CELLS = [(32, 4096), (8, 16384), (128, 1024)]
 at_cell = {cell: {s["name"]: s for s in e4_steps if (s["batch"], s["context"]) == cell} for cell in GRID_CELLS}
+share = lambda s: s["least"] / s["best"]
 ms = lambda t: "none" if t is None else f"{1000 * t:.2f}"
 nb.results(
     "E4",
@@ -1907,7 +2014,7 @@ nb.results(
             ms(s["least"]),
             f"{ms(s['ours'])} ({ms(s['quartiles'][0])}..{ms(s['quartiles'][1])})",
             ms(s["fused"]) + (" (attention only)" if "MLA" in s["name"] and s["fused"] else ""),
-            f"{100 * s['least'] / s['best']:.0f}%",
+            f"{100 * share(s):.0f}%",
             f"{s['batch'] / s['best']:,.0f}",
         ]
         for s in e4_steps
@@ -1940,9 +2047,10 @@ axes.set(
     ylabel="ms a step (log axis)",
 )
 axes.grid(axis="x", visible=False)
+drawn_least = {k: line.get_ydata()[0] for k, line in zip(kinds, axes.lines[3:], strict=True)}
 axes.legend(fontsize=8)
 axes.set_ylim(0.5, 70)
-axes.set_title("MHA and GQA-8 run at the limit of the card, MLA at three times it")
+axes.set_title("MHA and GQA-8 run at the limit of the card, MLA takes three times its least time")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -1954,6 +2062,18 @@ by_hand = step_of({"case": ["MLA", 128, 1, 2, 8], "splits": 1, "seconds": [4.0, 
 other_hand = step_of(
     {"case": ["GQA", 32, 8, 2, 8], "splits": 1, "seconds": [4.0, 3.0, 5.0, 20], "peers": [None, [2.0, 1, 3, 20]]}, layers=3
 )
+limit_of = lambda cached, flops, heads=0: (  # ms of 131,072 tokens in 32 layers, with the two maps of 32 sequences
+    32e3 * max((262_144 * cached + 4 * heads * 65_536) / BANDWIDTH, (131_072 * flops + 128 * heads * 65_536) / PEAK)
+)
+least_by_hand = {
+    "MHA": limit_of(8192, 16_384),
+    "GQA-8": limit_of(2048, 16_384),
+    "MQA": limit_of(256, 16_384),
+    "MLA": limit_of(576, 69_632, 32),
+    "MQA, 128 heads": limit_of(256, 65_536),
+    "MLA, 128 heads": limit_of(576, 278_528, 128),
+}
+raw = {tuple(row["case"]): row for row in e4_record.result["rows"]}
 hand_bytes, hand_flops = 3 * 2 * 8 * 576 * 2, 3 * (2 * 8 * 278_528 + 2 * 4 * 128 * 512 * 128)  # with the two maps of each sequence
 twice = 2 * (576 + 512) / (2 * 8192)  # bytes of two products on the latent, over those of the 2 h d_k = 8192 numbers of MHA
 nb.experiment(
@@ -1967,7 +2087,7 @@ nb.experiment(
         ],
         ledger.more(
             "GQA-8 reaches of the measured limit, smallest of three cells",
-            min(everywhere(lambda at: at["GQA-8"]["least"] / at["GQA-8"]["best"])),
+            min(everywhere(lambda at: share(at["GQA-8"]))),
             0.9,
             digits=3,
             machine=True,
@@ -1980,6 +2100,37 @@ nb.experiment(
             digits=3,
             machine=True,
             scope=f"{e4_record.device}, 4096 tokens each",
+        ),
+        ledger.more(
+            "the same, MLA over GQA-8",
+            served["MLA"] / served["GQA-8"],
+            1.2,
+            digits=2,
+            machine=True,
+            scope=f"{e4_record.device}, 4096 tokens each",
+        ),
+        ledger.close("sequences of 4096 tokens in 64 GiB, MLA over MHA", 455 / 32, 14.2, abs=0.05),
+        sym.enumeration(
+            "least times as drawn, ms, against the bytes and operations by hand",
+            drawn_least,
+            lambda k: f"{drawn_least[k]:.4f}",
+            lambda k: f"{least_by_hand[k]:.4f}",
+        ),
+        sym.enumeration(
+            "share of the limit of MHA and of MLA with 128 heads, percent, from the raw record",
+            ("MHA", "MLA, 128 heads"),
+            lambda k: round(100 * share(at_cell[32, 4096][k])),
+            lambda k: round(
+                least_by_hand[k]
+                / 10
+                / (min(p[0] for p in raw["GQA", 32, 32, 32, 4096]["peers"]) if k == "MHA" else raw["MLA", 128, 1, 32, 4096]["seconds"][0])
+            ),
+        ),
+        ledger.close(
+            "first figure: its line at 8192 numbers against the least time of MHA, ms",
+            float(drawn_once.get_ydata()[0] / drawn_once.get_xdata()[0] * 8192),
+            least_by_hand["MHA"],
+            abs=0.001,
         ),
         sym.enumeration(
             "a case by hand: bytes, operations; for MLA its own time counts, else the faster kernel",
@@ -2001,7 +2152,7 @@ nb.experiment(
 )
 nb.claim(
     "X4",
-    "With separate products for scores and values MLA cannot beat MHA eightfold: it reads the latent twice, 1088 of MHA's 8192 numbers. One fused pass has no such bound.",
+    "With separate products for scores and values that each read the latent from memory (nothing of it kept on the chip between them) MLA cannot beat MHA eightfold: it reads 1088 of MHA's 8192 numbers. One fused pass has no such bound.",
     "verified",
     holds=[
         ledger.less("largest possible ratio, two passes", 1 / twice, 8),
@@ -2017,15 +2168,6 @@ nb.claim(
     ],
 )
 measured_ridge = PEAK / BANDWIDTH
-nb.claim(
-    "X5",
-    "By the measured limits the ridge of the card is lower than by its data sheet, and MLA stays memory bound only up to 137 heads: DeepSeek-V2's 128 lie just below.",
-    "verified",
-    holds=[
-        ledger.close("ridge, flops a byte (data sheet: 295.3)", measured_ridge, 259, abs=2, machine=True, scope=e4_record.device),
-        ledger.close("heads at the ridge", measured_ridge * 9 / 17, 137, abs=2, machine=True, scope=e4_record.device),
-    ],
-)
 
 # %% mystnb={"image": {"alt": "Roofline of the H100 as measured: attainable Tflop/s against flops a byte of cache, both axes logarithmic, a slope up to the ridge at 259 and then a ceiling of 805. MHA and GQA-8 lie on the slope, MQA just below; MLA with 32 and 128 heads and MQA with 128 heads lie clearly below the line, MLA with 128 heads close to the ridge in intensity at about a fifth of the attainable speed."}}
 figure, axes = plt.subplots(figsize=(7.4, 4))
@@ -2036,16 +2178,58 @@ for (name, s), color, marker in zip(at_cell[32, 4096].items(), (ORANGE, GREEN, P
 axes.set(xscale="log", yscale="log", xlabel="flops a byte of cache (log axis)", ylabel="Tflop/s (log axis)")
 axes.legend(fontsize=8, loc="lower right")
 axes.set_title("MHA and GQA run at the limit of memory, MLA in plain products does not")
+drawn_roof = {line.get_label(): (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines[1:]}
 nb.show(figure)
 
+# %% tags=["hide-input"]
+nb.claim(
+    "X5",
+    "By the limits measured in this run the ridge of the card is lower than by its data sheet, and by the count of D13 MLA stays memory bound up to about 137 heads, not 156.",
+    "partly",
+    holds=[
+        ledger.less(
+            "ridge, flops a byte, against the data sheet",
+            measured_ridge,
+            float(ridge),
+            digits=3,
+            machine=True,
+            scope="one product, one copy",
+        ),
+        ledger.less(
+            "heads at the ridge, against those of D13", measured_ridge * 9 / 17, 156, digits=3, machine=True, scope="one product, one copy"
+        ),
+        ledger.more("the same, against DeepSeek-V2's", measured_ridge * 9 / 17, 128, digits=3, machine=True, scope="one product, one copy"),
+        sym.enumeration(
+            "roofline as drawn: flops a byte, and Tflop/s against the raw record",
+            ("MHA", "GQA-8", "MQA"),
+            lambda name: " ".join(f"{value:.3f}" for value in drawn_roof[name]),
+            lambda name: {
+                g: f"{32 / g:.3f} {32 * 131_072 * 16_384 / 1e12 / min(p[0] for p in raw['GQA', 32, g, 32, 4096]['peers']):.3f}"
+                for g in (32, 8, 1)
+            }[{"MHA": 32, "GQA-8": 8, "MQA": 1}[name]],
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "a step of MLA with 128 heads, share of either limit that it reaches, largest of three cells",
+            max(everywhere(lambda at: share(at["MLA, 128 heads"]))),
+            0.5,
+            digits=2,
+            machine=True,
+            scope=e4_scope,
+        )
+    ],
+)
+
 # %% [markdown]
-# MHA and GQA-8 run at 96 to 100% of the limit with torch's fused kernels, and the bytes of the cache decide their time. MLA's absorbed form stays at a third of it. Its two products each read the latent, and between them the scores are written and read. Torch's fused
-# attention offers no way out: for keys of 576 it takes a kernel that is not made for so few queries, and needs 5 to 54 ms for attention alone. So kernels written for just this shape (FlashMLA is the public one) are part of the bargain: the factor of 14 in bytes becomes 4 to 5 in time without one. With the card
-# filled, MLA serves 14 times as many sequences as MHA and makes 5.6 times as many tokens a second, but only 1.4 times as many as GQA-8.
+# MHA and GQA-8 run at 96 to 100% of the limit with torch's fused kernels, and the bytes of the cache decide their time. MLA's absorbed form stays at a third of it. Its two products each read the latent; where the rest of the time goes we did not measure.
+# Torch's fused attention offers no way out here: with keys of 576 it needs 5 to 54 ms for attention alone. So kernels written for just this shape (FlashMLA is the public one, not run here) are part of the bargain: without one the factor of 14 in bytes becomes 4 to 5
+# against MHA's fused kernel in time. With the card filled, MLA serves 14 times as many sequences as MHA and makes 5.6 times as many tokens a second, but only 1.4 times as many as GQA-8. The 137 heads of X5 come from one product of matrices over one copy; no step was seen near the limit of arithmetic.
 # %% [markdown]
 # ### E5: what we saw
 #
-# The flops of D14 let the forms cross at $m=170.67$ queries. Time need not: the expanded form has to write and read the keys and values that it makes, and both forms spend time on masks and softmax, which no flop count sees.
+# The flops of D14 let the forms cross at $m=170.67$ queries. On the card, in plain products at one cached length, the absorbed form is still ahead at 384 queries and level at 512. The curves are nearly parallel there, so the interpolated 490 is good to some tens only. Why so late we can
+# only guess: the expanded form also writes and reads the keys and values it makes, and masks and softmax cost both forms time that no flop count sees. A fused kernel may move the point. The factor of 2.5 that decides the verdict was fixed before the run.
 
 
 # %% tags=["hide-input"]
@@ -2058,22 +2242,59 @@ def crossing(queries, run):
 
 
 e5_record = nb.recorded("E5")
-full_queries = e5_record.config["queries"]
-switch_at = crossing(full_queries, e5_record.result)
+recorded_queries = e5_record.config["queries"]
+switch_at = crossing(recorded_queries, e5_record.result)
 e5_ratio = lambda run, i: run["absorbed"][i][0] / run["expanded"][i][0]
 made_up = {"absorbed": [[1.0], [4.0], [32.0]], "expanded": [[2.0], [4.0], [8.0]]}
 
 # %% mystnb={"image": {"alt": "Milliseconds of both forms of MLA for the last m of 2048 tokens, sizes of DeepSeek-V2, against m on logarithmic axes, recorded on an H100. The expanded form is almost flat for small m; the absorbed form grows in proportion to m and crosses it. A dotted line marks the crossing of the flop counts at 170.67."}}
 figure, axes = plt.subplots()
 for form, color, style in (("absorbed", BLUE, "o-"), ("expanded", ORANGE, "s--")):
-    axes.plot(full_queries, [1000 * r[0] for r in e5_record.result[form]], style, color=color, label=f"{form}, recorded", ms=4)
+    axes.plot(recorded_queries, [1000 * r[0] for r in e5_record.result[form]], style, color=color, label=f"{form}, recorded", ms=4)
 axes.axvline(512 / 3, color=GREY, ls=":", label="crossing of the flops, 170.67")
 axes.set(
     xscale="log", yscale="log", xlabel="query tokens m that share the cache (log axis)", ylabel="ms, one layer, 2048 tokens (log axis)"
 )
 axes.legend()
-axes.set_title(f"The forms change places near m = {switch_at:.0f}")
+axes.set_title("The forms change places between 384 and 512 queries, later than the flops say")
 nb.show(figure)
+
+# %% tags=["hide-input"]
+e5_scope = f"{e5_record.device}, 128 heads, 2048 tokens"
+slope_of = lambda form: (e5_record.result[form][-1][0] - e5_record.result[form][4][0]) / (recorded_queries[-1] - recorded_queries[4])
+nb.experiment(
+    "E5",
+    "Few queries want the absorbed form, many the expanded one; they change places near the crossing of the flops, m = 170.67, within a factor of 2.5.",
+    "partly",
+    holds=[
+        ledger.less(
+            "recorded: absorbed over expanded, one query", e5_ratio(e5_record.result, 0), 0.2, digits=2, machine=True, scope=e5_scope
+        ),
+        ledger.more(
+            "recorded: absorbed over expanded, 1024 queries", e5_ratio(e5_record.result, -1), 1.1, digits=3, machine=True, scope=e5_scope
+        ),
+        ledger.less("live: absorbed over expanded, one query", e5_ratio(e5, 0), 0.7, digits=2, machine=True, scope="cpu"),
+        ledger.more("live: absorbed over expanded, all 512 tokens", e5_ratio(e5, -1), 1.0, digits=2, machine=True, scope="cpu"),
+        sym.enumeration(
+            "recorded: the absorbed form is ahead at 384 queries, not at 512",
+            (384, 512),
+            lambda m: e5_ratio(e5_record.result, recorded_queries.index(m)) < 1,
+            lambda m: m == 384,
+        ),
+        ledger.close("the interpolation, on 1, 4, 16 queries with ratios 1/2, 1, 4", crossing([1, 4, 16], made_up), 4, abs=1e-9),
+    ],
+    fails=[
+        ledger.more("crossing on the H100 over 170.67", switch_at / (512 / 3), 2.5, digits=3, machine=True, scope=e5_scope),
+        ledger.less(
+            "time of a further query, absorbed over expanded, where the flops say 3.4",
+            slope_of("absorbed") / slope_of("expanded"),
+            2,
+            digits=3,
+            machine=True,
+            scope=e5_scope,
+        ),
+    ],
+)
 
 # %% [markdown]
 # ### E6: what we saw
@@ -2097,11 +2318,24 @@ def paired(a, b):
 
 e6_best = chosen(e6_record.result, e6_record.config["rates"])
 e6_shapes = {arm: shape_of(sizes, e6_record.config["d"]) for arm, sizes in e6_record.config["arms"].items()}
+by_rate = {arm: np.mean(r["report"], 1) for arm, r in e6_record.result.items()}
+next_rate = {}  # change of the mean loss at the better of the two neighbouring rates
+for arm, means_at in by_rate.items():
+    i = e6_record.config["rates"].index(e6_best[arm][0])
+    next_rate[arm] = float(min(means_at[[i - 1, i + 1]]) - means_at[i])
 versus_mha = {arm: paired(losses, e6_best["MHA"][1]) for arm, (_, losses) in e6_best.items() if arm != "MHA"}
 nb.results(
     "E6",
-    f"Loss on held-out Shakespeare, nats a character; {e6_record.provenance}",
-    ["attention", "cache a token and layer", "attention parameters a layer", "best rate", "loss (mean ± s.e.)", "minus MHA (95% interval)"],
+    f"Loss on held-out Shakespeare, nats a character, after {e6_record.config['steps'] * e6_record.config['batch'] * e6_record.config['length'] / 1e6:.1f} million characters; last column: what a neighbouring rate costs; {e6_record.provenance}",
+    [
+        "attention",
+        "cache a token and layer",
+        "attention parameters a layer",
+        "best rate",
+        "loss (mean ± s.e.)",
+        "minus MHA (95%, over seeds)",
+        "next best rate",
+    ],
     [
         [
             arm,
@@ -2110,6 +2344,7 @@ nb.results(
             f"{e6_best[arm][0]:g}",
             ledger.with_error(e6_best[arm][1], 4),
             "" if arm == "MHA" else f"{versus_mha[arm][0]:+.4f} ± {versus_mha[arm][1]:.4f}",
+            f"{next_rate[arm]:+.4f}",
         ]
         for arm, shape in e6_shapes.items()
     ],
@@ -2118,74 +2353,26 @@ nb.results(
 # %% mystnb={"image": {"alt": "Held-out loss of six kinds of attention, four seeds as dots with their mean as a bar, against the cache a token and layer: MHA with 512, MQA with 64, and at 128 GQA-2, MQA with wide heads, MHA with thin heads, and MLA."}}
 figure, axes = plt.subplots(figsize=(7.4, 3.7))
 for i, (arm, (_, losses)) in enumerate(e6_best.items()):
-    color = BLUE if arm == "MLA" else ORANGE if arm == "MHA" else GREEN if e6_shapes[arm].cache == 128 else GREY
-    axes.plot([i] * len(losses), losses, "o", color=color, alpha=0.7, ms=5)
+    color = {"MHA": ORANGE, "MLA": BLUE, "MQA": RED, "GQA-2": GREEN, "MQA, heads twice as wide": PURPLE}.get(arm, SKY)
+    axes.plot(i + np.linspace(-0.12, 0.12, len(losses)), losses, "o", color=color, alpha=0.7, ms=5)
     axes.plot([i - 0.25, i + 0.25], [losses.mean()] * 2, color=color, ls="-")
 axes.set(xticks=range(len(e6_best)), ylabel="held-out loss (nats a character)")
 axes.set_xticklabels([f"{arm.replace(', ', chr(10))}\ncache {e6_shapes[arm].cache}" for arm in e6_best], fontsize=8)
 axes.grid(axis="x", visible=False)
-axes.set_title("A quarter of the cache costs a small model about 0.01 nats, or nothing")
+drawn_means = {arm: line.get_ydata()[0] for arm, line in zip(e6_best, axes.lines[1::2], strict=True)}
+axes.set_title("Six means within 0.015 nats: four seeds do not decide the order")
 nb.show(figure)
-# %% tags=["hide-input"]
-e5_scope = f"{e5_record.device}, 128 heads, 2048 tokens"
-slope_of = lambda form: (e5_record.result[form][-1][0] - e5_record.result[form][4][0]) / (full_queries[-1] - full_queries[4])
-nb.experiment(
-    "E5",
-    "Few queries want the absorbed form, many the expanded one; they change places near the crossing of the flops, m = 170.67, within a factor of 2.5.",
-    "partly",
-    holds=[
-        ledger.less(
-            "recorded: absorbed over expanded, one query", e5_ratio(e5_record.result, 0), 0.2, digits=2, machine=True, scope=e5_scope
-        ),
-        ledger.more(
-            "recorded: absorbed over expanded, 1024 queries", e5_ratio(e5_record.result, -1), 1.1, digits=3, machine=True, scope=e5_scope
-        ),
-        ledger.less("live: absorbed over expanded, one query", e5_ratio(e5, 0), 0.7, digits=2, machine=True, scope="cpu"),
-        ledger.more("live: absorbed over expanded, all 512 tokens", e5_ratio(e5, -1), 1.0, digits=2, machine=True, scope="cpu"),
-        ledger.close("the interpolation, on 1, 4, 16 queries with ratios 1/2, 1, 4", crossing([1, 4, 16], made_up), 4, abs=1e-9),
-    ],
-    fails=[
-        ledger.more("crossing on the H100 over 170.67", switch_at / (512 / 3), 2.5, digits=3, machine=True, scope=e5_scope),
-        ledger.less(
-            "time of a further query, absorbed over expanded, where the flops say 3.4",
-            slope_of("absorbed") / slope_of("expanded"),
-            2,
-            digits=3,
-            machine=True,
-            scope=e5_scope,
-        ),
-    ],
-)
-
 # %% tags=["hide-input"]
 e6_scope = f"full, {len(e6_record.config['seeds'])} seeds, 4 rates"
 means = {arm: float(losses.mean()) for arm, (_, losses) in e6_best.items()}
 best_index = {arm: e6_record.config["rates"].index(rate) for arm, (rate, _) in e6_best.items()}
-mla_wide = paired(e6_best["MLA"][1], e6_best["MQA, heads twice as wide"][1])
 live_ids = data.encode_characters(data.shakespeare()[:400_000])[0]
 nb.experiment(
     "E6",
-    "Small language models do not show the paper's order: six kinds of attention lie within 0.02 nats, seeds scatter by 0.003 to 0.012, MLA is not ahead of MHA, and at equal cache an MQA with heads twice as wide is best.",
-    "verified",
+    "In small language models the loss rises from MHA to GQA-2 to MQA, and MLA is ahead of MHA.",
+    "partly",
     holds=[
-        ledger.less(
-            "largest minus smallest mean loss", max(means.values()) - min(means.values()), 0.02, digits=3, machine=True, scope=e6_scope
-        ),
-        ledger.more(
-            "MLA minus MQA with wide heads, over its 95% half width", mla_wide[0] / mla_wide[1], 1, digits=3, machine=True, scope=e6_scope
-        ),
-        ledger.more("MLA minus MHA: the loss is larger", versus_mha["MLA"][0], 0, digits=2, machine=True, scope=e6_scope),
-        *[
-            ledger.less(
-                f"{arm} minus MHA, over its 95% half width",
-                abs(versus_mha[arm][0]) / versus_mha[arm][1],
-                1,
-                digits=2,
-                machine=True,
-                scope=e6_scope,
-            )
-            for arm in ("GQA-2", "MQA", "MQA, heads twice as wide", "MHA, thin heads")
-        ],
+        ledger.increasing("mean loss of MHA, GQA-2, MQA", [means[a] for a in ("MHA", "GQA-2", "MQA")], machine=True, scope=e6_scope),
         sym.enumeration(
             "the best rate is not at the edge of the grid",
             best_index,
@@ -2213,12 +2400,40 @@ nb.experiment(
         ledger.close(
             "the interval, on differences 1, 2, 3, 4", paired([1, 2, 3, 4], [0, 0, 0, 0])[1], 3.182 * math.sqrt(5 / 3) / 2, abs=1e-9
         ),
+        sym.enumeration(
+            "mean losses as drawn, here and in the first figure, against the record",
+            [*drawn_means, *drawn_first],
+            lambda arm: f"{drawn_means[arm]:.5f} {drawn_first[arm]:.5f}",
+            lambda arm: " ".join(2 * [f"{sum(e6_record.result[arm]['report'][2 if 'thin' in arm else 1]) / 4:.5f}"]),
+        ),
+    ],
+    fails=[
+        *[
+            ledger.less(
+                f"{arm} minus MHA over its 95% half width: not resolved",
+                versus_mha[arm][0] / versus_mha[arm][1],
+                1,
+                digits=2,
+                machine=True,
+                scope=e6_scope,
+            )
+            for arm in ("GQA-2", "MQA")
+        ],
+        ledger.more("MLA minus MHA: the mean loss is not smaller", versus_mha["MLA"][0], 0, digits=2, machine=True, scope=e6_scope),
+        ledger.less(
+            "cost of a neighbouring rate over the distance of the largest and smallest mean, smallest of six: the grid of rates is as coarse",
+            min(next_rate.values()) / (max(means.values()) - min(means.values())),
+            1,
+            digits=2,
+            machine=True,
+            scope=e6_scope,
+        ),
     ],
 )
 
 # %% [markdown]
-# No order of the paper is to be seen here, and none should be read into it. The models are small (about 3 million parameters), they read 3.7 million characters, and a cache of 128 is half of their width: nothing is scarce. Taken alone, MLA's deficit to MHA (0.009 ± 0.008) would
-# count; as one of five comparisons it does not. What does agree with the author's sequel {cite}`su2025mla1` is the winner: at equal cache one key and value head of twice the size does at least as well as everything else.
+# The means lie in the paper's order, MHA before GQA-2 before MQA, but their distances are within the scatter of four seeds: undecided. MLA's mean is above MHA's (0.009 ± 0.008), which as one of five comparisons proves nothing either. The lowest mean, that of one key and value head of twice the
+# size, would suit the author's sequel {cite}`su2025mla1`; but that arm has the most parameters of attention, and it was singled out after looking. The intervals know of seeds only: one text, one grid of rates with factors of 2, on which a step costs up to 0.02. And a cache of 128 is half of the width of these models: nothing is scarce.
 # %% [markdown]
 # ## The paper's numbers beside ours
 #
@@ -2235,29 +2450,22 @@ TABLE_9 = {
     "MMLU, large": (57.5, 59.0),
     "C-Eval, large": (57.9, 59.2),
 }  # MHA, MLA
-SEQUEL = {
-    "MHA": (4096, 2.721),
-    "MLA": (576, 2.721),
-    "GQA-2, heads of 128": (512, 2.75),
-    "MQA, heads of 256": (512, 2.72),
-    "MQA, heads of 256, partial RoPE": (512, 2.711),
-}
 loss_of = lambda arm: f"{e6_best[arm][1].mean():.3f}"
+e6_row = [
+    f"{loss_of('MHA')} (512)",
+    f"{loss_of('GQA-2')} (128)",
+    f"{loss_of('MQA, heads twice as wide')} (128, heads of 64)",
+    f"{loss_of('MLA')} (128)",
+]
 nb.results(
     "C16",
-    "Quality: the paper (scores, higher is better), the author's sequel (loss of a 0.9B model, as given in a mirror of it), and our small models (loss)",
+    "Quality: the paper (scores, higher is better), the author's sequel (loss of a 0.9B model; from a mirror, unconfirmed, decides nothing), and our small models (loss)",
     ["source", "MHA", "GQA", "MQA", "MLA"],
     [
         *[[f"paper, table 8, {name}", f"{c}", f"{b} (8 groups)", f"{a}", ""] for name, (a, b, c) in TABLE_8.items()],
         *[[f"paper, table 9, {name}", f"{a}", "", "", f"{b}"] for name, (a, b) in TABLE_9.items()],
         ["sequel, loss (cache)", "2.721 (4096)", "2.75 (512)", "2.72 (512, heads of 256)", "2.721 (576)"],
-        [
-            "E6, loss (cache)",
-            f"{loss_of('MHA')} (512)",
-            f"{loss_of('GQA-2')} (128)",
-            f"{loss_of('MQA, heads twice as wide')} (128, heads of 64)",
-            f"{loss_of('MLA')} (128)",
-        ],
+        ["E6, loss (cache)", *e6_row],
     ],
 )
 # %% tags=["hide-input"]
@@ -2267,6 +2475,16 @@ nb.claim(
     "Quality falls from MHA to GQA to MQA, and MLA is better than MHA.",
     "partly",
     holds=[
+        sym.enumeration(
+            "the quoted rows, entered a second time; our row, from the table of E6",
+            (8, 9, 6),
+            lambda i: {8: str([*TABLE_8.values()]), 9: str([*TABLE_9.values()]), 6: " ".join(e6_row)}[i],
+            {
+                8: "[(33.2, 35.6, 37.0), (37.9, 41.2, 45.2)]",
+                9: "[(37.9, 39.0), (48.7, 50.0), (51.6, 50.9), (46.6, 50.7), (57.5, 59.0), (57.9, 59.2)]",
+                6: "1.460 (512) 1.466 (128) 1.455 (128, heads of 64) 1.469 (128)",
+            }.get,
+        ),
         *[ledger.increasing(f"MQA, GQA-8, MHA: {name}", row, method=quoted, scope="paper, table 8") for name, row in TABLE_8.items()],
         ledger.more(
             "rows of table 9 in which MLA is above MHA, of 6",
@@ -2284,22 +2502,6 @@ nb.claim(
             method=quoted,
             scope="paper, table 9",
         ),
-        ledger.close(
-            "the sequel's losses of MHA and MLA, difference",
-            SEQUEL["MLA"][1] - SEQUEL["MHA"][1],
-            0,
-            abs=0.002,
-            method=quoted,
-            scope="0.9B, 16B tokens, from a mirror",
-        ),
-        ledger.less(
-            "the sequel's MQA with heads of 256 and partial RoPE minus MLA",
-            SEQUEL["MQA, heads of 256, partial RoPE"][1] - SEQUEL["MLA"][1],
-            0,
-            method=quoted,
-            scope="0.9B, 16B tokens, from a mirror",
-        ),
-        ledger.more("E6: loss of MLA minus that of MHA", versus_mha["MLA"][0], 0, digits=2, machine=True, scope=e6_scope),
     ],
 )
 nb.claim(
@@ -2324,9 +2526,17 @@ nb.claim(
             digits=3,
         ),
         ledger.more(
-            "recorded step with 128 heads over one with 32, smallest of three cells",
+            "recorded step in plain products with 128 heads over one with 32, smallest of three cells",
             min(everywhere(lambda at: at["MLA, 128 heads"]["best"] / at["MLA"]["best"])),
             1.3,
+            digits=3,
+            machine=True,
+            scope=e4_scope,
+        ),
+        ledger.more(
+            "the least time by the measured limits, 128 over 32: what a perfect kernel would still pay",
+            least_by_hand["MLA, 128 heads"] / least_by_hand["MLA"],
+            1.05,
             digits=3,
             machine=True,
             scope=e4_scope,
@@ -2339,21 +2549,21 @@ nb.claim(
 # **What makes MLA good?** The author came back to the question a year later {cite}`su2025mla1,su2025mla2`: with 0.9B models and at a cache of 512, an MQA with heads of 256 reaches MLA's loss, and with RoPE on a part of the head goes below it. His reading: large heads, partial RoPE, and
 # keys that share numbers with values explain MLA; the low rank is the means, not the merit. TransMLA {cite}`meng2025transmla` goes the other way and turns trained GQA models into MLA, which D6 says is always possible.
 #
-# **Where the bargain ends.** Intensity is what MLA pays with. On the card as measured, 137 heads are the end of the memory-bound regime (X5); with two query tokens a step (speculative decoding) DeepSeek-V2 is past it, with its 6-bit cache too (exercises 1 and 2).
+# **Where the bargain ends.** Intensity is what MLA pays with. By the measured limits about 137 heads are the end of the memory-bound regime (X5); with two query tokens a step (speculative decoding) DeepSeek-V2 is past it, with its 6-bit cache too (exercises 1 and 2).
 #
 # ## What does not hold
 #
 # - **"93.3% smaller cache"** (C14) is 82.2% by architecture; the rest is a 6-bit cache against a 16-bit baseline. And the caches of DeepSeek 67B, which already uses GQA, and of an MHA are different yardsticks.
-# - **The MHA of table 9** (C15) has 56 heads, not the 128 of the MLA beside it.
+# - **The MHA of table 9** (C15) has 56 heads, if they are of size 128, and not the 128 of the MLA beside it.
 # - **"Head sizes grow fourfold"** (C10): values do; keys grow threefold against the training form; the arithmetic grows 3.4 times.
-# - **"More heads are free"** (C11): in bytes. In time 128 heads cost 1.4 to 1.8 times as much as 32 on the H100, and beyond about 137 MLA is bound by arithmetic.
-# - **"Only absolute positions"** (C7) for rotations inside the latent: a share $1/2K$ of a random matrix stays relative, and scaled rotations do altogether.
-# - **"The merged matrix loses precision"** (C12): not in one layer. Whether it adds up over 60 we did not test.
-# - **"MLA is better than MHA"** (C16): in five of six rows of the paper; a tie in the author's own later experiment; not in our small models.
-# - **Eightfold faster than MHA** (E4; our own expectation): four to five times in plain products, which can never reach eight (X4).
-# - **The form switch at 171 queries** (E5): near 490 on the H100.
+# - **"More heads are free"** (C11): in bytes. In time 128 heads cost 1.4 to 1.8 times as much as 32 in plain products on the H100; by the limits of the card alone it would be 1.16 times.
+# - **"Only absolute positions"** (C7) for rotations inside the latent: a share $1/(2K)$ of a random matrix stays relative (1/512 for DeepSeek-V2's latent), and scaled rotations do altogether.
+# - **"The merged matrix loses precision over many layers"** (C12): not in one layer of random weights. Trained weights, and whether it adds up over 60 layers, we did not test.
+# - **"MLA is better than MHA"** (C16): in five of six rows of the paper; not seen in our small models, which cannot decide it. Their order of MHA, GQA and MQA is the paper's, unresolved (E6).
 #
-# What survives: the identity, exactly; the account, to the last element; GQA as a projection with copies; and that free maps of a small latent keep far more of a trained network than averaged heads.
+# Two expectations of our own did not hold either, both in plain products, without a kernel made for MLA: *eightfold faster than MHA* (E4) is four to five times, and two passes cannot reach eight (X4); *the switch of forms at 171 queries* (E5) comes between 384 and 512.
+#
+# What survives: the identity, exactly; the account, to the last element; GQA as a projection with copies; and that free maps of a small latent keep far more of a trained network than averaged heads (in one encoder, without further training).
 # %% [markdown]
 # ## Exercises
 #
