@@ -1187,7 +1187,7 @@ nb.claim(
 # - **MLA**: replace $M=[W_k;W_v]$ by the matrix of rank $d_c$ that changes the outputs least *on the inputs of the layer*: with their covariance $\Sigma=AA^\top$, truncate the SVD of $MA$ and multiply by $A^{-1}$; correct the mean;
 # - **group latents**: the same SVD for each group of heads by itself, a latent of $2d_k$ for each. The cache of GQA-$g$, its grouping too, but maps instead of copies.
 #
-# Sentences are first lines of documentation in networkx, 100 to fit $\Sigma$ and 100 others to compare. Pooling uses no fit; so as a control the group latents are also made without one, by the SVD of the weights alone.
+# Sentences are first lines of documentation in networkx, 100 to fit $\Sigma$ and 100 others to compare. Pooling uses no fit; so as a control some latents are also made without one, by the SVD of the weights alone.
 
 
 # %%
@@ -1271,7 +1271,10 @@ with torch.no_grad():
     conversions = [("GQA", g) for g in (6, 4, 2, 1)] + [("groups", g) for g in (6, 4, 2)] + [("MLA", c) for c in (384, 256, 128, 64)]
     e2 = {case: agreement(encode(convert(*case, layer_inputs), to_compare)[0], intact_vectors) for case in conversions}
     no_fit = [torch.cat([torch.eye(384), -torch.eye(384)])] * minilm.LAYERS  # mean 0, covariance a multiple of 1
-    unfitted = {g: agreement(encode(convert("groups", g, no_fit), to_compare)[0], intact_vectors) for g in (6, 2)}
+    unfitted = {
+        case: agreement(encode(convert(*case, no_fit), to_compare)[0], intact_vectors)[0]
+        for case in (("groups", 6), ("groups", 2), ("MLA", 128), ("MLA", 64))
+    }
 cache_of = {(kind, amount): amount if kind == "MLA" else 64 * amount for kind, amount in conversions}
 
 # %% [markdown]
@@ -1349,8 +1352,8 @@ pairs = (
 over_error = [(cosines[a] - cosines[b]).mean() / ((cosines[a] - cosines[b]).std(ddof=1) / 10) for a, b in pairs]  # of 100 sentences
 nb.experiment(
     "E2",
-    "In MiniLM without any training MLA at a twelfth of the cache keeps the sentence vectors better than mean-pooled GQA at half of it; maps within a group lie between, much nearer to MLA.",
-    "verified",
+    "In MiniLM without any training MLA at a twelfth of the cache keeps the sentence vectors better than mean-pooled GQA at half of it: with maps fitted to the inputs of the layers, not by the SVD of the weights alone.",
+    "partly",
     holds=[
         ledger.more(
             "cosine of MLA at 64 minus that of GQA-6 at 384",
@@ -1410,17 +1413,14 @@ nb.experiment(
             lambda i: sum(len(minilm.tokenize(s)) for s in (to_fit, to_compare)[i]) == layer_inputs.shape[1],
             lambda i: i == 0,
         ),
-        *[
-            ledger.more(
-                f"control: cosine of group latents without a fit minus GQA-{g}",
-                unfitted[g][0] - cosine["GQA", g],
-                0.03,
-                digits=2,
-                machine=True,
-                scope="100 sentences",
-            )
-            for g in unfitted
-        ],
+        ledger.more(
+            "without a fit, at equal cache: cosine of MLA at 128 minus GQA-2",
+            unfitted["MLA", 128] - cosine["GQA", 2],
+            0.05,
+            digits=2,
+            machine=True,
+            scope="100 sentences",
+        ),
         ledger.less(
             "share of the way from GQA to MLA that is left to go from group latents, at 384, 256 and 128: largest",
             max((cosine["MLA", 64 * g] - cosine["groups", g]) / (cosine["MLA", 64 * g] - cosine["GQA", g]) for g in (6, 4, 2)),
@@ -1429,6 +1429,27 @@ nb.experiment(
             machine=True,
             scope="100 sentences",
         ),
+    ],
+    fails=[
+        ledger.less(
+            "without a fit: cosine of MLA at 64 minus GQA-6 at 384",
+            unfitted["MLA", 64] - cosine["GQA", 6],
+            -0.05,
+            digits=2,
+            machine=True,
+            scope="100 sentences",
+        ),
+        *[
+            ledger.less(
+                f"without a fit: cosine of group latents minus GQA-{g}, at the same cache",
+                unfitted["groups", g] - cosine["GQA", g],
+                0.05,
+                digits=1,
+                machine=True,
+                scope="100 sentences",
+            )
+            for g in (6, 2)
+        ],
     ],
 )
 nb.claim(
@@ -1443,27 +1464,30 @@ nb.claim(
     ],
 )
 
-# %% mystnb={"image": {"alt": "Mean cosine to the sentence vectors of the intact encoder against the cache a token and layer, 64 to 384 of originally 768. MLA by SVD falls from 1.00 at 384 to 0.93 at 64; latents within groups lie a little lower, between 0.94 and 0.97; GQA by mean pooling far below, between 0.54 and 0.69."}}
+# %% mystnb={"image": {"alt": "Mean cosine to the sentence vectors of the intact encoder against the cache a token and layer, 64 to 384 of originally 768. MLA by SVD falls from 1.00 at 384 to 0.93 at 64; latents within groups lie a little lower, between 0.94 and 0.97; GQA by mean pooling far below, between 0.54 and 0.69. Hollow markers: without the fit the latents lie near GQA, only MLA at 128 clearly above it."}}
 figure, axes = plt.subplots()
 for kind, name, color, style in (
-    ("MLA", "MLA: one latent, free maps (SVD)", BLUE, "o-"),
-    ("groups", "a latent for each group, free maps (SVD)", GREEN, "s-."),
+    ("MLA", "MLA: one latent, maps fitted to the inputs", BLUE, "o-"),
+    ("groups", "a latent for each group, maps fitted", GREEN, "s-."),
     ("GQA", "GQA: mean of the heads of a group", ORANGE, "^--"),
 ):
     points = sorted((cache_of[case], cosine[case]) for case in e2 if case[0] == kind)
     axes.plot(*zip(*points, strict=True), style, color=color, label=name)
+for kind, name, color, marker in (("MLA", "one latent, not fitted", BLUE, "o"), ("groups", "group latents, not fitted", GREEN, "s")):
+    points = sorted((cache_of[case], unfitted[case]) for case in unfitted if case[0] == kind)
+    axes.plot(*zip(*points, strict=True), marker, color=color, mfc="none", ls="none", label=name)
 axes.set(
     xscale="log", xlabel="cached numbers a token and layer, of 768 (log axis)", ylabel="mean cosine to the intact model", ylim=(0, 1.04)
 )
 axes.set_xticks([64, 128, 256, 384], ["64", "128", "256", "384"])
 axes.minorticks_off()
 axes.legend(loc="lower right")
-axes.set_title("Free maps of a small latent keep what averaged heads lose")
+axes.set_title("A latent keeps what averaged heads lose, if its maps are fitted to the inputs")
 nb.show(figure)
 
 # %% [markdown]
-# The order is the post's: copies, maps within a group, maps of the whole latent. The sizes are a surprise: free maps within each group cover most of the way at the same cache, and sharing one latent among all heads adds the rest. Part of that step is the fit to
-# the inputs, which pooling does not have; the control without it tells how much. Three limits: GQA's conversion is meant to be followed by training, which is left out here; one split into 100 and 100 sentences; and a sentence encoder is no language model.
+# With the fit the order is the post's: copies, maps within a group, maps of the whole latent. But the control shows that the fit does most of it. By the SVD of the weights alone a latent for each group is hardly better than the mean of its heads; one latent for all heads still beats GQA at equal cache, but at a
+# twelfth of the cache it no longer beats GQA at half. So this is no proof that copies are what costs GQA: pooling was given no data to fit. More limits: GQA's conversion is meant to be followed by training; one split into 100 and 100 sentences; a sentence encoder is no language model.
 # %% [markdown]
 # ### E3: a decode step on a CPU
 #
@@ -1846,7 +1870,7 @@ cell = drawers[0].__closure__[drawers[0].__code__.co_freevars.index("ids")]
 kept, cell.cell_contents = cell.cell_contents, torch.arange(len(cell.cell_contents))  # ids that tell their own position
 drawn_at = torch.stack([drawers[0](i)[0][..., 0] for i in range(200)])
 cell.cell_contents = kept
-starts_seen = (int(drawn_at.min()) < 20, 1770 < int(drawn_at.max()) <= 1800 - 9)
+starts_seen = (int(drawn_at.min()) < 18, int(drawn_at.max()) >= 1782 - 9, int(drawn_at.max()) > 1800 - 9)
 letters = ["".join("abcdef"[i] for i in ids.unique().tolist()) for ids in (text, *scored[:2])]
 same_start = nn.Init([0, 1, 0, 1])
 probe = latent.Decoder(same_start, latent.Latent(16, 2, 8, 6, 4), vocabulary=6, depth=1)
@@ -1936,7 +1960,10 @@ nb.claim(
             lambda i: ("True", "[0.001, 0.002, 0.004, 0.008]", "((0.9, 0.95), 0.1)", "{'warmup_cosine'}")[i],
         ),
         sym.enumeration(
-            "E6: windows start everywhere in the training text, and nowhere else", (0,), lambda i: starts_seen, lambda i: (True, True)
+            "E6: windows start in the first and the last hundredth of the training text, and none reaches beyond",
+            (0, 1, 2),
+            lambda i: starts_seen[i],
+            lambda i: (True, True, False)[i],
         ),
     ],
 )
@@ -2420,9 +2447,9 @@ nb.experiment(
             for arm in ("GQA-2", "MQA")
         ],
         ledger.more("MLA minus MHA: the mean loss is not smaller", versus_mha["MLA"][0], 0, digits=2, machine=True, scope=e6_scope),
-        ledger.less(
-            "cost of a neighbouring rate over the distance of the largest and smallest mean, smallest of six: the grid of rates is as coarse",
-            min(next_rate.values()) / (max(means.values()) - min(means.values())),
+        ledger.more(
+            "cost of a neighbouring rate over the distance of the largest and smallest mean, largest of six: the grid of rates is coarse",
+            max(next_rate.values()) / (max(means.values()) - min(means.values())),
             1,
             digits=2,
             machine=True,
@@ -2563,7 +2590,7 @@ nb.claim(
 #
 # Two expectations of our own did not hold either, both in plain products, without a kernel made for MLA: *eightfold faster than MHA* (E4) is four to five times, and two passes cannot reach eight (X4); *the switch of forms at 171 queries* (E5) comes between 384 and 512.
 #
-# What survives: the identity, exactly; the account, to the last element; GQA as a projection with copies; and that free maps of a small latent keep far more of a trained network than averaged heads (in one encoder, without further training).
+# What survives: the identity, exactly; the account, to the last element; GQA as a projection with copies; and that a small latent, its maps fitted to the inputs, keeps far more of a trained encoder than averaged heads.
 # %% [markdown]
 # ## Exercises
 #
