@@ -73,17 +73,23 @@ for name, (case, cached, color, marker) in cells.items():
     )
 sizes = np.geomspace(200, 10000, 50)
 left.plot(sizes, 1000 * 32 * 131072 * 2 * sizes / reading, color=GREY, ls="--", lw=1.2, label="reading the cache once")
-left.set(xscale="log", yscale="log", xlabel="numbers cached a token and layer (log axis)", ylabel="ms a decode step (log axis)")
+left.set(
+    xscale="log",
+    yscale="log",
+    xlim=(110, 13000),
+    xlabel="numbers cached a token and layer (log axis)",
+    ylabel="ms a decode step (log axis)",
+)
 drawn_once = left.lines[-1]
 left.legend(loc="lower right", fontsize=8)
-left.set_title("H100: time follows the cache, MLA less so")
+left.set_title("Time follows the cache, MLA less so")
 for i, (name, color, marker) in enumerate(kinds):
     losses = losses_of(name)
     right.plot([i] * len(losses), losses, marker, color=color, alpha=0.6, ms=5)
     right.plot([i - 0.3, i + 0.3], [np.mean(losses)] * 2, color=color, ls="-")
 right.set(xticks=range(len(kinds)), ylabel="held-out loss, nats a character", ylim=(1.4, 1.5))
 right.set_xticklabels([f"{name.split(',')[0]}\n{cached_by[name]}" for name, *_ in kinds], fontsize=8)
-right.set_xlabel("numbers cached a token and layer, models of width 256")
+right.set_xlabel("numbers cached a token and layer; width 256")
 right.grid(axis="x", visible=False)
 right.set_title("Small models: the order is undecided")
 drawn_first = {name: right.lines[2 * i + 1].get_ydata()[0] for i, (name, *_) in enumerate(kinds)}
@@ -707,7 +713,7 @@ def draw_box(axes, x, y, text, color, width=0.27):
 
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.9))
 for axes, decoding in zip(panels, (False, True), strict=True):
-    arrow = lambda a, b, axes=axes: axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 14, "shrinkB": 19})
+    arrow = lambda a, b, axes=axes: axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 20, "shrinkB": 19})
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     draw_box(axes, 0.5, 0.06, "x  (5120)", BLACK)
@@ -1482,7 +1488,7 @@ axes.set(
 axes.set_xticks([64, 128, 256, 384], ["64", "128", "256", "384"])
 axes.minorticks_off()
 axes.legend(loc="lower right")
-axes.set_title("A latent keeps what averaged heads lose, if its maps are fitted to the inputs")
+axes.set_title("Fitted latents keep what averaged heads lose, unfitted ones little")
 nb.show(figure)
 
 # %% [markdown]
