@@ -161,7 +161,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def toeplitz_bias(bias: Tensor, distance: Tensor) -> Tensor:
-    """Additive bias of pairs at distance i - j (any shape, int64): ``bias[t]`` at distance t up to w = len(bias) - 1, 0 beyond, NEVER before 0."""
+    """Additive bias of pairs at ``distance`` i - j (any shape, int64): ``bias[t]`` at t = 0..len(bias) - 1, 0 beyond, NEVER below 0."""
     w = len(bias) - 1
     inside = bias[distance.clamp(0, w)]
     return torch.where(distance < 0, NEVER, torch.where(distance > w, 0.0, inside)).to(bias.dtype)
@@ -221,14 +221,14 @@ def vq_attention(
 ) -> Tensor:
     """Causal softmax attention over quantized keys in linear time and memory, forward and backward: (..., n, d_v).
 
-    ``q``, ``k`` (..., n, d_k), ``v`` (..., n, d_v), ``codebook`` (c, d_k) or one that broadcasts to (..., c, d_k); n need not be a multiple of
+    ``q``, ``k`` (..., n, d_k), ``v`` (..., n, d_v), ``codebook`` (c, d_k) or one that broadcasts to (..., c, d_k); n need not divide by
     ``block``. A query sees the quantized keys of its own and the previous block one by one, all older ones through the count and the mean
     value of each code. ``bias`` (w + 1,), w <= block, is added to the scores at distance 0..w. ``codes`` (..., n) are the keys' codes
     where they are known.
 
     The keys get straight-through gradients, the codebook none. ``gradient="truncated"`` sends none to keys and values of older blocks
-    (the paper's choice: time O(n (l + c) (d_k + d_v))); ``"exact"`` sends all of it, at O(n c d_k d_v) more. Blocks are worked on ``chunk`` at a
-    time (default: what 2^27 numbers hold); the backward pass computes scores and sums again, from sums kept once a chunk.
+    (the paper's choice: time O(n (l + c) (d_k + d_v))); ``"exact"`` sends all of it, at O(n c d_k d_v) more. Blocks are worked on
+    ``chunk`` at a time (default: what 2^27 numbers hold); the backward pass computes scores and sums again, from sums kept once a chunk.
 
     Raises ValueError for shapes that do not match, a window wider than a block, or an unknown ``gradient``.
     """
@@ -254,7 +254,7 @@ def _shifted(x: Tensor, start: int, stop: int, fill: float = 0) -> Tensor:
 
 
 class _Blockwise(torch.autograd.Function):
-    """The work of :func:`vq_attention` on blocks: q, k (B, m, l, d_k), v (B, m, l, d_v), codebook (B, c, d_k), codes (B, m, l), -1 at padding."""
+    """:func:`vq_attention` on blocks: q, k (B, m, l, d_k), v (B, m, l, d_v), codebook (B, c, d_k), codes (B, m, l), -1 at padding."""
 
     @staticmethod
     def _tables(v, codebook, codes, U, N, start, stop):
@@ -301,7 +301,7 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, bias, codebook, codes, chunk, exact):
-        B, m, l, _ = q.shape
+        B, m = q.shape[:2]
         c, acc = codebook.shape[1], _accumulator(q.dtype)
         U, N = q.new_zeros(B, c, v.shape[-1], dtype=acc), q.new_zeros(B, c, dtype=acc)
         local, _ = _Blockwise._local(q, bias)
@@ -356,8 +356,8 @@ class _Blockwise(torch.autograd.Function):
 class _Suffix:
     """The three suffix sums of the exact gradient, code by code, over the query blocks from the last one down.
 
-    With w_is = exp(q_i . C_s) / D_i and the gradient g_i of output i: G_s = sum w_is g_i (c, d_v), M_s = sum w_is q_i g_i^T (c, d_k, d_v) and
-    R_s = sum w_is (g_i . o_i) q_i (c, d_k). A key j two blocks back gets M_z v_j - R_z, its value G_z, with z the code of j.
+    With w_is = exp(q_i . C_s) / D_i and the gradient g_i of output i: G_s = sum w_is g_i (c, d_v), M_s = sum w_is q_i g_i^T (c, d_k, d_v)
+    and R_s = sum w_is (g_i . o_i) q_i (c, d_k). A key j two blocks back gets M_z v_j - R_z, its value G_z, with z the code of j.
     """
 
     def __init__(self, q, v, codes, c):
@@ -378,6 +378,34 @@ class _Suffix:
             pairs = (w[:, i, :, :, None] * q[:, :, None]).flatten(2)  # (B, l, c d_k)
             self.M += (pairs.mT @ gi).view_as(self.M)
             z, vj = self.codes[:, j], self.v[:, j].to(self.acc)
-            M = self.M.flatten(2).gather(1, z[..., None].expand(-1, -1, self.M[0, 0].numel())).view(*z.shape, *self.M.shape[2:])
+            M = decode(z, self.M.flatten(2)).view(*z.shape, *self.M.shape[2:])
             dk[:, j] += ((M @ vj[..., None]).squeeze(-1) - decode(z, self.R)).to(dk.dtype)
             dv[:, j] += decode(z, self.G).to(dv.dtype)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, stop: Tensor) -> Tensor:
+    """softmax(q k^T + mask) v with a backward pass in which the pairs that ``stop`` marks send no gradient to their key and value.
+
+    q, k (..., n, d_k), v (..., n, d_v); ``mask`` (a float, may want a gradient), ``stop`` (bool) broadcast to (..., n, n). Queries get the
+    gradient of all pairs. Quadratic: for experiments in which arms of one stack differ in what they see and learn from.
+    """
+    if stop.dtype != torch.bool:
+        raise ValueError(f"stop has the dtype {stop.dtype}; give booleans")
+    return _Stopped.apply(q, k, v, mask, stop)
+
+
+class _Stopped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, mask, stop):
+        p = torch.softmax(q @ k.mT + mask, -1)
+        ctx.save_for_backward(q, k, v, p, stop)
+        ctx.mask = mask.shape if mask.requires_grad else None
+        return p @ v
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, p, stop = ctx.saved_tensors
+        dp = grad @ v.mT
+        ds = p * (dp - (p * dp).sum(-1, keepdim=True))
+        d_mask = None if ctx.mask is None else ds.sum_to_size(ctx.mask)
+        return ds @ k, ds.masked_fill(stop, 0).mT @ q, p.masked_fill(stop, 0).mT @ grad, d_mask, None
