@@ -70,7 +70,7 @@ for ax, (shape, level, title, more) in zip(axes, views, strict=True):
                 ms=4,
                 label=label + (", forward only" if way == "forward" else ", forward and backward"),
             )
-    ax.set(xscale="log", yscale="log", xlabel="tokens in a sequence (log axis)")
+    ax.set(xscale="log", yscale="log", ylim=(0.08, 180), xlabel="tokens in a sequence (log axis)")
     ax.set_xticks([2048, 8192, 32768, 131072], ["2k", "8k", "32k", "128k"])
     ax.minorticks_off()
     ax.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
@@ -1231,15 +1231,10 @@ half = lambda x: 3.18 * np.std(x, ddof=1) / math.sqrt(len(x))  # 95%, 4 seeds
 print({m: str(x) for m, x in theory.items()})
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy of recall against the number of codes, 8 to 128. Exact gradient: rises along the theory line for evenly shared codes, from a third at 8 codes to 1 at 32 or 64. Truncated gradient: close to it at small codebooks, below it at 64 and 128. Dashed horizontal lines: full attention at 1, local window at chance, one sixteenth."}}
-figure, ax = plt.subplots(figsize=(7.0, 3.9))
+figure, ax = plt.subplots(figsize=(8.6, 3.7))
 codes_axis = np.array([8, 16, 32, 64, 128])
 ax.plot(
-    codes_axis,
-    [float(theory[max(1, 32 // x)]) for x in codes_axis],
-    color=GREY,
-    ls="--",
-    marker="_",
-    label="theory: 32 keys shared evenly, trained codes",
+    codes_axis, [float(theory[max(1, 32 // x)]) for x in codes_axis], color=GREY, ls="--", marker="_", label="theory: keys shared evenly"
 )
 for kind, color, marker, shift in (("exact", BLUE, "o", 0.98), ("truncated", ORANGE, "s", 1.02)):
     rows = [e2_full["all", int(x), kind][1] for x in codes_axis]
@@ -1253,9 +1248,7 @@ for kind, color, marker, shift in (("exact", BLUE, "o", 0.98), ("truncated", ORA
         label=f"{kind} gradient, recorded",
     )
 own = e2_full["all", 64, "own block"][1]
-ax.errorbar(
-    [64], [np.mean(own)], [half(own)], color=PURPLE, marker="^", capsize=3, ls="none", label="gradient in the own block only, recorded"
-)
+ax.errorbar([64], [np.mean(own)], [half(own)], color=PURPLE, marker="^", capsize=3, ls="none", label="own block only, recorded")
 for arm, accuracy in zip(nb.at_scale(cpu=E2_LIVE, gpu=E2_ARMS, full=E2_ARMS), e2["accuracy"], strict=True):
     if arm[1] and arm[2] != "own block":
         ax.plot(arm[1], np.mean(accuracy), "x", color=BLACK, ms=8, mew=1.8, label="live, short run" if arm[1] == 16 else None)
@@ -1264,7 +1257,7 @@ ax.axhline(np.mean(e2_full["window", 0, "exact"][1]), color=RED, ls="-.", label=
 ax.set(xscale="log", xlabel="codes (log axis)", ylabel="accuracy on fresh sequences", ylim=(0, 1.05))
 ax.set_xticks(codes_axis, codes_axis)
 ax.minorticks_off()
-ax.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.08))
+ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
 ax.set_title("The truncated gradient leaves codes unused")
 nb.show(figure)
 
@@ -1528,10 +1521,10 @@ for name, key, color, marker in (
 ):
     ax.plot(e3_full["sizes"], mean_of(e3_full[key]), color=color, marker=marker, label=f"{name}, recorded")
     ax.plot(e3["sizes"], mean_of(e3[key]), "x", color=BLACK, ms=7, mew=1.6, label="live, fewer sentences" if key == "cosine" else None)
-ax.set(xscale="log", xlabel="codes a head (log axis)", ylim=(0, 1.05))
+ax.set(xscale="log", xlabel="codes a head (log axis)", ylim=(-0.08, 1.05))
 ax.set_xticks(e3_full["sizes"], e3_full["sizes"])
 ax.minorticks_off()
-ax.legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.42))
+ax.legend(fontsize=7.5, loc="lower right", ncols=2)
 ax.set_title("Untrained quantization: the vectors survive, their fine order does not")
 nb.show(figure)
 
@@ -1841,8 +1834,8 @@ nb.results(
 )
 
 # %% [markdown]
-# **What we saw.** These runs are too short for the question, and we say so rather than tune them towards an answer: at 600 steps most models are still leaving the level of letter statistics (2.5 to 3.6 bits, where a converged model of this kind would be near 2), and for six of seven the best rate is the highest of the grid. What the numbers measure is how *fast* each kind
-# starts to learn. Two effects are far outside the seeds' spread. Without the bias on recent tokens the model hardly starts: the bias is the only notion of position that it has. And the model that sees two blocks *only* starts fastest; older context is at first a distraction. Between full attention, the numbers of codes and the two gradients the intervals overlap zero or nearly so. The paper's order (more codes better, no cache worse) is not seen here, and not tested either.
+# **What we saw.** These runs are too short for the question, and we say so rather than tune them towards an answer: at 600 steps most models are still leaving the level of letter statistics (2.5 to 3.6 bits a character; letter frequencies alone give 4.7), and for six of seven the best rate is the highest of the grid. What the numbers measure is how *fast* each kind
+# starts to learn. Two effects are far outside the seeds' spread. Without the bias on recent tokens the model hardly starts: the bias is the only notion of position that it has. And the model that sees two blocks *only* starts fastest; older context is at first a distraction. Full attention is ahead of the quantized ones by 0.3 bits, hardly more than its interval; between the numbers of codes and between the two gradients nothing is resolved. The paper's order (more codes better, no cache worse) is not seen here, and not tested either.
 
 # %% tags=["hide-input"]
 lead = lambda a, b: paired(a, b)[0] - paired(a, b)[1]  # lower end of the 95% interval of a − b
@@ -2277,6 +2270,8 @@ for ax, shape in zip(axes, (ONE, EIGHT), strict=True):
         if "one sequence" in name or "bias" in name or (family == "flash" and name != best_flash[shape]):
             continue
         speeds = speed_of(shape, "op", name, "forward")
+        if not speeds:
+            continue
         color, line, marker = looks[family]
         faint = family == "VQ" and name != best_vq[shape]
         ax.plot(
@@ -2296,7 +2291,7 @@ for name, rows in e4[ONE]["op"].items():
     family = name.split(",")[0].split()[0]
     axes[0].plot(
         [r[0] for r in rows["forward"]],
-        [1e3 * np.median(r[2:]) / r[0] for r in rows["forward"]],
+        [1e3 * min(r[2:]) / r[0] for r in rows["forward"]],
         "x",
         color=looks[family][0],
         ms=7,
@@ -2324,7 +2319,7 @@ exponent = lambda shape, name, way, least=0: (
 gigabytes = [row[1] for row in e4_full.result[ONE]["op"][best_vq[ONE]]["both"]]
 worst_error = {shape: max(max(e) for e in e4_full.result[shape]["errors"].values()) for shape in (ONE, EIGHT)}
 at8k = {name: speed_of(ONE, "op", name, "both")[8192] for name in (best_vq[ONE], "plain")}
-live_growth = {name: np.median(r["forward"][-1][2:]) / np.median(r["forward"][0][2:]) for name, r in e4[ONE]["op"].items()}
+live_growth = {name: min(r["forward"][-1][2:]) / min(r["forward"][0][2:]) for name, r in e4[ONE]["op"].items()}
 nb.experiment(
     "E4",
     "VQ attention is linear in time and memory and overtakes flash attention: in training at 6,500 tokens with the paper's head, at 27,000 with eight heads of 128.",
