@@ -2,16 +2,17 @@
 
 Time comes first: T steps, N sequences (any number of axes where a function says ``...``), h states, g gates.
 
-A linear recurrence x_t = A_t x_{t-1} + b_t is cut into blocks of a few steps. All blocks are reduced to one affine map each, in parallel; the
-maps are scanned by the same routine; a second pass fills the blocks in. Every level is ``block`` times shorter than the last, so the work is
-linear in T and the number of launches logarithmic (Blelloch, "Prefix sums and their applications", 1990; Martin and Cundy, arXiv 1709.04057).
+A linear recurrence x_t = A_t x_{t-1} + b_t is cut into blocks of a few steps. All blocks are reduced to one affine map each, in parallel;
+the maps are scanned by the same routine; a second pass fills the blocks in. Every level is ``block`` times shorter than the last, so the
+work is linear in T and the number of launches logarithmic (Blelloch, "Prefix sums and their applications", 1990; Martin and Cundy, arXiv
+1709.04057).
 
-A nonlinear cell x_t = f(x_{t-1}, u_t) is solved as the root of F(x)_t = x_t - f(x_{t-1}, u_t) (arXiv 2309.12252, "DEER"; the diagonal form is
-"quasi-DEER", arXiv 2407.19115). A sweep takes r_t = f(x_{t-1}) - x_t, solves delta_t = L_t delta_{t-1} + r_t by the scan and adds delta. With
-L_t the Jacobian J_t this is Newton's method. For both cells J_t = diag(d_t) + sum_i diag(c_it) W_i with few coefficients, so the lowest level
-of the scan, which holds nearly all the work, is a product with the small matrices W_i, and no J_t is ever stored. The exact trajectory lies in
-[-1, 1] (or within |h0|): an iterate outside is moved to the edge, and entries that overflowed take the plain step f(x_{t-1}). Neither touches an
-exact entry, so after n sweeps the first n states are right whatever happened to the others.
+A nonlinear cell x_t = f(x_{t-1}, u_t) is solved as the root of F(x)_t = x_t - f(x_{t-1}, u_t) (arXiv 2309.12252, "DEER"; the diagonal form
+is "quasi-DEER", arXiv 2407.19115). A sweep takes r_t = f(x_{t-1}) - x_t, solves delta_t = L_t delta_{t-1} + r_t by the scan and adds delta.
+With L_t the Jacobian J_t this is Newton's method. For both cells J_t = diag(d_t) + sum_i diag(c_it) W_i with few coefficients, so the
+lowest level of the scan, which holds nearly all the work, is a product with the small matrices W_i, and no J_t is ever stored. The exact
+trajectory lies in [-1, 1] (or within |h0|): an iterate outside is moved to the edge, and entries that overflowed take the plain step
+f(x_{t-1}). Neither touches an exact entry, so after n sweeps the first n states are right whatever happened to the others.
 """
 
 from __future__ import annotations
@@ -186,9 +187,10 @@ def linear_scan(a: Tensor, b: Tensor, x0: Tensor | None = None, *, block: int = 
     """x_t = a_t x_{t-1} + b_t for t = 1..T in parallel, differentiable in all arguments (the gradient is one scan backwards in time).
 
     ``b`` (T, ..., h); ``a`` of the same shape (diagonal transitions) or (T, ..., h, h); ``x0`` (..., h), default zero. Returns (T, ..., h).
-    ``block`` >= 2 is the number of steps that one block takes in sequence. Products of many a_t can overflow or underflow where the
-    states themselves would not; with ``check`` the result is put back into the recurrence (one pass, one host sync), and a step whose
-    residual is not small beside its terms, or not finite, raises FloatingPointError. Raises ValueError for shapes that do not fit and for an empty sequence.
+    ``block`` >= 2 is the number of steps that one block takes in sequence. Products of many a_t can overflow or underflow where the states
+    themselves would not; with ``check`` the result is put back into the recurrence (one pass, one host sync), and a step whose residual is
+    not small beside its terms, or not finite, raises FloatingPointError. Raises ValueError for shapes that do not fit and for an empty
+    sequence.
     """
     dense = a.ndim == b.ndim + 1
     _check_shapes(a, b, x0, dense, block)
@@ -203,8 +205,8 @@ def linear_scan(a: Tensor, b: Tensor, x0: Tensor | None = None, *, block: int = 
             if not bool(fine.all()):
                 at = int((~fine).reshape(len(b), -1).any(1).nonzero()[0])
                 raise FloatingPointError(
-                    f"the scan of {len(b)} steps misses its own recurrence, first at step {at + 1}: products of the transitions left the range of "
-                    f"{b.dtype} (or an input is not finite); use float64, smaller transitions, or a loop"
+                    f"the scan of {len(b)} steps misses its own recurrence, first at step {at + 1}: products of the transitions left the "
+                    f"range of {b.dtype} (or an input is not finite); use float64, smaller transitions, or a loop"
                 )
     return x
 
@@ -274,7 +276,8 @@ CELLS = {"tanh": Cell(1, tanh_step, tanh_linearise), "gru": Cell(3, gru_step, gr
 @dataclass(frozen=True)
 class Solution:
     """What the sweeps found: ``states`` (T, N, h); ``sweeps`` made; ``residual`` max |f(x_{t-1}) - x_t| (a 0-d tensor); ``converged``; and
-    ``repaired``, how many entries in all sweeps were moved back from outside the box or from overflow (both None when ``sweeps`` was fixed).
+    ``repaired``, how many entries in all sweeps were moved back from outside the box or from overflow (both None when ``sweeps`` was
+    fixed).
     """
 
     states: Tensor
@@ -302,10 +305,11 @@ def solve(
     """The trajectory x_t = f(x_{t-1}, u_t) of a cell ("gru" or "tanh") by parallel sweeps; no gradient (see :func:`rnn`).
 
     u (T, N, g*h), w (g*h, h), b (g*h,) default zero, h0 (N, h) default zero, ``guess`` (T, N, h) the first iterate, default zero.
-    ``method``: "newton" (full Jacobian), "quasi" (its diagonal) or "picard" (none). The sweeps end when max |f(x_{t-1}) - x_t| <= ``tolerance``
-    (default 1e-5 in float32, 1e-10 in float64); after ``max_sweeps`` (default T, which always suffices but for rounding) NotConverged is
-    raised, or with ``strict=False`` the last iterate is returned with ``converged`` False. A fixed number of ``sweeps`` asks nothing of the
-    host, so it can be captured in a CUDA graph; states that miss the tolerance then come out as NaN. Raises ValueError for bad input.
+    ``method``: "newton" (full Jacobian), "quasi" (its diagonal) or "picard" (none). The sweeps end when max |f(x_{t-1}) - x_t| <=
+    ``tolerance`` (default 1e-5 in float32, 1e-10 in float64); after ``max_sweeps`` (default T, which always suffices but for rounding)
+    NotConverged is raised, or with ``strict=False`` the last iterate is returned with ``converged`` False. A fixed number of ``sweeps``
+    asks nothing of the host, so it can be captured in a CUDA graph; states that miss the tolerance then come out as NaN. Raises ValueError
+    for bad input.
     """
     b, h0, x = _prepare(cell, u, w, b, h0, guess, method)
     tolerance = TOLERANCE[u.dtype] if tolerance is None else tolerance
@@ -331,8 +335,8 @@ def solve(
         converged = bool(residual <= tolerance)
         if not converged and strict:
             raise NotConverged(
-                f"{method} sweeps of {cell!r}, {len(u)} steps: residual {float(residual):.3g} > {tolerance:g} after {done} sweeps; raise max_sweeps "
-                "(T always suffices but for rounding), use float64 or method='newton', or a sequential loop: the recurrence may be chaotic"
+                f"{method} sweeps of {cell!r}, {len(u)} steps: residual {float(residual):.3g} > {tolerance:g} after {done} sweeps; raise "
+                "max_sweeps (T always suffices but for rounding), use float64 or method='newton', or a sequential loop: the recurrence may be chaotic"
             )
         return Solution(y if converged else x.clone(), done, residual, converged, int(repaired))
 
@@ -411,11 +415,11 @@ def adjoint(
     tolerance: float = 1e-5,
     sweeps: int | None = None,
 ) -> Tensor:
-    """lambda_t = J_{t+1}^T lambda_{t+1} + grad_t, (T, N, h): "newton" by one reverse scan of the Jacobians diag(d_t) + sum_i diag(c_it) W_i.
+    """lambda_t = J_{t+1}^T lambda_{t+1} + grad_t, (T, N, h): with J_t = diag(d_t) + sum_i diag(c_it) W_i as in Structured.
 
-    "quasi" and "picard" repeat sweeps with the diagonal of J, or without it, until the equation holds to ``tolerance`` times max |lambda| (or
-    ``sweeps`` times). Raises NotConverged where T sweeps do not suffice; where the host is not asked (one scan, or fixed ``sweeps``) a result
-    that misses its equation is NaN.
+    "newton" is one reverse scan. "quasi" and "picard" repeat sweeps with the diagonal of J, or without it, until the equation holds to ``tolerance`` times max |lambda|
+    (or ``sweeps`` times). Raises NotConverged where T sweeps do not suffice; where the host is not asked (one scan, or fixed ``sweeps``) a
+    result that misses its equation is NaN.
     """
     exact, g = Structured(d, c, w).reversed(), grad.flip(0)
     zero, relative = torch.zeros_like(g[0]), max(tolerance, 1e3 * torch.finfo(g.dtype).eps)
@@ -456,8 +460,9 @@ def rnn(
 ) -> tuple[Tensor, Solution]:
     """The states (T, N, h) of a cell with gradients to u, w, b and h0, and the Solution that they came from. Arguments as in :func:`solve`.
 
-    The sweeps are not differentiated. By the implicit function theorem the gradient of the fixed point is one linear recurrence backwards in
-    time, solved by :func:`adjoint`, and then one product rule for all steps at once. Raises NotConverged and ValueError as :func:`solve` does.
+    The sweeps are not differentiated. By the implicit function theorem the gradient of the fixed point is one linear recurrence backwards
+    in time, solved by :func:`adjoint`, and then one product rule for all steps at once. Raises NotConverged and ValueError as :func:`solve`
+    does.
     """
     found = solve(cell, u, w, b, h0, method=method, tolerance=tolerance, max_sweeps=max_sweeps, sweeps=sweeps, guess=guess, block=block)
     b = u.new_zeros(len(w)) if b is None else b

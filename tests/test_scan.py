@@ -50,7 +50,10 @@ def test_a_linear_scan_has_the_gradient_of_the_loop(length, dense):
 
 def test_a_linear_scan_agrees_with_torchs():
     a, b = normal(77, 2, 3, scale=0.6), normal(77, 2, 3, seed=1)
-    combine = lambda left, right: (left[0] * right[0], right[0] * left[1] + right[1])
+
+    def combine(left, right):
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
     peer = associative_scan(combine, (a, b), dim=0, combine_mode="generic")[1]
     torch.testing.assert_close(scan.linear_scan(a, b), peer, atol=1e-11, rtol=1e-11)
 
@@ -153,7 +156,7 @@ def test_a_fixed_number_of_sweeps_gives_the_states_or_nan():
 
 def test_too_few_sweeps_raise_or_are_flagged():
     u, w, b, h0 = problem("tanh", 60, scale=3.0)
-    with pytest.raises(scan.NotConverged, match="residual .* after 2 sweeps"):
+    with pytest.raises(scan.NotConverged, match=r"residual .* after 2 sweeps"):
         scan.solve("tanh", u, w, b, h0, max_sweeps=2)
     found = scan.solve("tanh", u, w, b, h0, max_sweeps=2, strict=False)
     assert not found.converged
