@@ -336,7 +336,8 @@ def solve(
         if not converged and strict:
             raise NotConverged(
                 f"{method} sweeps of {cell!r}, {len(u)} steps: residual {float(residual):.3g} > {tolerance:g} after {done} sweeps; raise "
-                "max_sweeps (T always suffices but for rounding), use float64 or method='newton', or a sequential loop: the recurrence may be chaotic"
+                "max_sweeps (T always suffices but for rounding), use float64 or method='newton', or a sequential loop: the recurrence "
+                "may be chaotic"
             )
         return Solution(y if converged else x.clone(), done, residual, converged, int(repaired))
 
@@ -417,9 +418,9 @@ def adjoint(
 ) -> Tensor:
     """lambda_t = J_{t+1}^T lambda_{t+1} + grad_t, (T, N, h): with J_t = diag(d_t) + sum_i diag(c_it) W_i as in Structured.
 
-    "newton" is one reverse scan. "quasi" and "picard" repeat sweeps with the diagonal of J, or without it, until the equation holds to ``tolerance`` times max |lambda|
-    (or ``sweeps`` times). Raises NotConverged where T sweeps do not suffice; where the host is not asked (one scan, or fixed ``sweeps``) a
-    result that misses its equation is NaN.
+    "newton" is one reverse scan. "quasi" and "picard" repeat sweeps with the diagonal of J, or without it, until the equation holds to
+    ``tolerance`` times max |lambda| (or ``sweeps`` times). Raises NotConverged where T sweeps do not suffice; where the host is not asked
+    (one scan, or fixed ``sweeps``) a result that misses its equation is NaN.
     """
     exact, g = Structured(d, c, w).reversed(), grad.flip(0)
     zero, relative = torch.zeros_like(g[0]), max(tolerance, 1e3 * torch.finfo(g.dtype).eps)
