@@ -213,3 +213,55 @@ def test_modules_that_are_not_such_a_cell_are_refused():
 def test_the_lyapunov_exponent_of_a_constant_map():
     J = torch.tensor([[0.0, 0.5], [2.0, 0.0]], dtype=torch.float64).expand(2000, 3, 2, 2) * 1.1
     torch.testing.assert_close(scan.lyapunov_exponent(J), torch.full((3,), 1.1, dtype=torch.float64).log(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
+def test_the_amplification_is_the_recurrence_of_residuals_by_autograd(cell):
+    u, w, b, h0 = problem(cell, 40, h=3)
+    states = scan.run_loop(cell, u, w, b, h0)
+    signs = torch.randint(2, states.shape, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    d, largest, before = torch.zeros_like(h0), 0.0, torch.cat([h0[None], states[:-1]])
+    for t in range(40):
+        pushed = torch.autograd.functional.jvp(lambda x, t=t: scan.CELLS[cell].step(x[None], u[t : t + 1], w, b)[0], before[t], d)[1]
+        d = pushed + signs[t]
+        largest = max(largest, float(d.abs().max()))
+    assert scan.amplification(cell, states, u, w, b, h0) == pytest.approx(largest, rel=1e-10)
+
+
+def test_the_amplification_tells_a_chaotic_cell_from_one_that_forgets():
+    rotation = torch.linalg.qr(normal(8, 8, seed=7))[0]
+    u = normal(200, 1, 8, seed=100, scale=0.3)
+    tame, chaotic = (scan.amplification("tanh", scan.run_loop("tanh", u, g * rotation), u, g * rotation) for g in (1.0, 3.0))
+    assert tame < 100
+    assert chaotic > 1e5
+
+
+def test_the_amplification_refuses_states_that_do_not_fit():
+    u, w, b, h0 = problem("tanh", 5)
+    with pytest.raises(ValueError, match="guess"):
+        scan.amplification("tanh", u[:3], u, w, b, h0)
+
+
+def test_a_converged_solution_is_f_of_the_last_iterate():
+    u, w, b, h0 = problem("tanh", 30, scale=0.8)
+    found = scan.solve("tanh", u, w, b, h0, method="picard", tolerance=0.05)
+    x = torch.zeros_like(u)
+    for _ in range(found.sweeps + 1):
+        x = scan.CELLS["tanh"].step(torch.cat([h0[None], x[:-1]]), u, w, b)
+    assert found.residual > 1e-4
+    torch.testing.assert_close(found.states, x, atol=1e-13, rtol=0)
+
+
+def test_states_near_the_edge_of_the_box_are_not_counted_as_put_back():
+    u, w = torch.full((20, 1, 3), 1.9, dtype=torch.float64), 0.01 * torch.eye(3, dtype=torch.float64)
+    assert scan.run_loop("tanh", u, w).min() > 0.95
+    assert scan.solve("tanh", u, w).repaired == 0
+
+
+def test_a_scanned_gradient_that_misses_its_equation_a_little_is_nan(monkeypatch):
+    u, w, b, h0 = problem("tanh", 30)
+    _, d, c = scan.CELLS["tanh"].linearise(torch.cat([h0[None], scan.run_loop("tanh", u, w, b, h0)[:-1]]), u, w, b)
+    grad, run = normal(30, 3, 4, seed=9), scan.run_scan
+    assert scan.adjoint(d, c, w, grad).isfinite().all()
+    monkeypatch.setattr(scan, "run_scan", lambda *args: run(*args) * (1 + 1e-3))
+    assert scan.adjoint(d, c, w, grad).isnan().all()

@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/nonlinear-rnn-parallel.ipynb)
 #
-# **The point.** $x_t=\tanh(Ax_{t-1}+u_t)$ can be solved in parallel over time: guess all states, linearise, scan, repeat. Every scheme of the post is exact after $T$ sweeps;
-# what counts is how much earlier. Its base scheme shines for small signals and is *slower than no linearisation* once tanh saturates. Its last scheme is Newton's method: four to
-# seven sweeps for tame weights, the whole length for chaotic ones. On an H100 that beats a loop without overhead by a factor of 30 at state size 1 and 10,000 steps, cuDNN by 3.5; from
-# size 16 on cuDNN wins the GRU's forward pass at every length.
+# **The point.** $x_t=\tanh(Ax_{t-1}+u_t)$ can be solved in parallel over time: guess all states, linearise, solve the linear recurrence in $\log T$ rounds (a *sweep*), repeat. Every scheme
+# of the post is exact after $T$ sweeps; the post's base scheme is *slower than no linearisation* once tanh saturates, its last one is Newton's method and needs a handful for tame weights. Does that pay on
+# an H100? GRU of size 1, 10,000 steps, forward: cuDNN (NVIDIA's fused serial kernel) beats the Newton that decides by itself when to stop, by 3; with the number of sweeps *known beforehand* and all kernels
+# replayed as one CUDA graph Newton beats cuDNN by 3.5. From 100,000 steps on both win; from size 16 on neither wins the forward pass at any length.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -37,6 +37,7 @@ import scipy.stats
 import sympy as sp
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import kexue_nb
 from kexue_nb import data, ledger, nn, optim, scan, train
@@ -46,7 +47,7 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE
 # %%
 nb = kexue_nb.notebook("nonlinear-rnn-parallel")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: largest error against the sweep for unit inputs at rho 0.9, length 256. Newton is exact after 5 sweeps, kappa A after 23, Jacobi after 46, the post's L = A only when the front has passed, at 243. Right: how many times faster than cuDNN the parallel GRU is on an H100, against the length. State size 1 rises from 0.6 at a thousand steps to 12 at a hundred thousand, size 4 reaches 3, size 16 stays at 0.7, size 64 below 0.1."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: largest error against the sweep for unit inputs at rho 0.9, length 256. Newton is exact after 5 sweeps, kappa A after 23, Jacobi after 46, the post's L = A only when the front has passed, at 243. Right: how many times as fast as cuDNN the parallel GRU is on an H100, against the length. With the sweeps known, as a graph, size 1 rises from 0.6 at a thousand steps to 9 at a hundred thousand, size 4 to 2, size 16 stays below one. The self-stopping solver lies far lower: size 1 crosses one between 10,000 and 100,000 steps and ends at 3, sizes 4 and 16 stay below one."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.7))
 O1 = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
 A1, u1, x1 = 0.9 * O1, torch.randn(256, 16, generator=torch.Generator().manual_seed(100), dtype=torch.float64), [torch.zeros(16).double()]
@@ -71,23 +72,31 @@ for (name, factor), color, style in zip(factors.items(), (BLUE, ORANGE, GREEN, B
 left.set(xscale="log", yscale="log", ylim=(1e-15, 1e9), xlabel="sweep (log axis)", ylabel="largest error (log axis)")
 left.set_title("unit inputs: the post's L = A loses to no L", fontsize=10)
 left.legend(fontsize=8, loc="lower left")
-first_rows = {
-    (r["cell"], r["h"], r["steps"], r["method"]): r["seconds"] for r in nb.recorded("E4").result["rows"] if r.get("both") is False
-}
-for h, color, marker, style in ((1, BLUE, "o", "-"), (4, GREEN, "^", "-."), (16, ORANGE, "s", "--"), (64, PURPLE, "D", ":")):
-    base = lambda t, h=h: first_rows["gru", h, min(t, 10_000), "cudnn"] * max(1, t / 10_000)  # scaled beyond 10,000 steps
-    ts = (1000, 10_000, 100_000)
-    ours1 = [min(s for m in ("newton", "newton, graph") if (s := first_rows.get(("gru", h, t, m))) is not None) for t in ts]
-    ratios = [base(t) / s for t, s in zip(ts, ours1, strict=True)]
-    right.plot(ts, ratios, color=color, ls=style, marker=marker, label=f"h = {h}")
-    right.plot(ts[2:], ratios[2:], color=color, marker=marker, mfc="white", ls="")
-right.annotate("hollow: cuDNN's time scaled up", (1100, 0.02), fontsize=8, color=GREY)
-right.set_ylim(0.015, 40)
+times1 = {(r["cell"], r["h"], r["steps"], r["method"]): r["seconds"] for r in nb.recorded("E4").result["rows"] if r.get("both") is False}
+for r in nb.recorded("E4b").result["rows"]:  # where cuDNN refuses a call: fed in pieces
+    if not r["both"] and times1.get((r["cell"], r["h"], r["steps"], "cudnn")) is None:
+        times1[r["cell"], r["h"], r["steps"], "cudnn"] = r["seconds"]
+first_ratios = {}
+for h, color, marker in ((1, BLUE, "o"), (4, GREEN, "^"), (16, ORANGE, "s")):
+    for way, style, face in (("newton, graph", "-", color), ("newton", ":", "white")):
+        points = {t: times1["gru", h, t, "cudnn"] / ours for t in (1000, 10**4, 10**5, 10**6) if (ours := times1.get(("gru", h, t, way)))}
+        right.plot(
+            list(points), list(points.values()), color=color, ls=style, marker=marker, mfc=face, label=f"h = {h}" if face == color else None
+        )
+        first_ratios |= {(h, t, way): value for t, value in points.items()}
+right.annotate("full: sweeps known, one graph; hollow: stops by itself", (900, 0.004), fontsize=7.5)
+right.set_ylim(0.003, 40)
 right.axhline(1, color=BLACK, lw=1)
 right.set(xscale="log", yscale="log", xlabel="steps (log axis)", ylabel="times as fast as cuDNN (log axis)")
-right.set_title("parallel GRU on an H100, forward", fontsize=10)
+right.set_title("GRU, forward: small states gain", fontsize=10)
 right.legend(fontsize=8, loc="upper left")
-figure.suptitle("Newton needs five sweeps; whether they pay depends on the state size", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle(
+    "Five sweeps suffice; whether they pay depends on size, length and how they are stopped",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
 nb.show(figure)
 
 # %% [markdown]
@@ -450,9 +459,9 @@ nb.claim(
     "verified",
     holds=[
         ledger.less(
-            "L = A, ρ = 0.8, T = 60: distance to the loop after 60 sweeps",
-            gap(after("L = A", u60, A4, 60), exact_states(u60, A4)),
-            1e-12,
+            "L = A, ρ = 0.8, T = 60, inputs 0.1 N(0, 1): distance to the loop after 12 sweeps, well before the front",
+            gap(after("L = A", 0.1 * u60, A4, 12), exact_states(0.1 * u60, A4)),
+            1e-10,
             machine=True,
         ),
     ],
@@ -679,8 +688,9 @@ nb.claim(
 # ## The atlas: sweeps over the size of the weights and of the inputs
 #
 # **E1.** $A=\rho\cdot$orthogonal, $d=16$, inputs $s\cdot\mathcal N(0,1)$, float64. How many sweeps until *all* $T$ states are right to $10^{-10}$? Beside the schemes of the post
-# stands one of ours, $L=\kappa A$ with $\kappa$ the mean slope $\operatorname{sech}^2$ of the trajectory: as constant in time as the base scheme, hence as diagonalisable. We expect
-# the winner between Jacobi and L = A to follow D5 with $a=\rho$ and $\tau$ = mean $x^2$, and Newton's count to follow the largest Lyapunov exponent $\lambda$, the mean growth
+# stands one of ours, $L=\kappa A$ with $\kappa$ the mean slope $\operatorname{sech}^2$ of the exact trajectory: as constant in time as the base scheme, hence as diagonalisable, but chosen in hindsight, from the
+# answer; "κ from u" takes the mean of $\operatorname{sech}^2(u_t)$ instead, which is known beforehand. (Iterates are clamped to $\pm10^8$ on the way and NaN set to zero.) We expect
+# the winner between Jacobi and L = A to follow D5 with $a=\rho$ and $\tau$ = mean $x^2$ (from $\rho=1$ on: always Jacobi), and Newton's count to follow the largest Lyapunov exponent $\lambda$, the mean growth
 # rate of a small difference: what a chaotic system does at time $t$ cannot be known before the steps before it are {cite}`gonzalez2025predictability`.
 
 
@@ -720,6 +730,9 @@ grid = [(rho, s) for rho in RHOS for s in SCALES]
 atlases = [atlas(T_ATLAS, grid, METHODS)] + [atlas(T_ATLAS, grid, ["Jacobi", "L = A", "Newton"], seed=seed) for seed in (1, 2)]
 table_grid = [(rho, s) for s in (0.1, 1.0) for rho in (0.5, 0.7, 0.9, 1.0)]
 table, _, _ = atlas(256, table_grid, METHODS)
+A_table = torch.stack([rho * rotation(16) for rho, _ in table_grid])
+u_table = torch.stack([s * normal(256, 16, seed=100) for _, s in table_grid], 1)
+table["κ from u"] = sweeps_needed("L = κA", u_table, A_table, slope(u_table).mean((0, 2))[:, None, None])
 
 
 # %%
@@ -736,7 +749,9 @@ shares = [predicted(counts, taus) for counts, taus, _ in atlases]
 spearman = [float(scipy.stats.spearmanr(lles, counts["Newton"]).statistic) for counts, _, lles in atlases]
 counts, taus, lles = atlases[0]
 at = {cell: i for i, cell in enumerate(grid)}
-in_table = {cell: {kind: table[kind][i] for kind in METHODS} for i, cell in enumerate(table_grid)}
+in_table = {cell: {kind: table[kind][i] for kind in table} for i, cell in enumerate(table_grid)}
+unstable = [n for c, _, l in atlases for n, exponent in zip(c["Newton"], l, strict=True) if exponent > 0]
+stable = [n for c, _, l in atlases for n, exponent in zip(c["Newton"], l, strict=True) if exponent < -0.5]
 
 # %%
 nb.experiment(
@@ -761,6 +776,8 @@ nb.experiment(
             )
             for seed, value in enumerate(spearman)
         ],
+        ledger.less("Newton's sweeps where the exponent is below −0.5, the most", max(stable), 7, machine=True, scope="T = 128, 96 cells"),
+        ledger.more("where it is positive, the fewest", min(unstable), 8, machine=True, scope="T = 128, 96 cells"),
     ],
 )
 
@@ -768,13 +785,13 @@ nb.experiment(
 nb.results(
     "E1",
     "Sweeps to 1e-10, d = 16, T = 256, A = ρ · orthogonal, u = s · N(0, 1)",
-    ["s", "ρ", *METHODS],
-    [[f"{s:g}", f"{rho:g}", *("≈" + str(in_table[rho, s][kind]) for kind in METHODS)] for rho, s in table_grid],
+    ["s", "ρ", *table],
+    [[f"{s:g}", f"{rho:g}", *("≈" + str(in_table[rho, s][kind]) for kind in table)] for rho, s in table_grid],
 )
 
 # %% [markdown]
-# The table is the post's claim and its refutation side by side. At inputs of size 0.1, L = A beats Jacobi by a factor of five to seven while $\rho<1$. At unit inputs it needs three to six
-# times as many sweeps as doing nothing. $L=\kappa A$ is as cheap as L = A and never far from the best; Newton needs a handful. And the diagonal of the Jacobian is no
+# The table is the post's claim and its refutation side by side. At inputs of size 0.1, L = A beats Jacobi by a factor of five to seven while $\rho<1$. At unit inputs it needs up to five
+# times as many sweeps as doing nothing. $L=\kappa A$ is as cheap as L = A and beats it wherever states saturate, but is no rival of Newton, which needs a handful. And the diagonal of the Jacobian is no
 # good where the diagonal carries nothing: for orthogonal $A$ at $\rho=0.9$, $s=0.1$ quasi waits for the front while Jacobi does not.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels of the largest error against the sweep, log axis, for five schemes at rho 0.9. With small inputs Newton ends after 5 sweeps, kappa A after 14, L = A after 24, Jacobi after some 160. With unit inputs Newton ends after 5, kappa A after 23, Jacobi after 46, and L = A grows to huge errors until the front has passed."}}
@@ -801,7 +818,7 @@ figure.suptitle(
 )
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Cells of the atlas in the plane of rho and mean squared state. Circles, where L = A needs fewer sweeps than Jacobi, lie below the curve of the criterion, which falls from 0.41 at rho 0.3 to zero at rho 1; squares, where Jacobi wins, lie above it and everywhere beyond rho 1, with three exceptions at small signals."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Cells of the atlas in the plane of rho and mean squared state. Circles, where L = A needs fewer sweeps than Jacobi, lie below the curve of the criterion, which falls from 0.41 at rho 0.3 to zero at rho 1; squares, where Jacobi wins, lie above it and everywhere beyond rho 1, with a few exceptions."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
 for name, marker, color, wins in (
     ("L = A needs fewer sweeps", "o", ORANGE, lambda j, b: b < j),
@@ -813,17 +830,17 @@ for name, marker, color, wins in (
 line = np.linspace(0.25, 1, 60)
 axes.plot(line, (1 - line) / (2 - line), color=BLACK, ls="-", label="τ = (1 − ρ)/(2 − ρ)")
 axes.set(xlabel="ρ, spectral norm of A", ylabel="τ, mean of x²")
-axes.set_title("Saturation decides: below the curve the post's scheme wins, above it Jacobi")
+axes.set_title("Below the curve the post's scheme wins, above it Jacobi", fontsize=11)
 axes.legend(loc="lower right", fontsize=8)
 nb.show(figure)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Newton sweeps on a log axis against the Lyapunov exponent for 96 systems. Below minus 0.5 all need 3 to 6 sweeps; the count rises steeply as the exponent approaches zero and reaches the length 128 beyond."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Newton sweeps on a log axis against the Lyapunov exponent for 96 systems. Below minus 0.5 all need 3 to 6 sweeps; the count rises steeply as the exponent approaches zero; beyond it lies between 13 and the length 128."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.5))
 for (c, _, l), marker, color in zip(atlases, "os^", (BLUE, ORANGE, GREEN), strict=True):
-    axes.plot(l, c["Newton"], marker, color=color, ls="", ms=5, alpha=0.8, label=f"seed {'osx'.index(marker) if marker != '^' else 2}")
+    axes.plot(l, c["Newton"], marker, color=color, ls="", ms=5, alpha=0.8, label=f"seed {'os^'.index(marker)}")
 axes.axvline(0, color=GREY, lw=1, ls=":")
 axes.axhline(T_ATLAS, color=GREY, lw=1, ls="--")
-axes.annotate("T = 128: the front has passed", (-1.9, 100), fontsize=9, color=GREY)
+axes.annotate("T = 128: the front has passed", (-1.9, 100), fontsize=9)
 axes.set(yscale="log", xlabel="largest Lyapunov exponent (nats per step)", ylabel="Newton sweeps (log axis)")
 axes.set_title("What Newton costs is how predictable the system is")
 axes.legend(loc="center left", fontsize=8)
@@ -865,10 +882,10 @@ nb.claim(
 nb.claim(
     "C4",
     "plus1 and plus2 converge faster than L = A.",
-    "verified",
+    "partly",
     holds=[
         ledger.less(
-            f"most sweeps that {kind} needs beyond L = A, over 32 cells",
+            f"never slower: most sweeps that {kind} needs beyond L = A, over 32 cells",
             max(counts[kind][i] - counts["L = A"][i] for i in cells),
             1,
             machine=True,
@@ -885,6 +902,17 @@ nb.claim(
             scope="T = 256",
         )
         for kind in ("plus1", "Newton")
+    ],
+    fails=[
+        ledger.more(
+            "but cells of 32 in which plus1 saves nothing", sum(counts["plus1"][i] >= counts["L = A"][i] for i in cells), 0, machine=True
+        ),
+        sym.enumeration(
+            "and for small signals plus1 gains no power of ε over L = A, n = 1..4 (D6)",
+            (1, 2, 3, 4),
+            lambda n: counted["plus1"][0][n - 1],
+            lambda n: counted["L = A"][0][n - 1],
+        ),
     ],
 )
 nb.claim(
@@ -909,7 +937,7 @@ nb.claim(
     "refuted",
     fails=[
         ledger.less(
-            "chaotic case ρ = 1.5, s = 0.1: Newton's sweeps, of 128 that always suffice",
+            "a case with ρ = 1.5, s = 0.1: Newton's sweeps, of 128 that always suffice",
             counts["Newton"][at[1.5, 0.1]],
             T_ATLAS,
             machine=True,
@@ -920,7 +948,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# C6 is refuted as a statement of mathematics and right in spirit: with a positive exponent Newton too has to wait for the front, and in finite precision the "guaranteed" end can
+# C6 is refuted as a statement of mathematics and right in spirit: with a positive exponent Newton needs many sweeps, in some cases all $T$, and in finite precision the "guaranteed" end can
 # be spoiled twice, by overflow ahead of the front and by chaos behind it, where any two orders of the same sums end up apart. E8 shows both on the GPU.
 #
 # ### One line that mends the base scheme
@@ -936,7 +964,7 @@ down, up = (hi - kap) * a_s / (1 - kap * a_s), (kap - lo) * a_s / (1 - kap * a_s
 # %% tags=["hide-input"]
 nb.claim(
     "X2",
-    "Of all constant L = κA the best in the scalar bound is the mid-range slope κ = (s₋ + s₊)/2; it keeps L constant in time, and repairs the base scheme.",
+    "Of all constant L = κA the best in the scalar bound is the mid-range slope κ = (s₋ + s₊)/2; it keeps L constant in time. The mean slope (another choice, in hindsight) repairs the base scheme, and so does the mean of sech²(u), known beforehand.",
     "verified",
     holds=[
         sym.identity(
@@ -965,6 +993,13 @@ nb.claim(
             machine=True,
             scope="T = 256, κ the mean slope",
         ),
+        ledger.less(
+            "s = 1, ρ = 0.9: κ from u alone, over L = A",
+            in_table[0.9, 1.0]["κ from u"] / in_table[0.9, 1.0]["L = A"],
+            0.3,
+            machine=True,
+            scope="T = 256",
+        ),
     ],
 )
 nb.claim(
@@ -985,7 +1020,7 @@ nb.claim(
 # %% [markdown]
 # ### The front, seen
 #
-# B2. Where is the first wrong state after $n$ sweeps? Behind the diagonal nothing can be wrong. A scheme is worth its scans when its line leaves the diagonal.
+# Where is the first wrong state after $n$ sweeps? Behind the diagonal nothing can be wrong. A scheme is worth its scans when its line leaves the diagonal.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "First wrong time step against the number of sweeps for L = A, Jacobi, kappa A and Newton at rho 0.9 and unit inputs, length 256. All start on the diagonal. Newton leaves it after 3 sweeps, kappa A and Jacobi after about 15 and 30, L = A follows it to the end."}}
 A_f, u_f = 0.9 * rotation(16), normal(256, 16, seed=100)
@@ -1257,7 +1292,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# ## What no fixed number of sweeps can do
+# ## A memory that sweeps cannot hurry
 #
 # **E6.** $N$ sweeps with a constant $L$ are $N$ linear RNNs with pointwise functions between them: a network of constant depth. A nonlinear RNN can be *really* serial. Two units suffice
 # to keep the parity of a stream of bits: one computes OR, the other AND, of the last parity and the new bit, and parity is "OR and not AND". We count sweeps until
@@ -1281,14 +1316,19 @@ def latch_sweeps(kind, T, gain):
         x = one_sweep(kind, x, u, A, start=start).nan_to_num(0.0).clamp(-1e8, 1e8)
         needed[(needed == 0) & (gap_of_each(x, exact) <= 1e-6)] = n
         if n in (1, 2, 3, 8):
-            right.append(float(((x[n:, :, 0] - x[n:, :, 1] > 1) == parity[n:]).double().mean()))
-    exact_right = bool(((exact[..., 0] - exact[..., 1] > 1) == parity).all())
+            right.append(right_share(x[n:], parity[n:]))
+    exact_right = right_share(exact, parity) == right_share(exact[9:], parity[9:]) == 1
     return [int(n) for n in needed], right, exact_right
 
 
 # %%
 def gap_of_each(x, y):
     return (x - y).abs().amax((0, 2))
+
+
+def right_share(x, parity):
+    """Share of the parities that the states give: x_1 - x_2 > 1."""
+    return float(((x[..., 0] - x[..., 1] > 1) == parity).double().mean())
 
 
 latches = {
@@ -1388,7 +1428,7 @@ print(f"{found.sweeps} sweeps; refused: {few[:60]} ...")
 # %%
 nb.claim(
     "X5",
-    "kexue_nb.scan gives torch.nn.GRU's states in a few sweeps; without convergence it raises, or with a fixed number of sweeps returns NaN: never a wrong number in silence.",
+    "kexue_nb.scan gives torch.nn.GRU's states in a few sweeps. It returns states whose residual is below the tolerance, or raises, or with a fixed number of sweeps gives NaN. A small residual is not a small error: see X11.",
     "verified",
     holds=[
         ledger.less("distance to torch.nn.GRU, h = 6, T = 500, float64", distance, 1e-9, machine=True),
@@ -1403,6 +1443,45 @@ nb.claim(
             }[case],
             lambda case: {"few": ("NotConverged", True), "broken": ("ValueError", True), "poisoned": ("NaN", True)}[case],
         ),
+    ],
+)
+
+# %% [markdown]
+# **Converged is not correct.** The residual says how well the states satisfy the recurrence, and where the system contracts that is the error. Where it is chaotic it says nothing: here is a tanh RNN at
+# gain 3 on which float32 sweeps converge, with a residual below $10^{-6}$, to a trajectory that is *wrong by more than the size of a state*. No method is to blame, the serial loop in float32 is as wrong: the problem
+# amplifies every rounding error. `scan.amplification` estimates by how much, from the linearised recurrence along the states found: residual times amplification is the error to expect.
+
+# %%
+ill = {}
+for gain in (1.0, 3.0):
+    W_ill = (gain * rotation(8, 4)).float()
+    u_ill = (0.3 * normal(200, 1, 8, seed=100)).float()
+    true_ill = scan.run_loop("tanh", u_ill.double(), W_ill.double())
+    found_ill = scan.solve("tanh", u_ill, W_ill)  # raises unless it converges
+    ill[gain] = {
+        "residual": float(
+            (torch.tanh(torch.cat([torch.zeros(1, 1, 8), found_ill.states[:-1]]) @ W_ill.T + u_ill) - found_ill.states).abs().max()
+        ),
+        "error": gap(found_ill.states.double(), true_ill),
+        "loop": gap(scan.run_loop("tanh", u_ill, W_ill).double(), true_ill),
+        "amplification": scan.amplification("tanh", found_ill.states, u_ill, W_ill),
+    }
+print({gain: {name: f"≈{value:.1e}" for name, value in row.items()} for gain, row in ill.items()})
+
+# %% tags=["hide-input"]
+nb.claim(
+    "X11",
+    "A converged answer can be wrong: in the chaotic tanh RNN the residual is small and the error is not; the amplification along the states found tells the two cases apart.",
+    "verified",
+    holds=[
+        ledger.less(
+            "gain 3, float32: residual of the answer that solve calls converged", ill[3.0]["residual"], 1e-5, digits=2, machine=True
+        ),
+        ledger.more("its error against the float64 loop", ill[3.0]["error"], 0.1, digits=2, machine=True),
+        ledger.more("the float32 loop's own error", ill[3.0]["loop"], 0.1, digits=2, machine=True),
+        ledger.more("amplification, gain 3", ill[3.0]["amplification"], 1e5, digits=2, machine=True),
+        ledger.less("amplification, gain 1", ill[1.0]["amplification"], 100, digits=2, machine=True),
+        ledger.less("error, gain 1", ill[1.0]["error"], 1e-5, digits=2, machine=True),
     ],
 )
 
@@ -1931,6 +2010,54 @@ e4 = nb.run(
     budget=nb.at_scale(cpu=20.0, gpu=120.0, full=108.0),
 )
 
+
+# %% tags=["hide-input"]
+def by_pieces(module, x, piece):
+    """The states of cuDNN's module over x (T, batch, h), fed ``piece`` steps at a time, each piece starting from the last state."""
+    states, last = [], None
+    for part in x.split(piece):
+        y, last = module(part, last)
+        states.append(y)
+    return torch.cat(states)
+
+
+def pieces(device, *, cases, batch, piece):
+    """Seconds of cuDNN over long sequences by pieces, forward and with the gradient of all weights through every piece. No TF32."""
+    rows = []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for cell, h, steps in cases:
+            module = layer(cell, h, 1.0, device)
+            x, cotangent = (
+                torch.randn(steps, batch, h, generator=torch.Generator(device=device).manual_seed(seed), device=device) for seed in (1, 2)
+            )
+            for both in (False, True):
+                row = {"cell": cell, "h": h, "steps": steps, "both": both, "note": ""}
+                try:
+                    row |= measure(
+                        lambda m=module, x=x: by_pieces(m, x, piece),
+                        False,
+                        list(module.parameters()),
+                        cotangent,
+                        (None, None),
+                        device,
+                        both,
+                    )
+                except (RuntimeError, ValueError) as error:
+                    row["note"] = f"{type(error).__name__}: {str(error)[:160]}"
+                rows.append(row)
+            del module, x, cotangent
+    return {"rows": rows}
+
+
+e4b_cases = [[c, h, t] for t in (10_000, 100_000, 1_000_000) for c in ("gru", "tanh") for h in (1, 4, 16, 64) if t * h <= 16_000_000]
+e4b = nb.run(
+    "E4b",
+    pieces,
+    cases=nb.at_scale(cpu=[["gru", 4, 500], ["tanh", 2, 300]], gpu=[c for c in e4b_cases if c[2] <= 100_000], full=e4b_cases),
+    batch=nb.at_scale(cpu=2, gpu=16, full=16),
+    piece=nb.at_scale(cpu=128, gpu=10_000, full=10_000),
+)
+
 # %%
 e8 = nb.run(
     "E8",
@@ -1997,6 +2124,12 @@ def exponent_again(gain, h, steps, batch):
     return total / steps / batch
 
 
+def slow_once(waits):
+    """Sleeps for the seconds in the list, once."""
+    if waits:
+        time.sleep(waits.pop())
+
+
 small = stress(torch.device("cpu"), cells=["tanh"], gains=[2.0], h=4, steps=128, batch=2, limit=2)["rows"][0]["exponent"]
 again = exponent_again(2.0, 4, 128, 2)
 probe_model, _, probe_scores = train_arm("N = 1", torch.device("cpu"), [1e-12, 3e-2], [0, 1], [3], 10)
@@ -2034,6 +2167,12 @@ nb.claim(
         ledger.less("train_arm: change of the runs with that rate", max(moved[:2]), 1e-9, digits=2, machine=True),
         ledger.more("and of the runs with a rate of 0.03", min(moved[2:]), 0.01, digits=2, machine=True),
         ledger.more("timed() of a pause of 20 ms", timed(partial(time.sleep, 0.02), torch.device("cpu"))[0], 0.02, machine=True),
+        ledger.less(
+            "timed() of a call that is slow the first time only, 0.5 s, seconds",
+            timed(partial(slow_once, [0.5]), torch.device("cpu"))[0],
+            0.25,
+            machine=True,
+        ),
         ledger.less(
             "largest relative error of a live scan (E7)",
             max(r["error"] for r in e7["rows"] if r["error"] is not None),
@@ -2141,7 +2280,7 @@ nb.claim(
 )
 
 # %%
-record = {id: nb.recorded(id) for id in ("E2", "E3", "E4", "E5", "E7", "E8")}
+record = {id: nb.recorded(id) for id in ("E2", "E3", "E4", "E4b", "E5", "E7", "E8")}
 full = {id: run.result for id, run in record.items()}
 card = record["E4"].device
 
@@ -2200,7 +2339,8 @@ nb.show(figure)
 #
 # The post's last turn: why insist on convergence? Call the $N$-sweep network a model of its own and train *it*. And if so: $N$ sweeps cost as much as $N$ linear
 # RNN layers, so why not stack "linear RNN + MLP" without sharing weights? Four learning rates for each arm, the best one chosen on 200 validation digits, five seeds, two lengths of
-# training; the test digits decide nothing but the number shown.
+# training; the test digits decide nothing but the number shown. Bars are 95% t intervals over seeds. The serial RNN's best rate is the lowest of the grid at both lengths, that of three layers after 280 steps the
+# highest, so their lines may lie a little low, and no verdict rests on them.
 
 
 # %%
@@ -2210,6 +2350,8 @@ def at_best_rate(arm, checkpoint):
     return arm["test"][checkpoint][best], best
 
 
+made_up = {"validation": [[[0.1, 0.2], [0.6, 0.5], [0.3, 0.9]]], "test": [[[0.9, 0.9], [0.7, 0.8], [0.1, 0.2]]]}
+assert at_best_rate(made_up, 0) == ([0.1, 0.2], 2)  # by the mean on validation, not on test digits
 scores = {name: [at_best_rate(arm, c) for c in range(len(record["E3"].config["checkpoints"]))] for name, arm in full["E3"].items()}
 e3_scope = "full, 5 seeds, rate chosen on validation digits"
 short, long = ({name: rows[c][0] for name, rows in scores.items()} for c in (0, 1))
@@ -2222,7 +2364,7 @@ def standard_errors(a, b):
 
 nb.experiment(
     "E3",
-    "Trained as models of their own, N = 3 sweeps beat N = 1 by more than 0.05 and the exact serial RNN; N = 5, lower on average after 280 steps, is not worse after 840.",
+    "Trained as models of their own, N = 3 sweeps beat N = 1 by more than 0.05, and beat N = 5.",
     "partly",
     holds=[
         *[
@@ -2239,7 +2381,6 @@ nb.experiment(
             ledger.better(f"N = 3 over N = 1, {steps} steps", chosen["N = 3"], chosen["N = 1"], sigmas=2.31, scope=e3_scope)
             for steps, chosen in ((280, short), (840, long))
         ],
-        ledger.better("N = 3 over the exact serial RNN, 840 steps", long["N = 3"], long["serial"], sigmas=2.31, scope=e3_scope),
         ledger.more(
             "live accuracy of the N = 3 network, mean of three seeds, after 60 steps (chance is 0.1)",
             float(np.mean(e3["N = 3"]["test"])),
@@ -2250,15 +2391,12 @@ nb.experiment(
     ],
     fails=[
         ledger.less(
-            "after 280 steps N = 5 is below N = 3 by this many standard errors (2.31 would count)",
+            "N = 3 over N = 5 after 280 steps, in standard errors (2.31 would count)",
             standard_errors(short["N = 3"], short["N = 5"]),
             2.31,
             digits=3,
             machine=True,
             scope=e3_scope,
-        ),
-        ledger.better(
-            "N = 5 over the exact serial RNN, 840 steps: no harm in five sweeps", long["N = 5"], long["serial"], sigmas=2.31, scope=e3_scope
         ),
         ledger.more(
             "mean accuracy, N = 5 minus N = 3, 840 steps",
@@ -2277,7 +2415,7 @@ for axes, chosen, steps in zip(panels, (short, long), record["E3"].config["check
     means = [np.mean(chosen[name]) for name in n_axis]
     errors3 = [scipy.stats.t.ppf(0.975, 4) * np.std(chosen[name], ddof=1) / math.sqrt(5) for name in n_axis]
     axes.errorbar(list(n_axis.values()), means, errors3, color=BLUE, marker="o", capsize=3, label="N sweeps, trained as such")
-    for name, color, style, x in (("serial", BLACK, "--", 4.0), ("3 layers", GREEN, ":", 4.4)):
+    for name, color, style, x in (("serial", BLACK, "--", 5.4), ("3 layers", GREEN, ":", 5.7)):
         half = scipy.stats.t.ppf(0.975, 4) * np.std(chosen[name], ddof=1) / math.sqrt(5)
         axes.axhline(
             np.mean(chosen[name]), color=color, ls=style, label={"serial": "exact serial RNN", "3 layers": "3 unshared layers"}[name]
@@ -2287,9 +2425,7 @@ for axes, chosen, steps in zip(panels, (short, long), record["E3"].config["check
     axes.set_title(f"{steps} steps", fontsize=10)
 panels[0].set_ylabel("test accuracy")
 panels[1].legend(loc="lower right", fontsize=8)
-figure.suptitle(
-    "Trained as models, two sweeps or more beat the exact RNN; five need longer training", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
+figure.suptitle("Trained as models of their own, three sweeps beat one at both lengths", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -2302,7 +2438,7 @@ nb.show(figure)
 warm = full["E5"]
 nb.experiment(
     "E5",
-    "Inside training the scanned gradient equals backpropagation through time; Newton's sweeps grow with training, and a start from the last epoch's states saves about half of them.",
+    "Inside training the scanned gradient equals backpropagation through time; in this one run Newton's sweeps grow with training, and a start from the last epoch's states saves about half of them.",
     "verified",
     holds=[
         ledger.less(
@@ -2330,6 +2466,9 @@ nb.experiment(
             machine=True,
             scope="full",
         ),
+        ledger.more(
+            "test accuracy in the end, recorded (chance 0.1)", warm["accuracy"][-1], 0.6, digits=2, machine=True, scope="full, one seed"
+        ),
         ledger.less("the same ratio, live, last epoch", e5["warm"][-1] / e5["cold"][-1], 1, digits=2, machine=True, scope="cpu"),
     ],
 )
@@ -2341,21 +2480,29 @@ axes.plot(
     range(1, len(warm["warm"]) + 1), warm["warm"], color=ORANGE, ls="--", marker="s", ms=4, label="start from the last epoch's states"
 )
 axes.set(xlabel="epoch", ylabel="Newton sweeps, mean", ylim=(0, 14), xticks=range(1, 21, 3))
-axes.set_title("Training makes the GRU harder to parallelise; a warm start halves the price")
+axes.set_title("One run: sweeps grow threefold in training; a warm start halves them")
 axes.legend(loc="upper left")
 nb.show(figure)
 
+
 # %% tags=["hide-input"]
+def products(call):
+    """Floating-point operations of the matrix products in a call."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops()
+
+
 halves = lambda chosen, name: float(np.mean(chosen[name]))
 nb.claim(
     "C11",
     "Forget about convergence: a network of N sweeps, trained as such, is a good model in its own right.",
     "verified",
     holds=[
-        ledger.better("N = 2 over the exact serial RNN, 840 steps", long["N = 2"], long["serial"], sigmas=2.31, scope=e3_scope),
+        ledger.more("mean accuracy of N = 3, 840 steps (chance 0.1)", halves(long, "N = 3"), 0.75, digits=3, machine=True, scope=e3_scope),
         ledger.better("N = 5 over N = 1, 840 steps", long["N = 5"], long["N = 1"], sigmas=2.31, scope=e3_scope),
         ledger.more(
-            "and it is far from the fixed point: logit error of three sweeps in a trained RNN, smallest of three seeds (E2)",
+            "without being near a fixed point: logit error of three sweeps in a trained RNN, smallest of three seeds (E2)",
             float(growth2[:, 2].min()),
             100,
             digits=2,
@@ -2369,6 +2516,12 @@ nb.claim(
     "N sweeps cost N linear RNN layers; so one may as well stack linear RNN + MLP.",
     "verified",
     holds=[
+        sym.enumeration(
+            "floating-point operations in matrix products: N sweeps, N layers, N = 1, 3",
+            (1, 3),
+            lambda n: products(lambda: sweeps_of(SweepRNN([0]), torch.ones(64, 1, 2, 32), n)),
+            lambda n: products(lambda: Stack([0], n).states(torch.ones(64, 1, 2, 32))),
+        ),
         ledger.close(
             "accuracy of three unshared layers over that of N = 3, 840 steps",
             halves(long, "3 layers") / halves(long, "N = 3"),
@@ -2393,7 +2546,7 @@ nb.claim(
     ],
     fails=[
         ledger.less(
-            "but at fixed N a state that needs the whole past stays out of reach: right parities beyond the front after 8 sweeps (E6), L = A, chance 0.5",
+            "of a net built to carry a parity (no N-sweep net was trained on it): right parities beyond the front after 8 sweeps (E6), L = A, chance 0.5",
             latches["L = A", 128, 8.0][1][3],
             0.62,
             machine=True,
@@ -2408,194 +2561,235 @@ nb.claim(
 # ### E4: against cuDNN and a loop
 #
 # **Set-up.** One H100, batch 16, float32 without TF32, $h$ inputs and $h$ states, recurrent blocks orthogonal, inputs $\mathcal N(0,1)$. *cuDNN* is `torch.nn.GRU` or `torch.nn.RNN`. The *loop* spends one
-# matrix product and one fused kernel a step and is replayed as a single CUDA graph, so that no Python and no launch latency is in it. *Newton* and *quasi* run until
-# $\max|f(x_{t-1})-x_t|\le10^{-5}$; *graph* replays the fixed number of sweeps that were needed as one CUDA graph, states that miss the tolerance turning to NaN. Times include the input
-# projection; "with gradient" adds that of all four weights. Errors are relative to a float64 solution, which agrees with cuDNN's in float64.
+# matrix product and one fused kernel a step and is replayed as a single CUDA graph, so that no Python and no launch latency is in it. *Newton, self-stopping* and *quasi* run until
+# $\max|f(x_{t-1})-x_t|\le10^{-5}$: the solver as one would call it, which asks the host after each sweep and launches kernel by kernel. *Newton, sweeps known* is told beforehand how many sweeps this very input needs (counted by the
+# first, not timed) and replays them as one CUDA graph, states that miss the tolerance turning to NaN: an idealisation, and two spare sweeps would cost up to half as much again. Times include the input
+# projection; "with gradient" adds that of all four weights. Each is the median of a few runs on one card; repeats were not recorded, and a forward pass slower than its own pass with gradient (a million steps, $h=1$) shows the noise.
 #
-# cuDNN took 10,000 steps in one call and refused 100,000 (`CUDNN_STATUS_NOT_SUPPORTED`). One would call it in pieces and hand the state over, so its time is scaled up from 10,000 steps there: hollow markers, "scaled" in
-# the table.
+# cuDNN took 10,000 steps in one call and refused 100,000 (`CUDNN_STATUS_NOT_SUPPORTED`). Beyond 10,000 it was therefore measured as one would use it (E4b): in pieces of 10,000 steps, each starting from the last state,
+# the gradient going through all of them.
 
 # %%
 table4 = {(r["cell"], r["h"], r["steps"], r["method"], r.get("both")): r for r in full["E4"]["rows"]}
 
 
 def seconds(cell, h, steps, method, both=False):
-    """Recorded seconds, or None; "ours" is the fastest of Newton eager and as a graph (a pass with gradient bounds the forward one)."""
-    if method == "ours":
-        passes = (True,) if both else (False, True)
-        options = [seconds(cell, h, steps, name, p) for name in ("newton", "newton, graph") for p in passes]
-        return min((s for s in options if s is not None), default=None)
+    """Recorded seconds, or None where it was not run."""
     return table4.get((cell, h, steps, method, both), {}).get("seconds")
 
 
 # %%
-def cudnn_time(cell, h, steps, both=False):
-    """(seconds, measured?): where a run was left out as too long, cuDNN's time is scaled up from the longest that was measured."""
-    measured = {t: seconds(cell, h, t, "cudnn", both) for t in LENGTHS}
-    known = [t for t in LENGTHS if measured[t] is not None and t <= steps]
-    return (measured[steps], True) if measured[steps] is not None else (measured[known[-1]] * steps / known[-1], False)
-
-
 LENGTHS = (1000, 10_000, 100_000, 1_000_000)
+STOPS, KNOWN = "newton", "newton, graph"  # the solver that stops by itself; sweeps known beforehand, one graph
+table4b = {(r["cell"], r["h"], r["steps"], r["both"]): r["seconds"] for r in full["E4b"]["rows"]}
+
+
+def cudnn_time(cell, h, steps, both=False):
+    """cuDNN's measured seconds: in one call where it takes one, else in pieces of 10,000 steps (E4b)."""
+    one_call = seconds(cell, h, steps, "cudnn", both)
+    return table4b[cell, h, steps, both] if one_call is None else one_call
+
+
+def over_cudnn(cell, h, steps, method, both=False):
+    """How many times as fast as cuDNN a method is, or None."""
+    ours = seconds(cell, h, steps, method, both)
+    return None if ours is None else cudnn_time(cell, h, steps, both) / ours
+
+
 cases4 = sorted({(c, h) for c, h, *_ in table4})
 sweeps4 = {(c, h, t): table4[c, h, t, "sweeps", None]["sweeps"] for c, h, t, m, _ in table4 if m == "sweeps"}
-speedup = {
-    (c, h, t, both): cudnn_time(c, h, t, both)[0] / ours
-    for c, h in cases4
-    for t in LENGTHS
-    for both in (False, True)
-    if (ours := seconds(c, h, t, "ours", both)) is not None
-}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels: speed of the parallel GRU over cuDNN against the length, for state sizes 1, 4, 16 and 64, with DEER's published speed-ups over a lax.scan loop in grey far above. Forward, size 1 crosses one between 1,000 and 10,000 steps and reaches 12, size 4 reaches 3, sizes 16 and 64 stay below one. With gradient, size 1 reaches 21, size 4 6, size 16 nearly 2, size 64 stays below one."}}
-figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.9), sharey=True)
-looks = {1: (BLUE, "o", "-"), 4: (GREEN, "^", "-."), 16: (ORANGE, "s", "--"), 64: (PURPLE, "D", ":")}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels: speed of the parallel GRU over cuDNN against the length, for state sizes 1, 4, 16 and 64. With the sweeps known beforehand, size 1 crosses one between 1,000 and 10,000 steps and reaches 9 forward and 21 with gradient; size 4 reaches 2 and 5; size 16 stays below one forward and reaches 1.7 with gradient; size 64 stays far below one. The self-stopping solver, hollow markers, starts between a hundredth and a quarter, and crosses one after 10,000 steps at size 1, with gradient also at sizes 4 and 16; at a million steps size 1 is at 3 and 16."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.6, 4.2), sharey=True)
+looks = {1: (BLUE, "o"), 4: (GREEN, "^"), 16: (ORANGE, "s"), 64: (PURPLE, "D")}
 for axes, both in zip(panels, (False, True), strict=True):
-    for h, (color, marker, style) in looks.items():
-        ts = [t for t in LENGTHS if ("gru", h, t, both) in speedup]
-        axes.plot(ts, [speedup["gru", h, t, both] for t in ts], color=color, ls=style, label=f"h = {h}")
-        for t in ts:
-            sure = cudnn_time("gru", h, t, both)[1]
-            axes.plot([t], [speedup["gru", h, t, both]], marker, color=color, mfc=color if sure else "white", ms=6)
+    for h, (color, marker) in looks.items():
+        for way, style, face in ((KNOWN, "-", color), (STOPS, ":", "white")):
+            points = {t: ratio for t in LENGTHS if (ratio := over_cudnn("gru", h, t, way, both)) is not None}
+            label = f"h = {h}" if way == KNOWN else None
+            axes.plot(list(points), list(points.values()), color=color, ls=style, marker=marker, mfc=face, ms=6, label=label)
     axes.axhline(1, color=BLACK, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="steps T (log axis)")
     axes.set_title("forward and gradient" if both else "forward", fontsize=10)
-panels[0].plot(
-    [1e3, 3e3, 1e4, 3e4, 1e5, 3e5], [18, 44, 138, 382, 1122, 2029], "x", color=GREY, ls=":", lw=1, label="DEER, h = 1, over lax.scan, V100"
+panels[0].plot([], [], color=BLACK, marker="o", label="sweeps known, one graph")
+panels[0].plot([], [], color=BLACK, marker="o", mfc="white", ls=":", label="self-stopping")
+panels[0].set_ylabel("times as fast as cuDNN (log axis)")
+panels[0].set_ylim(4e-3, 300)
+panels[0].legend(loc="upper left", fontsize=7, ncol=2)
+figure.suptitle(
+    "Knowing the sweeps moves the crossing with cuDNN from 100,000 steps to 10,000; h = 64 never gains",
+    fontsize=10.5,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
-panels[1].plot([1e3, 3e3, 1e4, 3e4, 1e5, 3e5], [41, 109, 289, 752, 816, 800], "x", color=GREY, ls=":", lw=1)
-panels[0].set_ylabel("times faster than cuDNN (log axis)")
-panels[0].set_ylim(2e-3, 5e3)
-panels[0].legend(loc="lower right", fontsize=7, ncol=2)
-figure.suptitle("Against cuDNN the gain is 3 to 21 at small states, and none at 64", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 
 # %% tags=["hide-input"]
-def shown(cell, h, t, both):
-    ours, (base, sure) = seconds(cell, h, t, "ours", both), cudnn_time(cell, h, t, both)
-    if ours is None:
-        return None
-    loop = seconds(cell, h, t, "loop, graph", both)
-    row = table4[cell, h, t, "newton", both]
-    error = "–" if row["error"] is None else f"≈{row['error']:.0e}"
-    ms = lambda v: "–" if v is None else f"≈{1e3 * v:.3g}"
-    return [
-        cell,
-        f"{h}",
-        f"{t:,}",
-        "with gradient" if both else "forward",
-        f"≈{sweeps4[cell, h, t]}",
-        ms(ours),
-        ms(seconds(cell, h, t, "quasi", both)),
-        ms(base) + ("" if sure else " (scaled)"),
-        ms(loop),
-        f"≈{base / ours:.3g}",
-        error,
-    ]
+def cell_of_both(value, digits=3):
+    """Forward and with gradient in one cell of the table; ``value`` maps both to a number or None."""
+    return " / ".join("–" if (v := value(both)) is None else f"≈{v:.{digits}g}" for both in (False, True))
+
+
+def milliseconds(c, h, t, method):
+    """The same of a method's times."""
+    time_of = cudnn_time if method == "cudnn" else partial(seconds, method=method)
+    return cell_of_both(lambda both: None if (s := time_of(c, h, t, both=both)) is None else 1e3 * s)
+
+
+def worst_error(c, h, t):
+    """The largest recorded relative error of both Newtons, forward and with gradient."""
+    errors = [table4.get((c, h, t, m, both), {}).get("error") for m in (STOPS, KNOWN) for both in (False, True)]
+    return max(e for e in errors if e is not None)
 
 
 nb.results(
     "E4",
-    f'Milliseconds on one {card}, batch 16, float32; cuDNN\'s time "scaled" from the longest run measured; error of Newton relative to float64',
-    ["cell", "h", "steps", "pass", "sweeps", "Newton", "quasi", "cuDNN", "loop, one graph", "cuDNN / Newton", "error"],
-    [row for c, h in cases4 for t in LENGTHS for both in (False, True) if (row := shown(c, h, t, both))],
+    f"Milliseconds on one {card}, batch 16, float32, forward / with gradient; cuDNN beyond 10,000 steps in pieces; error: the largest of both Newtons relative to float64",
+    [
+        *("cell", "h", "steps", "sweeps", "Newton, self-stopping", "Newton, sweeps known", "quasi", "cuDNN", "loop, one graph"),
+        *("cuDNN / self-stopping", "cuDNN / sweeps known", "error"),
+    ],
+    [
+        [
+            c,
+            f"{h}",
+            f"{t:,}",
+            f"≈{sweeps4[c, h, t]}",
+            *(milliseconds(c, h, t, m) for m in (STOPS, KNOWN, "quasi", "cudnn", "loop, graph")),
+            *(cell_of_both(partial(over_cudnn, c, h, t, m)) for m in (STOPS, KNOWN)),
+            f"≈{worst_error(c, h, t):.0e}",
+        ]
+        for c, h in cases4
+        for t in LENGTHS
+        if (c, h, t) in sweeps4
+    ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Seconds of a GRU forward pass against the length on log axes for h 16 and 64. At 16 cuDNN is lowest up to 10,000 steps, the graphed Newton runs close above it, the loop lies far higher, and eager Newton and quasi are flat near 0.05 to 0.1 seconds up to 100,000 steps. At 64 Newton lies a factor of ten above cuDNN, quasi overtakes it at 100,000."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Seconds of a GRU forward pass against the length on log axes for h 16 and 64. cuDNN is lowest at every length. At 16 the graphed Newton follows at 9 times its time at a thousand steps and 2 times at 10,000 and beyond, the graphed loop crosses it from below, and self-stopping Newton and quasi are flat near 0.05 to 0.1 seconds up to 100,000 steps. At 64 both Newtons lie far above cuDNN and quasi is the nearest of the parallel ones from 10,000 steps on."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.9), sharey=True)
 lines = {
     "cudnn": ("cuDNN", BLACK, "-", "o"),
     "loop, graph": ("loop, one CUDA graph", GREY, "--", "s"),
-    "newton": ("Newton", BLUE, "-", "^"),
-    "newton, graph": ("Newton, one CUDA graph", ORANGE, "-.", "D"),
+    "newton": ("Newton, self-stopping", BLUE, "-", "^"),
+    "newton, graph": ("Newton, sweeps known", ORANGE, "-.", "D"),
     "quasi": ("quasi", GREEN, ":", "v"),
 }
 for axes, h in zip(panels, (16, 64), strict=True):
     for name, (label, color, style, marker) in lines.items():
-        points = [(t, s) for t in LENGTHS if (s := seconds("gru", h, t, name)) is not None]
+        time_of = cudnn_time if name == "cudnn" else partial(seconds, method=name)
+        points = [(t, s) for t in LENGTHS if ("gru", h, t) in sweeps4 and (s := time_of("gru", h, t)) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), color=color, ls=style, marker=marker, ms=5, label=label)
     axes.set(xscale="log", yscale="log", xlabel="steps T (log axis)")
     axes.set_title(f"GRU, h = {h}, forward", fontsize=10)
 panels[0].set_ylabel("seconds (log axis)")
 panels[0].legend(fontsize=7, loc="upper left")
-figure.suptitle(
-    "Up to 10,000 steps nothing beats cuDNN at these sizes; the loop is beaten at h = 16", fontsize=11, fontweight="bold", x=0.01, ha="left"
-)
+figure.suptitle("At h = 16 and 64 nothing beats cuDNN's forward pass, at any length", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% tags=["hide-input"]
 full_scope = f"full, {card}, batch 16"
-newton_rows = [r for r in full["E4"]["rows"] if r["method"] in ("newton", "newton, graph") and r.get("error") is not None]
+newton_rows = [r for r in full["E4"]["rows"] if r["method"] in (STOPS, KNOWN) and r.get("error") is not None]
 refused_rows = [r for r in full["E4"]["rows"] if r["method"] == "cudnn" and "NOT_SUPPORTED" in r["note"]]
-over_cudnn = lambda h, both: seconds("gru", h, 10_000, "cudnn", both) / seconds("gru", h, 10_000, "ours", both)
 pairs4 = [(table4[c, h, t, "newton", False]["error"], table4[c, h, t, "cudnn", False]["error"]) for c, h in cases4 for t in (1000, 10_000)]
+peers4 = [row["peer"] for row in table4.values() if row.get("peer") is not None]
+speed_check = lambda kind, what, value, bound: kind(what, value, bound, digits=3, machine=True, scope=full_scope)
+gains16 = [over_cudnn("gru", h, t, m) for h in (16, 64) for t in LENGTHS for m in (STOPS, KNOWN, "quasi") if ("gru", h, t) in sweeps4]
+gains64 = [over_cudnn(c, 64, t, m, both) for c in ("gru", "tanh") for t in LENGTHS[:3] for m in (STOPS, KNOWN) for both in (False, True)]
 nb.experiment(
     "E4",
-    "Newton's sweeps beat a loop by tens at small states, cuDNN by single digits to about twenty, and lose the advantage by h = 64.",
+    "At small states Newton beats cuDNN by single digits to about twenty and a loop by tens; by h = 64 the advantage is lost.",
     "partly",
     holds=[
         ledger.less(
             "sweeps, the most of all cases from 1,000 to a million steps", max(sweeps4.values()), 8, machine=True, scope=full_scope
         ),
         ledger.less(
-            "relative error of states or gradients, the largest of all",
+            "relative error of states or gradients, the largest of both Newtons",
             max(r["error"] for r in newton_rows),
             1e-5,
             digits=2,
             machine=True,
             scope=full_scope,
         ),
-        ledger.more(
-            "GRU h = 1, 10,000 steps, forward: graphed loop over Newton",
-            seconds("gru", 1, 10_000, "loop, graph") / seconds("gru", 1, 10_000, "ours"),
-            20,
-            digits=3,
-            machine=True,
-            scope=full_scope,
+        speed_check(
+            ledger.more, "sweeps known, GRU h = 1, 10,000 steps, forward: cuDNN over Newton", over_cudnn("gru", 1, 10_000, KNOWN), 3
         ),
-        ledger.more("h = 1, 10,000 steps, forward: cuDNN over Newton", over_cudnn(1, False), 3, digits=3, machine=True, scope=full_scope),
-        ledger.more("h = 1, 10,000 steps, with gradient", over_cudnn(1, True), 5, digits=3, machine=True, scope=full_scope),
-        ledger.more("h = 4, 10,000 steps, with gradient", over_cudnn(4, True), 2, digits=3, machine=True, scope=full_scope),
-        ledger.less("h = 64, 10,000 steps, with gradient", over_cudnn(64, True), 0.3, digits=3, machine=True, scope=full_scope),
+        speed_check(ledger.more, "the same at 100,000 steps with gradient", over_cudnn("gru", 1, 100_000, KNOWN, True), 15),
+        speed_check(
+            ledger.more,
+            "the same at 10,000 steps, forward: graphed loop over Newton",
+            seconds("gru", 1, 10_000, "loop, graph") / seconds("gru", 1, 10_000, KNOWN),
+            20,
+        ),
+        speed_check(ledger.more, "self-stopping, GRU h = 1, 100,000 steps, forward", over_cudnn("gru", 1, 100_000, STOPS), 2),
+        speed_check(ledger.more, "self-stopping, a million steps, with gradient", over_cudnn("gru", 1, 1_000_000, STOPS, True), 10),
+        speed_check(
+            ledger.less,
+            "h = 64, GRU and tanh, all lengths, both passes and both Newtons: most",
+            max(g for g in gains64 if g is not None),
+            0.4,
+        ),
     ],
     fails=[
-        ledger.less(
-            "h = 1, 1,000 steps, forward: cuDNN is faster",
-            seconds("gru", 1, 1000, "cudnn") / seconds("gru", 1, 1000, "ours"),
-            1,
-            digits=3,
-            machine=True,
-            scope=full_scope,
+        speed_check(ledger.less, "self-stopping, GRU h = 1, 10,000 steps, forward: cuDNN wins", over_cudnn("gru", 1, 10_000, STOPS), 0.5),
+        speed_check(ledger.less, "and with gradient", over_cudnn("gru", 1, 10_000, STOPS, True), 0.7),
+        speed_check(
+            ledger.less,
+            "self-stopping, the same: graphed loop over Newton",
+            seconds("gru", 1, 10_000, "loop, graph") / seconds("gru", 1, 10_000, STOPS),
+            4,
         ),
-        ledger.less(
-            "h = 16, 10,000 steps, forward: cuDNN is faster already here",
-            over_cudnn(16, False),
-            0.7,
-            digits=3,
-            machine=True,
-            scope=full_scope,
+        speed_check(ledger.less, "sweeps known, h = 1, 1,000 steps, forward: cuDNN wins", over_cudnn("gru", 1, 1000, KNOWN), 1),
+        speed_check(
+            ledger.less, "GRU, h = 16 and 64, forward, all lengths, Newton or quasi: most", max(g for g in gains16 if g is not None), 0.9
         ),
+    ],
+)
+per_step4b = {key: s / key[2] for key, s in table4b.items()}
+one_call4b = [table4b[key] / s for key in table4b if (s := seconds(key[0], key[1], key[2], "cudnn", key[3])) is not None]
+scaled4b = [table4b[c, h, 10_000, both] * t / 10_000 / s for (c, h, t, both), s in table4b.items() if t > 10_000]
+module_p, x_p = torch.nn.GRU(3, 4).double(), normal(50, 2, 3, seed=61)
+module_q, x_q = torch.nn.RNN(3, 4).double(), normal(50, 2, 3, seed=62)
+gaps_p = []
+for m_p, z_p in ((module_p, x_p), (module_q, x_q)):
+    whole_p, parts_p = m_p(z_p)[0], by_pieces(m_p, z_p, 7)
+    weight_p = normal(50, 2, 4, seed=63)
+    grads_p = [torch.autograd.grad(y, list(m_p.parameters()), weight_p) for y in (whole_p, parts_p)]
+    gaps_p.append((gap(whole_p, parts_p), max(gap(g, h) for g, h in zip(*grads_p, strict=True))))
+nb.experiment(
+    "E4b",
+    "Fed in pieces of 10,000 steps with the state handed over, cuDNN takes a million steps; ten times the steps cost 5 to 12 times as much, and one piece what one call costs.",
+    "verified",
+    holds=[
+        ledger.less("states by pieces of 7 against one call, GRU and RNN, T = 50, live", max(a for a, _ in gaps_p), 1e-12, machine=True),
+        ledger.less("gradients of all weights, live", max(b for _, b in gaps_p), 1e-10, machine=True),
+        ledger.less("recorded runs that failed", sum(r["seconds"] is None or r["note"] != "" for r in full["E4b"]["rows"]), 1),
+        speed_check(ledger.less, "10,000 steps: one piece over one call (E4), the largest ratio", max(one_call4b), 1.3),
+        speed_check(ledger.more, "the smallest", min(one_call4b), 0.9),
+        speed_check(
+            ledger.less,
+            "time for ten times the steps, the largest ratio",
+            max(10 * per_step4b[c, h, 10 * t, b] / s for (c, h, t, b), s in per_step4b.items() if (c, h, 10 * t, b) in per_step4b),
+            12,
+        ),
+        speed_check(
+            ledger.more,
+            "the smallest",
+            min(10 * per_step4b[c, h, 10 * t, b] / s for (c, h, t, b), s in per_step4b.items() if (c, h, 10 * t, b) in per_step4b),
+            5,
+        ),
+        speed_check(ledger.less, "scaling up from 10,000 steps instead would have been off by at most", max(scaled4b), 2),
     ],
 )
 nb.claim(
     "X8",
-    "cuDNN refuses 100,000 steps in one call; its time grows linearly up to 10,000; and in float32 it is less exact than the parallel solution.",
+    "cuDNN refuses 100,000 steps in one call; in float32 it is less exact than the parallel solution; in float64 the two agree.",
     "verified",
     holds=[
         ledger.more("refused runs of 100,000 steps or more", len(refused_rows), 20, machine=True, scope=full_scope),
-        *[
-            ledger.close(
-                f"cuDNN's GRU, h = {h}, forward: time at 10,000 steps over that at 1,000",
-                seconds("gru", h, 10_000, "cudnn") / seconds("gru", h, 1000, "cudnn"),
-                10,
-                abs=3,
-                machine=True,
-                scope=full_scope,
-            )
-            for h in (1, 16, 64)
-        ],
         ledger.more(
             "cuDNN's error over Newton's, forward, the smallest of 14 ratios",
             min(c / n for n, c in pairs4),
@@ -2603,6 +2797,32 @@ nb.claim(
             digits=3,
             machine=True,
             scope=full_scope,
+        ),
+        ledger.less(
+            f"float64: largest relative distance of cuDNN and Newton, {len(peers4)} cases",
+            max(peers4),
+            1e-10,
+            digits=2,
+            machine=True,
+            scope=full_scope,
+        ),
+        ledger.less(
+            "the ratios of the first figure against those of the table",
+            max(abs(value - over_cudnn("gru", *key)) for key, value in first_ratios.items()),
+            1e-12,
+        ),
+        sym.enumeration(
+            "cuDNN's time in use at h = 1, microseconds: as recorded in E4 at 10,000 steps, in E4b beyond",
+            (10_000, 100_000, 1_000_000),
+            lambda t: round(1e6 * cudnn_time("gru", 1, t)),
+            lambda t: round(
+                1e6
+                * next(
+                    r["seconds"]
+                    for r in full["E4" if t == 10_000 else "E4b"]["rows"]
+                    if (r["cell"], r["h"], r["steps"], r.get("both")) == ("gru", 1, t, False) and r.get("method", "cudnn") == "cudnn"
+                )
+            ),
         ),
     ],
 )
@@ -2612,7 +2832,7 @@ nb.claim(
 # ### E7: the scan alone
 #
 # How good is the scan itself? 64 diagonal recurrences of up to a million steps, and dense $8\times8$ ones, beside torch's own associative scan and, for comparison of something that everybody has,
-# a cumulative sum over the same tensor. (The compiled version of torch's scan was timed in its first call only: that number contains the compilation.)
+# a cumulative sum over the same tensor. Torch's scan is the generic one, uncompiled; the compiled one was timed in its first call only, compilation included, so it is no part of the comparison.
 
 # %%
 table7 = {(r["kind"], r["method"], r["steps"]): r for r in full["E7"]["rows"]}
@@ -2632,7 +2852,6 @@ nb.results(
         *(f"ours, block {b}" for b in (4, 8, 16, 32)),
         "ours, best, one graph",
         "torch, generic",
-        "torch, compiled",
         "cumulative sum",
         "loop",
     ],
@@ -2642,7 +2861,7 @@ nb.results(
             f"{t:,}",
             *(ms7(t7(kind, f"ours, block {b}", t)) for b in (4, 8, 16, 32)),
             ms7(min((s for b in (4, 8, 16, 32) if (s := t7(kind, f"ours, block {b}, graph", t)) is not None), default=None)),
-            *(ms7(t7(kind, name, t)) for name in ("torch, generic", "torch, compiled", "cumulative sum", "loop")),
+            *(ms7(t7(kind, name, t)) for name in ("torch, generic", "cumulative sum", "loop")),
         ]
         for kind, t in sorted({(k, t) for k, _, t in table7}, key=lambda kt: (kt[0] != "diagonal", kt[1]))
     ],
@@ -2652,7 +2871,7 @@ nb.results(
 graph7 = lambda kind, t: min(t7(kind, f"ours, block {b}, graph", t) for b in (4, 8, 16, 32))
 nb.experiment(
     "E7",
-    "The blocked scan is faster than torch's associative scan and linear in T once the card is busy; the block size hardly matters there.",
+    "The blocked scan beats torch's generic, uncompiled associative scan; ten times the steps cost less than ten times the time; as a graph the block size hardly matters.",
     "verified",
     holds=[
         ledger.more(
@@ -2664,7 +2883,7 @@ nb.experiment(
             scope=f"full, {card}",
         ),
         ledger.more(
-            "torch's generic scan over ours as a graph",
+            "torch's generic scan, eager, over ours as a graph",
             t7("diagonal", "torch, generic", 1_000_000) / graph7("diagonal", 1_000_000),
             4,
             digits=3,
@@ -2724,8 +2943,9 @@ nb.results(
         "Lyapunov exponent",
         "Newton",
         "quasi",
-        "Picard",
+        "Jacobi",
         "error, Newton",
+        "error, quasi",
         "error, cuDNN float32",
         "entries put back",
         "Newton, ms",
@@ -2737,7 +2957,7 @@ nb.results(
             f"{r['gain']:g}",
             f"≈{r['exponent']:.3f}",
             *(state8(r[m]) for m in ("newton", "quasi", "picard")),
-            f"≈{r['newton']['error']:.1e}",
+            *(f"≈{r[m]['error']:.1e}" for m in ("newton", "quasi")),
             f"≈{r['cudnn_error']:.1e}",
             f"≈{r['newton']['repaired']:,}",
             f"≈{1e3 * r['newton']['seconds']:.3g}",
@@ -2747,9 +2967,9 @@ nb.results(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Sweeps against the Lyapunov exponent for three methods, log axis. Below minus 0.2 all have converged: Newton in 3 to 11 sweeps, quasi and Picard in 8 to 160. Above minus 0.08 all markers are hollow at the limit of 200."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Sweeps against the Lyapunov exponent for three methods, log axis. Below minus 0.2 all have converged: Newton in 3 to 11 sweeps, quasi and Jacobi in 8 to 160. Above minus 0.08 all markers are hollow at the limit of 200."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.6))
-for name, color, marker in (("newton", BLUE, "o"), ("quasi", GREEN, "v"), ("picard", ORANGE, "s")):
+for name, color, marker, size in (("picard", ORANGE, "s", 11), ("quasi", GREEN, "v", 8), ("newton", BLUE, "o", 4)):
     for filled in (True, False):
         chosen = [r for r in rows8 if r[name]["converged"] == filled]
         axes.plot(
@@ -2759,13 +2979,13 @@ for name, color, marker in (("newton", BLUE, "o"), ("quasi", GREEN, "v"), ("pica
             color=color,
             mfc=color if filled else "white",
             ls="",
-            ms=6,
-            label={"newton": "Newton", "quasi": "quasi", "picard": "Picard"}[name] if filled else None,
+            ms=size,
+            label={"newton": "Newton", "quasi": "quasi", "picard": "Jacobi"}[name] if filled else None,
         )
 axes.axvline(0, color=GREY, lw=1, ls=":")
 axes.annotate("hollow: not converged in 200", (0.02, 0.9), xycoords="axes fraction", fontsize=9, color=GREY)
 axes.set(yscale="log", xlabel="largest Lyapunov exponent (nats per step)", ylabel="sweeps (log axis)")
-axes.set_title("Tame weights: a handful of sweeps; near chaos no method ends in time")
+axes.set_title("Tame weights: a handful of sweeps; near chaos no method ends in 200")
 axes.legend(loc="center left", fontsize=8)
 nb.show(figure)
 
@@ -2774,7 +2994,7 @@ tame, wild = [r for r in rows8 if r["exponent"] < -0.19], [r for r in rows8 if r
 edge8 = next(r for r in rows8 if r["cell"] == "gru" and r["gain"] == 3.0)
 nb.experiment(
     "E8",
-    "For exponents below about −0.2 every method converges, Newton in at most 11 sweeps. Near zero and above, none does in 200; Newton is then the furthest off, and float32 itself is lost.",
+    "For exponents below about −0.2 every method converges, Newton in at most 11 sweeps. Near zero and above, none does in 200. In the one such case in which the methods differ (GRU, gain 3) Newton is the furthest off; where the exponent is positive, cuDNN's float32 is lost too.",
     "verified",
     holds=[
         ledger.less(
@@ -2806,6 +3026,9 @@ nb.experiment(
             machine=True,
             scope="full",
         ),
+        ledger.less("quasi's error there", edge8["quasi"]["error"], 1e-3, digits=2, machine=True, scope="full"),
+        ledger.more("Newton's", edge8["newton"]["error"], 1, digits=2, machine=True, scope="full"),
+        ledger.less("cuDNN's in float32", edge8["cudnn_error"], 1e-3, digits=2, machine=True, scope="full"),
         ledger.more(
             "entries that Newton put back there, of 2.56 million a sweep, all sweeps",
             edge8["newton"]["repaired"],
@@ -2833,8 +3056,8 @@ nb.experiment(
 )
 
 # %% [markdown]
-# The failures are honest ones: `scan.solve` raises `NotConverged`. Newton without damping is the *least* robust of the three near the edge. Ahead of the front its products of
-# Jacobians grow, the iterates hit the walls of the box by the million, and each sweep wins little more than its one guaranteed step; quasi, whose products are tamer, was nearly there. The exponent is an
+# None of these runs is taken for converged (X11 shows that "converged" would not mean "right" there either). In the GRU at gain 3, exponent $-0.07$, Newton without damping is the *least* robust of the three: ahead of the front its products of
+# Jacobians grow, the iterates hit the walls of the box by the million, and each sweep wins little more than its one guaranteed step, while quasi, whose products are tamer, comes within $10^{-3}$. The other four fail alike. The exponent is an
 # average: at $-0.05$ for tanh some stretch of some sequence is chaotic, as cuDNN's own error of about one half shows. Damped variants {cite}`gonzalez2024elk` aim at this zone.
 
 
@@ -2878,14 +3101,49 @@ torch.set_num_threads(threads)
 print("microseconds a step, batch 16:", {f"{kind}, d = {d}": f"≈{1e6 * s:.3g}" for (kind, d), s in cpu_steps.items()})
 
 # %% tags=["hide-input"]
-at_h1 = [speedup["gru", 1, t, False] for t in LENGTHS]
-same_time = cudnn_time("gru", 64, 10_000)[0] / cudnn_time("gru", 1, 10_000)[0]
+stops_h1 = [over_cudnn("gru", 1, t, STOPS) for t in LENGTHS]
+stops_h1_both = [over_cudnn("gru", 1, t, STOPS, True) for t in LENGTHS]
+known_h1 = [over_cudnn("gru", 1, t, KNOWN) for t in LENGTHS[:3]]
+same_time = cudnn_time("gru", 64, 10_000) / cudnn_time("gru", 1, 10_000)
 loop_ratio = seconds("gru", 64, 10_000, "loop, graph") / seconds("gru", 1, 10_000, "loop, graph")
+
+
+class Passes:
+    """A diagonal transition that counts the passes which must follow one another."""
+
+    def __init__(self, maps, count):
+        self.maps, self.count = maps, count
+
+    def __getitem__(self, at):
+        return Passes(self.maps[at], self.count)
+
+    def _counted(self, result):
+        self.count.append(1)
+        return result
+
+    first = lambda self, *args: self._counted(self.maps.first(*args))
+    compose = lambda self, *args: self._counted(self.maps.compose(*args))
+    advance = lambda self, *args: self._counted(self.maps.advance(*args))
+    wrap = lambda self, product: Passes(self.maps.wrap(product), self.count)
+
+
+passes = []
+scan.run_scan(
+    Passes(scan.Diagonal(torch.rand(4096, 1, 2).double()), passes), torch.rand(4096, 1, 2).double(), torch.zeros(1, 2).double(), 8
+)
+one_sweep_flops = products(lambda: scan.solve("gru", torch.randn(2048, 1, 48), torch.randn(48, 16) / 8, sweeps=1, block=8))
 nb.claim(
     "C7",
     "The total work is larger than the serial one, the wall-clock time usually smaller where convergence is fast, most of all for long sequences.",
     "partly",
     holds=[
+        ledger.close("passes of one scan, counted, T = 4,096, blocks of 8", len(passes), depth(4096, 1), rel=0.25),
+        ledger.close(
+            "multiply-adds of one sweep and the last evaluation a step, counted, over a serial step, h = 16",
+            one_sweep_flops / 2 / 2048 / (3 * 16**2),
+            work(16, 1) + 1,
+            rel=0.05,
+        ),
         ledger.more(
             "operations of Newton over the serial GRU, h = 16, at the recorded sweeps",
             work(16, sweeps4["gru", 16, 10_000]),
@@ -2897,22 +3155,17 @@ nb.claim(
             "steps in sequence at T = 10,000, over T", depth(10_000, sweeps4["gru", 16, 10_000], 16) / 10_000, 0.1, digits=2, machine=True
         ),
         ledger.increasing(
-            "cuDNN's time (scaled at 100,000) over ours, GRU h = 1, forward, 1,000, 10,000, 100,000 steps",
-            at_h1[:3],
-            machine=True,
-            scope=full_scope,
+            "cuDNN over self-stopping Newton, GRU h = 1, forward, 1,000 to a million steps", stops_h1, machine=True, scope=full_scope
         ),
+        ledger.increasing("with gradient", stops_h1_both, machine=True, scope=full_scope),
+        ledger.increasing("over Newton with the sweeps known, forward, 1,000 to 100,000", known_h1, machine=True, scope=full_scope),
+        speed_check(ledger.more, "self-stopping at 100,000 steps, forward", stops_h1[2], 2),
     ],
     fails=[
-        ledger.less(
-            "h = 16, 10,000 steps, four sweeps: cuDNN over ours, forward",
-            over_cudnn(16, False),
-            0.7,
-            digits=3,
-            machine=True,
-            scope=full_scope,
-        ),
-        ledger.less("h = 64", over_cudnn(64, False), 0.2, digits=3, machine=True, scope=full_scope),
+        speed_check(ledger.less, "self-stopping, h = 1, 10,000 steps, four sweeps, forward: cuDNN is faster", stops_h1[1], 0.5),
+        speed_check(ledger.less, "h = 16, a million steps, forward, self-stopping", over_cudnn("gru", 16, 1_000_000, STOPS), 0.7),
+        speed_check(ledger.less, "h = 16, 100,000 steps, forward, sweeps known", over_cudnn("gru", 16, 100_000, KNOWN), 0.7),
+        speed_check(ledger.less, "h = 64, 100,000 steps, forward, self-stopping", over_cudnn("gru", 64, 100_000, STOPS), 0.1),
     ],
 )
 nb.claim(
@@ -2920,36 +3173,38 @@ nb.claim(
     "DEER: evaluation up to three orders of magnitude faster on a GPU, training more than ten times.",
     "partly",
     holds=[
-        ledger.more(
-            "GRU h = 1, 1,000 steps, forward: eager loop over Newton, measured",
-            seconds("gru", 1, 1000, "loop") / seconds("gru", 1, 1000, "ours"),
+        speed_check(
+            ledger.more,
+            "GRU h = 1, 1,000 steps, forward: eager loop over Newton with the sweeps known",
+            seconds("gru", 1, 1000, "loop") / seconds("gru", 1, 1000, KNOWN),
             30,
-            digits=3,
-            machine=True,
-            scope=full_scope,
         ),
-        ledger.more(
-            "with gradient: graphed loop over Newton, 1,000 steps, measured",
-            seconds("gru", 1, 1000, "loop, graph", True) / seconds("gru", 1, 1000, "ours", True),
+        speed_check(
+            ledger.more,
+            "with gradient: graphed loop over the same, 1,000 steps",
+            seconds("gru", 1, 1000, "loop, graph", True) / seconds("gru", 1, 1000, KNOWN, True),
             10,
-            digits=3,
-            machine=True,
-            scope=full_scope,
         ),
-        ledger.more(
-            "forward, 100,000 steps: the eager loop's microseconds a step, times 100,000, over Newton",
-            seconds("gru", 1, 1000, "loop") * 100 / seconds("gru", 1, 100_000, "ours"),
-            500,
-            digits=3,
-            machine=True,
-            scope=f"{full_scope}, loop scaled",
+        speed_check(
+            ledger.more,
+            "forward, 100,000 steps, self-stopping: the eager loop's time a step, scaled, over Newton",
+            seconds("gru", 1, 1000, "loop") * 100 / seconds("gru", 1, 100_000, STOPS),
+            200,
         ),
     ],
     fails=[
-        ledger.less(
-            "against cuDNN, h = 1, 10,000 steps, forward, measured", over_cudnn(1, False), 10, digits=3, machine=True, scope=full_scope
+        speed_check(
+            ledger.less,
+            "self-stopping, 1,000 steps, forward: eager loop over Newton",
+            seconds("gru", 1, 1000, "loop") / seconds("gru", 1, 1000, STOPS),
+            10,
         ),
-        ledger.less("with gradient", over_cudnn(1, True), 10, digits=3, machine=True, scope=full_scope),
+        speed_check(
+            ledger.less,
+            "with gradient: graphed loop over Newton",
+            seconds("gru", 1, 1000, "loop, graph", True) / seconds("gru", 1, 1000, STOPS, True),
+            2,
+        ),
     ],
 )
 nb.claim(
@@ -2958,8 +3213,8 @@ nb.claim(
     "partly",
     holds=[
         ledger.more(
-            "Newton, GRU, 100,000 steps: time at h = 64 over h = 16 (cuDNN at 10,000 steps: below 1.5)",
-            seconds("gru", 64, 100_000, "ours") / seconds("gru", 16, 100_000, "ours"),
+            "steep in the state size: self-stopping Newton, GRU, 100,000 steps, time at h = 64 over h = 16",
+            seconds("gru", 64, 100_000, STOPS) / seconds("gru", 16, 100_000, STOPS),
             8,
             digits=3,
             machine=True,
@@ -2967,10 +3222,27 @@ nb.claim(
         ),
         ledger.less("sweeps in training, the largest mean of an epoch (E5)", max(warm["cold"]), 20, digits=3, machine=True, scope="full"),
         ledger.more(
-            "GRU, gain 3: entries out of the box or overflowed (E8)", edge8["newton"]["repaired"], 1e7, digits=2, machine=True, scope="full"
+            "an untrained GRU at gain 3: entries out of the box or overflowed (E8)",
+            edge8["newton"]["repaired"],
+            1e7,
+            digits=2,
+            machine=True,
+            scope="full",
         ),
     ],
-    fails=[ledger.more("GRU, gain 3: sweeps without convergence (E8)", edge8["newton"]["sweeps"], 199, machine=True, scope="full")],
+    fails=[
+        ledger.less(
+            "but not cubic at these sizes: exponent of h between 16 and 64",
+            math.log(seconds("gru", 64, 100_000, STOPS) / seconds("gru", 16, 100_000, STOPS), 4),
+            2.5,
+            digits=2,
+            machine=True,
+            scope=full_scope,
+        ),
+        ledger.more(
+            "GRU, gain 3: sweeps at which it was given up, not converged (E8)", edge8["newton"]["sweeps"], 199, machine=True, scope="full"
+        ),
+    ],
 )
 nb.claim(
     "C15",
@@ -3002,34 +3274,32 @@ nb.claim(
 # %% [markdown]
 # ## The paper's numbers beside ours
 #
-# Theirs: from DEER's repository, GRU with state size 1, one V100, against `lax.scan` at 9.7 microseconds a step. Ours: H100, batch 16; "loop" is eager PyTorch at 43 microseconds a step, scaled beyond 1,000 steps; "graph" is the
-# loop as one CUDA graph.
+# Theirs: from DEER's repository, GRU with state size 1, one V100, against `lax.scan` at 9.7 microseconds a step. Ours: H100, batch 16, Newton self-stopping / with the sweeps known; "loop" is eager PyTorch at 43 microseconds a step, scaled beyond 1,000 steps; cuDNN
+# beyond 10,000 steps in pieces.
 
 # %% tags=["hide-input"]
-ratio = lambda a, b: "–" if a is None or b is None else f"≈{a / b:.3g}"
 per_loop = seconds("gru", 1, 1000, "loop") / 1000
+both_ways = lambda of: " / ".join("–" if (v := of(m)) is None else f"≈{v:.3g}" for m in (STOPS, KNOWN))
+over_loop = lambda t, m: None if (s := seconds("gru", 1, t, m)) is None else per_loop * t / s
 nb.results(
     "C13",
-    "GRU with state size 1: speed-ups of the parallel evaluation",
+    "GRU with state size 1: speed-ups of the parallel evaluation; ours self-stopping / with the sweeps known",
     [
         "steps",
-        "DEER / lax.scan, forward",
-        "ours / loop",
-        "ours / loop as graph",
-        "ours / cuDNN",
+        "DEER over lax.scan, forward",
+        "ours over the loop",
+        "ours over cuDNN",
         "DEER, value and gradient",
-        "ours / cuDNN, with gradient",
+        "ours over cuDNN, with gradient",
     ],
     [
         [
             f"{t:,}",
             theirs,
-            ratio(per_loop * t, seconds("gru", 1, t, "ours")),
-            ratio(seconds("gru", 1, t, "loop, graph"), seconds("gru", 1, t, "ours")),
-            ratio(cudnn_time("gru", 1, t)[0], seconds("gru", 1, t, "ours")) + ("" if cudnn_time("gru", 1, t)[1] else " (scaled)"),
+            both_ways(partial(over_loop, t)),
+            both_ways(partial(over_cudnn, "gru", 1, t)),
             theirs_both,
-            ratio(cudnn_time("gru", 1, t, True)[0], seconds("gru", 1, t, "ours", True))
-            + ("" if cudnn_time("gru", 1, t, True)[1] else " (scaled)"),
+            both_ways(partial(over_cudnn, "gru", 1, t, both=True)),
         ]
         for t, theirs, theirs_both in ((1000, "18", "41"), (10_000, "138", "289"), (100_000, "1122", "816"), (1_000_000, "–", "–"))
     ],
@@ -3049,19 +3319,21 @@ nb.results(
 # matrices diagonal, so that the Jacobian *is* diagonal, and train 7B-parameter GRU and LSTM variants, up to 665 times faster than their naive serial evaluation (the paper's figure).
 #
 # **Turing completeness** (C16). Linear RNNs cannot track states that transformers cannot {cite}`merrill2024illusion`, unless their transitions have negative eigenvalues and depend on the input
-# {cite}`grazzi2025unlocking`. E6 says why $N$ sweeps at fixed $N$ do not help: they are a stack of $N$ such layers.
+# {cite}`grazzi2025unlocking`. $N$ sweeps at fixed $N$ and constant $L$ are a stack of $N$ such layers with pointwise functions between them; E6 shows how little of one parity net's work they have done after a few.
 #
 # ## What does not hold
 #
-# - **"Subtracting $Ax_{t-1}$ speeds up convergence"** (C3) is true below the curve of D5, for small signals, and the reverse of true above it. At unit inputs L = A needs about five times Jacobi's sweeps.
+# - **"Subtracting $Ax_{t-1}$ speeds up convergence"** (C3) is true below the curve of D5, for small signals, and the reverse of true above it. At unit inputs and $\rho\ge0.7$ L = A needs four to five times Jacobi's sweeps.
 # - **"Convergence is not guaranteed"** (C6): it is, after $T$ sweeps, for every $L_t$. What is missing is a guarantee of anything better.
 # - **The GRU's matrix** (C10) leaves out a first-order term and the slope; at gain 2 it needs twice the sweeps of no linearisation at all.
-# - **"Faster for long sequences"** (C7) needs small states: at $h=16$ the forward pass never catches cuDNN, with four sweeps. DEER's three orders of magnitude (C13) are against an unfused loop.
+# - **"Faster for long sequences"** (C7) needs small states and very long sequences: at $h=1$ the solver that stops by itself passes cuDNN between 10,000 and 100,000 steps; at $h=16$ the forward pass never catches it, with four sweeps. DEER's three orders of magnitude (C13) are against an unfused loop.
 # - **"Mostly the matrix products"** (C15) does not describe small and medium cells on a GPU: cuDNN takes much the same time at $h=64$ as at $h=1$.
-# - **"Mends the defects of linear RNNs"** (C16): not at a fixed number of sweeps.
+# - **"Mends the defects of linear RNNs"** (C16): not shown; a parity net's own trajectory needs about $T$ sweeps (no net of sweeps was trained on parity).
+# - **"Converged"** is a word about the residual (X11): in a chaotic RNN float32 sweeps and the float32 loop are both wrong.
 #
 # And of our own measurements: the learning rates of E3 reach down to $10^{-3}$, which is the serial RNN's best (its validation accuracy at $3\cdot10^{-3}$ is within a point or two), and the one-sweep network's best is at the upper end after 280 steps;
-# cuDNN beyond 10,000 steps is scaled, not measured; eager Newton is slowed down by the host, as its erratic times below 10,000 steps show; our scan uses no hand-written kernel, and a fused one as in ParaRNN would move the crossings.#
+# self-stopping Newton is slowed down by the host, as its erratic times below 10,000 steps show; the graph with known sweeps has no such margin and is told the answer's price; our scan uses no hand-written kernel, and a fused one as in ParaRNN would move the crossings.
+#
 # ## Exercises
 #
 # 1. The post's first sweep for the GRU starts from $h^{(0)}=0$. Show that with $L=\tfrac12(I+\tfrac12U_h)$ the first sweep is $h_t-Lh_{t-1}=z_t\circ\hat h_t$ with gates that see the input only.
@@ -3079,6 +3351,7 @@ step1, u_1, Uh_1 = gru_problem(1.0, 0, T=20)
 at_zero_1 = torch.func.vmap(step1)(torch.zeros(20, 8).double(), u_1)
 silent = torch.sigmoid(u_1[:, :8]) * torch.tanh(u_1[:, 16:])
 print(f"f_t(0) and z ∘ tanh(W x + b) differ by less than 1e-15: {gap(at_zero_1, silent) < 1e-15}")
+assert gap(at_zero_1, silent) < 1e-15
 
 # %% [markdown]
 # ```{admonition} Solution 2
@@ -3088,18 +3361,18 @@ print(f"f_t(0) and z ∘ tanh(W x + b) differ by less than 1e-15: {gap(at_zero_1
 
 # %% tags=["hide-cell"]
 slope_2, decay_2 = 0.6, 0.9
-u_2, truth_2, first_2 = normal(50, seed=41), [], []
-x = y_ = 0.0
+u_2, truth_2, x = normal(50, seed=41), [], 0.0
 for value in u_2.tolist():
-    x, y_ = slope_2 * decay_2 * x + value, slope_2 * decay_2 * y_ + value  # the RNN; one sweep with kappa = s, from zero
+    x = slope_2 * decay_2 * x + value  # the RNN
     truth_2.append(x)
-    first_2.append(y_)
-iterate = torch.zeros(50).double()
+exact_2 = {}
 for kappa_2 in (0.6, 0.3):
     before = torch.cat([torch.zeros(1).double(), normal(50, seed=42)[:-1]])  # any old iterate
     drive = slope_2 * decay_2 * before + u_2 - kappa_2 * decay_2 * before
-    swept = scan.linear_scan(torch.full((50, 1), kappa_2 * decay_2).double(), drive[:, None])[:, 0]
-    print(f"κ = {kappa_2}: exact after one sweep from a random start: {gap(swept, torch.tensor(truth_2).double()) < 1e-12}")
+    swept = scan.linear_scan(torch.full((50, 1), kappa_2 * decay_2, dtype=torch.float64), drive[:, None])[:, 0]
+    exact_2[kappa_2] = gap(swept, torch.tensor(truth_2, dtype=torch.float64)) < 1e-12
+    print(f"κ = {kappa_2}: exact after one sweep from a random start: {exact_2[kappa_2]}")
+assert exact_2 == {0.6: True, 0.3: False}
 
 # %% [markdown]
 # ```{admonition} Solution 3
