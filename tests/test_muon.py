@@ -100,6 +100,19 @@ def test_leading_axes_are_matrices_of_their_own():
     torch.testing.assert_close(stack.detach().flatten(0, 1), torch.stack([p.detach() for p in single]))
 
 
+def test_stacks_and_single_matrices_of_one_shape_share_a_batch():
+    params = [torch.nn.Parameter(gauss(*s, seed=i)) for i, s in enumerate([(2, 6, 4), (4, 6), (3, 4, 6), (6, 4)])]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    together, separate = muon.Muon(params, lr=0.1), [muon.Muon([p], lr=0.1) for p in alone]
+    for i, (p, q) in enumerate(zip(params, alone, strict=True)):
+        p.grad, q.grad = gauss(*p.shape, seed=50 + i), gauss(*p.shape, seed=50 + i)
+    together.step()
+    for optimizer in separate:
+        optimizer.step()
+    for p, q in zip(params, alone, strict=True):
+        torch.testing.assert_close(p, q)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (12, 5), (5, 12)])
 def test_orthogonalize_acts_on_singular_values_only(shape):
     G = gauss(*shape, dtype=torch.float64)
