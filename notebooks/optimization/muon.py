@@ -13,7 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/muon.ipynb)
 #
-# **The point.** At most five lines, and the one figure that shows it.
+# **The point.** Which step lowers the loss most while it changes a layer's output least? Measured by the spectral norm: minus the *matrix sign* of the gradient, which moves all singular directions equally far. That is Muon. Two repairs make it a drop-in for AdamW: weight decay, and a factor
+# $0.2\sqrt{\max(n,m)}$ that matches Adam's update size (where 0.2 comes from: $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.229$). On a transformer of 101 million parameters, both tuned, Muon reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: Newton-Schulz never converges, the norm bound
+# $1/\lambda$ grows with the width in the code that is run, and "52%" is an extrapolation of its own laws.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -42,6 +44,34 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
 # %%
 nb = kexue_nb.notebook("muon")
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, singular value after five Newton-Schulz steps against before, on a log axis: from 0.0015 on it lies in a band from 0.68 to 1.20 around 1, the exact matrix sign. Right, validation loss of a 101 million parameter model against steps: Muon's curve lies below AdamW's throughout and ends at 1.39 against 1.57; a dotted line at AdamW's final loss meets a cross for Muon's schedule of about 0.56 of the steps."}}
+hero_rows = {arm: nb.recorded(id).result["runs"][0] for arm, id in (("AdamW", "E7c"), ("Muon", "E7d"))}
+hero_short = nb.recorded("E7e").result["runs"]
+figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.5))
+hero_x, hero_y = np.geomspace(1e-4, 1, 3000), np.geomspace(1e-4, 1, 3000)
+for _ in range(5):
+    hero_y = 3.4445 * hero_y - 4.7750 * hero_y**3 + 2.0315 * hero_y**5
+panels[0].axhspan(0.6818, 1.2024, color=SKY, alpha=0.25)
+panels[0].plot(hero_x, hero_y, color=ORANGE, ls="-", label="Muon: five Newton-Schulz steps")
+panels[0].axhline(1, color=GREY, ls="--", label="exact matrix sign")
+panels[0].set(xscale="log", xlabel="singular value of the gradient (log axis)", ylabel="singular value of the step", ylim=(0, 1.45))
+for (arm, row), color, style in zip(hero_rows.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
+    panels[1].plot(row["at"], row["curve"], color=color, ls=style, label=f"{arm}, rate {2 ** row['exponent']:.2g}")
+panels[1].plot(
+    [row["at"][-1] for row in hero_short],
+    [row["curve"][-1] for row in hero_short],
+    "x",
+    color=RED,
+    ms=8,
+    label="Muon, shorter whole schedules",
+)
+panels[1].axhline(hero_rows["AdamW"]["curve"][-1], color=GREY, ls=":")
+panels[1].set(xlabel="step (16,384 bytes each)", ylabel="validation loss, nats a byte", ylim=(1.3, 2.6))
+for axes, title in zip(panels, ("All directions move (almost) equally far", "101M parameters, both rates tuned"), strict=True):
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+nb.show(figure)
 
 # %% [markdown]
 # ## The question
@@ -1319,7 +1349,6 @@ for t in range(5):
     ours_muon.step()
     plain_W, plain_M = muon_step(plain_W, gauss(6, 4, seed=31 + t), plain_M, 0.01)
 fast = {name: float(np.median(times)) for name, times in e2b_full.result["ms"].items()}
-live = {name: float(np.median(times)) for name, times in e2b["ms"].items()}
 print(
     f"{e2b_full.device}: one update of {e2b_full.result['parameters'] / 1e6:.0f}M parameters in 48 matrices:",
     {k: f"≈{v:.1f} ms" for k, v in fast.items()},
@@ -1351,6 +1380,13 @@ nb.experiment(
             digits=2,
             machine=True,
             scope=e2b_full.provenance,
+        ),
+        ledger.less(
+            "this machine, small matrices: time over torch.optim.Muon's",
+            min(e2b["ms"]["Muon"]) / min(e2b["ms"]["torch.optim.Muon"]),
+            2.0,
+            digits=1,
+            machine=True,
         ),
         ledger.less("one step on 48 matrices of width 1024, H100: gap", e2b_full.result["gap"], 0.02, digits=1, machine=True),
     ],
@@ -1479,10 +1515,10 @@ last_curve = {
 # %% tags=["hide-input"]
 byte_parts = [torch.randint(256, (n,), generator=torch.Generator().manual_seed(41), dtype=torch.uint8) for n in (3000, 500, 400)]
 byte_shape = {"vocabulary": 256, "context": 10, "d": 16, "depth": 4, "heads": 2}
-once_setup = {"batch": 4, "marks": 3, "decay": 0.2, "clip": 0.3, "bf16": False}
+once_setup = {"batch": 4, "marks": 3, "decay": 0.2, "bf16": False}
 
 
-def by_hand_once(arm, rate, seed, steps):
+def by_hand_once(arm, clip, rate, seed, steps):
     """train_once in plain loops, with a clip written out."""
     model = language_model(cpu, [seed], byte_shape)
     gains = (model.gains, model.final_gain)
@@ -1501,7 +1537,7 @@ def by_hand_once(arm, rate, seed, steps):
         mean_loss(byte_parts[0], starts[step]).backward()
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
         for p in model.parameters():
-            p.grad *= min(1.0, once_setup["clip"] / norm)
+            p.grad *= min(1.0, clip / norm)
         before, now = snapshot(model), rate * plain_rate(step, steps)
         opt.step(now)
         if (step + 1) % (steps // 3) == 0:
@@ -1515,11 +1551,11 @@ def by_hand_once(arm, rate, seed, steps):
 
 
 once_gaps = {}
-for arm in ("AdamW", "Muon"):
+for arm, clip in (("AdamW", 0.3), ("AdamW", 1e-7), ("Muon", 0.3)):  # below Adam's epsilon a clip shows in the size of the updates
     model = language_model(cpu, [5], byte_shape)
-    row = train_once(byte_parts, model, arm, 0.01, 5, steps=6, **once_setup)
+    row = train_once(byte_parts, model, arm, 0.01, 5, steps=6, clip=clip, **once_setup)
     ours = [*row["curve"], *row["rms"]["wv"], row["valid"], row["test"], matrix_entropies(model)["wv"]]
-    once_gaps[arm] = float(np.abs(np.array(ours) / np.array(by_hand_once(arm, 0.01, 5, 6)) - 1).max())
+    once_gaps[arm, clip] = float(np.abs(np.array(ours) / np.array(by_hand_once(arm, clip, 0.01, 5, 6)) - 1).max())
     assert row["at"] == [2, 4, 6]
 
 # %% tags=["hide-input"]
@@ -1620,14 +1656,14 @@ nb.claim(
         ),
         *[
             ledger.close(
-                f"train_once, {arm}: curve, update RMS, losses, entropy: largest relative gap",
+                f"train_once, {arm}, clip {clip:g}: curve, update RMS, losses, entropy: largest relative gap",
                 gap,
                 0,
                 abs=0.02 if arm == "Muon" else 1e-3,
                 digits=1,
                 machine=True,
             )
-            for arm, gap in once_gaps.items()
+            for (arm, clip), gap in once_gaps.items()
         ],
         sym.enumeration(
             "a grid whose best is at its upper edge grows there", [0, 1, 2, 3], lambda i: int(grown[i]["exponent"]), lambda i: i - 12
@@ -1689,5 +1725,794 @@ nb.claim(
         ),
     ],
 )
+# %% [markdown]
+# ## E3: at Adam's rates, on a small model
+#
+# Does matching the RMS let Muon take over Adam's learning rate? A transformer of width 64 (2 layers, rotary positions, 109 thousand parameters) reads Shakespeare by characters: 300 steps of 16 × 64 characters. AdamW with decay 0, 0.1 and 0.3, Muon with 0 and 0.1, seven rates an octave apart, four seeds.
+# In both arms *one* rate serves all parameters; in Muon's arm embeddings, gains and the output layer stay with AdamW. The rate is chosen on one held-out part of the text, the loss is reported on another. We expect Muon below AdamW at AdamW's own best rate.
+
+
+# %% tags=["hide-input"]
+def interval(sample):
+    """Half the width of a 95% confidence interval of a mean, by Student's t."""
+    sample = np.asarray(sample, dtype=float)
+    return float(scipy.stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample)))
+
+
+r3 = nb.recorded("E3")
+full3, rates3 = r3.result, next(iter(r3.config["rates"].values()))
+mean3 = {arm: np.array(row["valid"]).mean(1) for arm, row in full3.items()}
+best3 = {arm: int(row.argmin()) for arm, row in mean3.items()}
+adam3, muon3 = (min((arm for arm in full3 if arm.startswith(kind)), key=lambda arm: mean3[arm].min()) for kind in ("AdamW", "Muon"))
+test3 = {arm: np.array(row["test"]) for arm, row in full3.items()}
+same3 = test3[muon3][best3[adam3]]  # Muon at AdamW's best rate
+entropy3 = {arm: np.array([full3[arm]["entropy"][name] for name in HIDDEN]).mean(2) for arm in (adam3, muon3)}  # (6, rates)
+start3 = np.array([page(64, 64)] * 4 + [page(64, 256)] * 2)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the learning rate on a log axis. Left, validation loss: three AdamW curves that almost coincide fall to 2.14 at rate 0.008 and rise again; two Muon curves cross them at 0.004 and fall on to 1.99 at 0.03. Right, mean singular value entropy: AdamW's falls from 0.91 to 0.61 as the rate grows, Muon's stays at the Gaussian value 0.91 throughout."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.7))
+looks = dict(zip(full3, ((BLUE, ":", "v"), (BLUE, "-", "o"), (GREEN, "--", "^"), (PURPLE, ":", "s"), (ORANGE, "-", "D")), strict=True))
+for arm, (color, style, marker) in looks.items():
+    values = np.array(full3[arm]["valid"])
+    panels[0].errorbar(
+        rates3, values.mean(1), yerr=[interval(v) for v in values], color=color, ls=style, marker=marker, ms=4, lw=1.4, label=arm
+    )
+for arm, color, marker in ((adam3, BLUE, "o"), (muon3, ORANGE, "D")):
+    panels[1].plot(rates3, entropy3[arm].mean(0), color=color, marker=marker, ms=4, ls="-", label=arm)
+panels[1].axhline(start3.mean(), color=GREY, ls="--", label="Gaussian (the start)")
+for axes, title, label in (
+    (panels[0], "Muon crosses AdamW and goes on falling", "validation loss, nats a character"),
+    (panels[1], "AdamW's spectra narrow, Muon's do not", "entropy H, mean of the hidden matrices"),
+):
+    axes.set(xscale="log", xlabel="learning rate (log axis)", ylabel=label)
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7)
+nb.show(figure)
+
+# %% tags=["hide-input"]
+octaves_apart = lambda a, b: abs(math.log2(a / b))
+later3 = [full3[adam3]["rms"][m][name][best3[adam3]] for m in ("200", "300") for name in HIDDEN]
+muon_later3 = [full3[muon3]["rms"][m][name][best3[adam3]] for m in ("200", "300") for name in HIDDEN]
+live3 = {arm: np.array(row["valid"]).mean(1) for arm, row in e3.items()}
+nb.experiment(
+    "E3",
+    "Small model: at AdamW's tuned rate and decay, RMS-matched Muon is better; its own best rate is four times higher, and at low rates it is worse.",
+    "verified",
+    holds=[
+        ledger.better("test loss at AdamW's best rate, AdamW over Muon", test3[adam3][best3[adam3]], same3, scope=r3.provenance),
+        ledger.better("each at its own best rate", test3[adam3][best3[adam3]], test3[muon3][best3[muon3]], scope=r3.provenance),
+        ledger.close("best rate of AdamW lies inside the grid: index", best3[adam3], 3, abs=2.5, digits=1),
+        ledger.close("of Muon", best3[muon3], 5, abs=0.5, digits=1),
+        ledger.close("octaves between the best rates", octaves_apart(rates3[best3[muon3]], rates3[best3[adam3]]), 2, abs=0.5),
+        ledger.better("at the lowest rate, Muon over AdamW", test3[muon3][0], test3[adam3][0], scope=r3.provenance),
+        ledger.less(
+            "live, at the highest rate of the small grid: Muon over AdamW",
+            live3["Muon, decay 0.1"][-1] / live3["AdamW, decay 0.1"][-1],
+            1,
+            digits=3,
+            machine=True,
+        ),
+    ],
+)
+
+# %% [markdown]
+# At AdamW's tuned setting Muon is better by a hair's breadth of 0.04 nats; at its own rate by 0.15. The loss of both depends on the decay far less than on the rate. **Entropy.** AdamW's singular spectra narrow as the rate grows, Muon's keep the entropy of a Gaussian matrix at every rate. So at this size Muon does not *raise* the entropy, it *preserves* it.
+
+# %% [markdown]
+# ## E4: how large should an update be?
+#
+# The report's Table 8 asks which update RMS is best at AdamW's rate: 0.2 and 0.4. The same question here: the factor 0.2 becomes 0.05 to 1.6, while the product of rate and decay stays; at four rates, three seeds.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Validation loss against the product of learning rate and update RMS on a log axis. Four curves, for rates from 0.001 to 0.008, lie nearly on one U-shaped curve, with the minimum between 0.002 and 0.005; the curve for the highest rate reaches lowest. A star marks the setting of the post, factor 0.2 at AdamW's best rate, left of the minimum."}}
+r4 = nb.recorded("E4")
+factors4, rates4 = [float(name) for name in r4.result], next(iter(r4.config["rates"].values()))
+valid4 = np.array([np.array(row["valid"]).mean(1) for row in r4.result.values()])  # (factors, rates)
+best4 = [factors4[i] for i in valid4.argmin(0)]
+figure, axes = plt.subplots(figsize=(7.2, 3.5))
+for i, (color, style, marker) in enumerate(zip((BLUE, ORANGE, GREEN, PURPLE), ("-", "--", "-.", ":"), "oDsv", strict=True)):
+    axes.plot(
+        np.array(factors4) * rates4[i],
+        valid4[:, i],
+        color=color,
+        ls=style,
+        marker=marker,
+        ms=4,
+        label=f"rate {rates4[i]:.2g}: best factor {best4[i]:g}",
+    )
+axes.plot(0.2 * rates4[-1], valid4[factors4.index(0.2), -1], "*", color=RED, ms=13, label="factor 0.2 at AdamW's best rate")
+axes.set(xscale="log", xlabel="rate × update RMS (log axis)", ylabel="validation loss, nats a character")
+axes.legend(fontsize=8)
+axes.set_title("What counts is rate times factor; at AdamW's rate 0.4 is best")
+nb.show(figure)
+
+# %% tags=["hide-input"]
+test4 = {factor: np.array(row["test"])[-1] for factor, row in zip(factors4, r4.result.values(), strict=True)}  # at AdamW's best rate
+spread4 = float(
+    np.ptp(
+        [
+            valid4[factors4.index(factor), rates4.index(rate)]
+            for factor, rate in ((1.6, rates4[0]), (0.8, rates4[1]), (0.4, rates4[2]), (0.2, rates4[3]))
+        ]
+    )
+)
+nb.experiment(
+    "E4",
+    "At AdamW's best rate the best update RMS is 0.4; the lower the rate, the higher the best factor.",
+    "verified",
+    holds=[
+        ledger.close("best factor at AdamW's best rate", best4[-1], 0.4, abs=0.05),
+        ledger.increasing(
+            "best factor at rates 2⁻⁷, 2⁻⁹, 2⁻¹⁰ (and the grid ends at 1.6)", [best4[3], best4[2], best4[1] + 1e-6 * (best4[0] >= best4[1])]
+        ),
+        ledger.better("test loss, factor 0.05 over 0.4", test4[0.05], test4[0.4], scope=r4.provenance),
+        ledger.better("factor 1.6 over 0.4", test4[1.6], test4[0.4], scope=r4.provenance),
+    ],
+)
+nb.claim(
+    "C9",
+    "An update RMS of 0.2 to 0.4 is best (report, Table 8).",
+    "partly",
+    holds=[
+        ledger.close("best factor at AdamW's tuned rate", best4[-1], 0.4, abs=0.05, scope=r4.provenance),
+        ledger.better("0.05 is worse, as in the report: over 0.4", test4[0.05], test4[0.4], scope=r4.provenance),
+    ],
+    fails=[
+        ledger.better("0.2 over 0.4: not among the best here", test4[0.2], test4[0.4], scope=r4.provenance),
+        ledger.more("at half of that rate the best is", best4[-2], 0.6, scope=r4.provenance),
+        ledger.less(
+            "validation loss at 0.8, over 0.2 (in the report 0.8 is worse by 0.22)",
+            float(valid4[4, -1] / valid4[2, -1]),
+            1,
+            scope=r4.provenance,
+        ),
+    ],
+)
+
+# %% [markdown]
+# ## E5: the norms under decay
+#
+# Digits with a fifth of the labels redrawn, $64\to64\to64\to64\to10$, Muon by the rule "original" (factor 1 for square matrices) at rate 0.02 on the two inner matrices, 3,000 steps, five decays, four seeds. The bound of the post is $1/\lambda$; D5 says $1.2024/\lambda$. The live run is a short one.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Spectral norm of a weight matrix against the step on log axes for five decays. Without decay it grows from 3.5 to 15. With decay 0.1, 0.5, 1 and 2 it stays near 4.5, 1.4, 0.8 and 0.42, each below its dashed bound one over decay; only for decay 2 the first point, 0.51, lies above the dashed line at 0.5 and below the dotted one at 0.60."}}
+r5 = nb.recorded("E5")
+norms5 = {float(decay): {int(m): np.array(v) for m, v in row["norm"].items()} for decay, row in r5.result.items()}
+figure, axes = plt.subplots(figsize=(7.2, 3.9))
+for (decay, row), color, marker in zip(norms5.items(), (BLACK, BLUE, GREEN, ORANGE, PURPLE), "osD^v", strict=True):
+    axes.plot(list(row), [v.mean() for v in row.values()], color=color, marker=marker, ms=5, ls="-", label=f"λ = {decay:g}")
+    if decay:
+        axes.axhline(1 / decay, color=color, ls="--", lw=1)
+        axes.axhline(1.2024 / decay, color=color, ls=":", lw=1)
+for decay, row in e5.items():
+    axes.plot(
+        [int(m) for m in row["norm"]],
+        [v[0] for v in row["norm"].values()],
+        "x",
+        color=RED,
+        ms=5,
+        label="this machine" if decay == "0.5" else None,
+    )
+axes.plot([], [], color=GREY, ls="--", lw=1, label="1/λ")
+axes.plot([], [], color=GREY, ls=":", lw=1, label="1.2024/λ")
+axes.set(yscale="log", xlabel="step", ylabel="‖W‖₂ (log axis)", ylim=(0.3, 22))
+axes.legend(fontsize=8, ncols=2, loc="center right")
+axes.set_title("Decay holds the norm; the strongest one shows that the ball is 20% larger")
+nb.show(figure)
+
+# %% tags=["hide-input"]
+last5 = {decay: row[3000] for decay, row in norms5.items()}
+top5 = {decay: max(v.mean() for v in row.values()) for decay, row in norms5.items()}
+accuracy5 = {float(decay): row["accuracy"] for decay, row in r5.result.items()}
+nb.experiment(
+    "E5",
+    "Without decay the spectral norm keeps growing; with decay it stays under 1.2024/λ, but not under 1/λ.",
+    "verified",
+    holds=[
+        ledger.increasing("no decay: mean norm at the six marks", [v.mean() for v in norms5[0.0].values()], machine=True),
+        *[
+            ledger.less(
+                f"λ = {decay:g}: largest norm of four seeds times λ", max(v.max() for v in row.values()) * decay, 1.2024, machine=True
+            )
+            for decay, row in norms5.items()
+            if decay
+        ],
+        ledger.more("λ = 2, step 200: mean norm times λ", norms5[2.0][200].mean() * 2, 1.0, machine=True, scope=r5.provenance),
+        ledger.better("test accuracy with noisy labels, λ = 1 over 0", accuracy5[1.0], accuracy5[0.0], scope=r5.provenance),
+        ledger.less("live, λ = 2: norm at the last mark times λ", float(list(e5["2.0"]["norm"].values())[-1][0]) * 2, 1.2024, machine=True),
+    ],
+)
+nb.claim(
+    "C5",
+    "In practice the bound 1/λ is loose.",
+    "partly",
+    holds=[
+        ledger.less(f"λ = {decay:g}: largest mean norm over 1/λ", top5[decay] * decay, bound, digits=2, machine=True, scope=r5.provenance)
+        for decay, bound in ((0.1, 0.6), (0.5, 0.8), (1.0, 0.95))
+    ],
+    fails=[ledger.more("λ = 2: it is tight, even exceeded", top5[2.0] * 2, 1.0, machine=True, scope=r5.provenance)],
+)
+
+# %% [markdown]
+# **C11.** The report's vanilla Muon is ahead of Muon with decay at first (by 0.023 at step 24,000 of its 800M model) and behind later (by 0.017 at 66,000). **E5b** looks for the same on the small language model: 3,000 steps, decay 0 and 0.1, three rates, three seeds with common batches.
+
+# %% tags=["hide-input"]
+r5b = nb.recorded("E5b")
+lead5b = {
+    int(m): np.array(r5b.result["decay 0.1"]["curve"][m]) - np.array(r5b.result["decay 0"]["curve"][m])
+    for m in r5b.result["decay 0"]["curve"]
+}
+end5b = np.array(r5b.result["decay 0.1"]["test"]) - np.array(r5b.result["decay 0"]["test"])
+print(
+    "lead of no decay (nats, mean of nine runs):",
+    {m: round(float(v.mean()), 3) for m, v in lead5b.items()},
+    "| test at the end",
+    round(float(end5b.mean()), 3),
+)
+nb.claim(
+    "C11",
+    "Without weight decay Muon's weights grow too large and its early lead shrinks.",
+    "verified",
+    holds=[
+        ledger.more(
+            "E5: spectral norm without decay, last over first mark", last5[0.0].mean() / norms5[0.0][200].mean(), 3, digits=2, machine=True
+        ),
+        ledger.more(
+            "E5b, step 1,200: smallest lead of no decay, nine runs",
+            float(lead5b[1200].min()),
+            0.01,
+            digits=2,
+            machine=True,
+            scope=r5b.provenance,
+        ),
+        ledger.less("at the end, test: mean lead of no decay", float(end5b.mean()), 0.0, digits=1, machine=True, scope=r5b.provenance),
+        ledger.less(
+            "mean at the end less that at step 1,200, in intervals of it",
+            float((end5b.mean() - lead5b[1200].mean()) / (interval(end5b.ravel() - lead5b[1200].ravel()))),
+            -1,
+            digits=2,
+            machine=True,
+            scope=r5b.provenance,
+        ),
+    ],
+)
+
+# %% [markdown]
+# So the lead is there in all nine runs, and it is gone at the end. Whether it *turns*, as in the report, is not resolved at this length: the last difference is smaller than its error.
+
+# %% [markdown]
+# ## E7: 101 million parameters
+#
+# Now a language model of a size that people call one: 101 million parameters (8 layers of width 1024, 16 heads, rotary positions, RMS norm, context 512, bfloat16 activations, attention by `scaled_dot_product_attention`). It reads bytes: Shakespeare, a newspaper in Chinese, Python code, 13 MB to train on, of which a run sees 7.4 million
+# in random windows, half an epoch, so nothing is over-fitted. 450 steps of 32 × 512 bytes, 45 of warm-up, cosine to a tenth, decay 0.1, gradients clipped at 1, AdamW's β = (0.9, 0.95).
+#
+# Both arms get the same tuning: four rates an octave apart (one rate for all parameters), chosen on held-out text; then two fresh seeds. The sheet of claims has a smaller model for this; it is replaced by this one. And because a run that is stopped early has not had its falling rate, "how many steps does Muon need?"
+# is answered by *whole* schedules of 0.3, 0.5 and 0.7 of the length, at the rate tuned for the full length.
+
+# %% tags=["hide-input"]
+r7 = {id: nb.recorded(id) for id in ("E7", "E7b", "E7c", "E7d", "E7e", "E7f")}
+rows7 = {id: run.result["runs"] for id, run in r7.items()}
+tuned7 = {"AdamW": rows7["E7"], "Muon": rows7["E7b"]}
+chosen7 = {arm: min(rows, key=lambda row: row["valid"]) for arm, rows in tuned7.items()}
+final7 = {"AdamW": [chosen7["AdamW"], *rows7["E7c"]], "Muon": [chosen7["Muon"], *rows7["E7d"]]}
+test7 = {arm: [row["test"] for row in rows] for arm, rows in final7.items()}
+batch_bytes = r7["E7"].config["batch"] * r7["E7"].config["shape"]["context"]
+
+
+def needed_share(seed):
+    """Share of the steps at which Muon's whole schedule ends at AdamW's final test loss: linear in the logarithm of the share."""
+    goal = next(row["test"] for row in final7["AdamW"] if row["seed"] == seed)
+    points = sorted((row["share"], row["test"]) for row in [*rows7["E7e"], *rows7["E7f"], *final7["Muon"]] if row["seed"] == seed)
+    shares, losses = np.array(points).T
+    return float(np.exp(np.interp(-goal, -losses, np.log(shares))))
+
+
+shares7 = {seed: needed_share(seed) for seed in (1, 2)}
+step_seconds = {arm: float(np.mean([row["seconds"][-1] / row["at"][-1] for row in rows])) for arm, rows in final7.items()}
+share7 = float(np.mean(list(shares7.values())))
+time7 = share7 * step_seconds["Muon"] / step_seconds["AdamW"]
+train_flops = 6 * r7["E7"].result["parameters"] * batch_bytes
+flops7 = share7 * (1 + e2b_full.result["flops"] / train_flops)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, validation loss against megabytes read: Muon's three curves lie below AdamW's three from the start, ending at 1.39 against 1.57; crosses at 0.3, 0.5 and 0.7 of the length mark Muon's shorter schedules, and a dashed line at AdamW's final loss meets them between 0.5 and 0.7. Right, the same against seconds of training: Muon is still below everywhere, but its curve ends at 20 seconds against 17."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
+for arm, color, style in (("AdamW", BLUE, "-"), ("Muon", ORANGE, "--")):
+    for i, row in enumerate(final7[arm]):
+        label = f"{arm}, rate {2 ** row['exponent']:.2g}" if i == 0 else None
+        panels[0].plot(np.array(row["at"]) * batch_bytes / 1e6, row["curve"], color=color, ls=style, lw=1.2, label=label)
+        panels[1].plot(row["seconds"], row["curve"], color=color, ls=style, lw=1.2, label=label)
+for k, row in enumerate([*rows7["E7e"], *rows7["E7f"]]):
+    label = "Muon, whole schedules of 0.3, 0.5, 0.7" if k == 0 else None
+    panels[0].plot(row["at"][-1] * batch_bytes / 1e6, row["curve"][-1], "x", color=RED, ms=8, label=label)
+    panels[1].plot(row["seconds"][-1], row["curve"][-1], "x", color=RED, ms=8)
+for axes, label in zip(panels, ("bytes read, millions", "seconds of training on one H100"), strict=True):
+    axes.axhline(np.mean([row["curve"][-1] for row in final7["AdamW"]]), color=GREY, ls=":", lw=1.2)
+    axes.set(xlabel=label, ylim=(1.3, 2.6))
+panels[0].set_ylabel("validation loss, nats a byte")
+panels[0].legend(fontsize=8)
+figure.suptitle(
+    f"101M parameters: AdamW's final loss after {share7:.2f} of its steps, {time7:.2f} of its time",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
+)
+nb.show(figure)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, validation loss against the learning rate on a log axis, four rates each: AdamW has its minimum 1.577 at 0.0005 and rises steeply to 1.87 at 0.002; Muon lies lower at every rate, with a flat minimum of 1.391 at 0.004. Right, update RMS over the rate against the step for six kinds of matrices: AdamW's lines run between 0.11 and 0.33 and settle at 0.2 to 0.23, Muon's rise from 0.1 to between 0.16 and 0.19; dashed lines at 0.2 and at 0.229."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.6))
+for arm, color, marker, style in (("AdamW", BLUE, "o", "-"), ("Muon", ORANGE, "D", "--")):
+    panels[0].plot(
+        [2 ** row["exponent"] for row in tuned7[arm]],
+        [row["valid"] for row in tuned7[arm]],
+        color=color,
+        marker=marker,
+        ls=style,
+        label=arm,
+    )
+    row = final7[arm][1]
+    for i, name in enumerate(HIDDEN):
+        panels[1].plot(row["at"], row["rms"][name], color=color, ls=style, lw=1, label=arm if i == 0 else None)
+panels[1].axhline(0.2, color=GREY, ls="--", lw=1, label="0.2")
+panels[1].axhline(math.sqrt(1 / 19), color=RED, ls=":", lw=1.4, label="√(1/19) = 0.229 (D8)")
+panels[0].set(xscale="log", xlabel="learning rate (log axis)", ylabel="validation loss, nats a byte")
+panels[1].set(xlabel="step", ylabel="update RMS / rate", ylim=(0, 0.4))
+for axes, title in zip(panels, ("Both tuned, best rates inside the grid", "Update sizes match, to a fifth"), strict=True):
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+nb.show(figure)
+
+# %% tags=["hide-input"]
+inside = {arm: [row["exponent"] for row in rows].index(chosen7[arm]["exponent"]) for arm, rows in tuned7.items()}
+at_rate = {arm: {row["exponent"]: row["test"] for row in rows} for arm, rows in tuned7.items()}
+half_way = lambda arm: np.array([[row["rms"][name][i] for name in HIDDEN] for row in final7[arm] for i in range(9, 18)])
+print(
+    {arm: ledger.with_error(test7[arm], 4) for arm in test7},
+    "| shares",
+    {s: round(x, 3) for s, x in shares7.items()},
+    "| seconds a step",
+    {a: f"≈{x:.4f}" for a, x in step_seconds.items()},
+)
+nb.experiment(
+    "E7",
+    "101M parameters, both tuned: Muon's loss is 0.16 nats lower after equal bytes; it reaches AdamW's with 0.56 of the steps, about 0.66 of the time and 0.7 of the FLOPs.",
+    "verified",
+    holds=[
+        ledger.more("parameters", r7["E7"].result["parameters"], 1e8, digits=4),
+        ledger.better("test loss, three seeds each, AdamW over Muon", test7["AdamW"], test7["Muon"], scope=r7["E7c"].provenance),
+        ledger.close("difference", float(np.mean(test7["AdamW"]) - np.mean(test7["Muon"])), 0.156, abs=0.01, digits=3, machine=True),
+        *[
+            ledger.close(f"best rate of {arm} lies inside the grid of four: position", i, 1.5, abs=0.6, digits=1)
+            for arm, i in inside.items()
+        ],
+        *[
+            ledger.close(
+                f"the fresh seeds of {arm} ran at the best exponent", rows[1]["exponent"], chosen7[arm]["exponent"], abs=0.1, digits=2
+            )
+            for arm, rows in final7.items()
+        ],
+        ledger.close("share of the steps, mean of two seeds", share7, 0.56, abs=0.02, digits=2, machine=True),
+        ledger.close("share of the time", time7, 0.66, abs=0.02, digits=2, machine=True),
+        ledger.close("share of the FLOPs, Newton-Schulz counted (attention's scores not)", flops7, 0.70, abs=0.02, digits=2, machine=True),
+        ledger.less("training set, bytes read over bytes there", 450 * batch_bytes / r7["E7"].result["train bytes"], 0.6, digits=2),
+    ],
+)
+
+# %% [markdown]
+# ### What this says about 52%
+#
+# Counted as the report counts, in tokens times model size, Muon needed 0.55 and 0.57 of AdamW's steps in our two seeds: close to its 0.52, with a five-thousandth of the compute of its smallest fitted model. Three things keep this from being a confirmation. The runs are short (450 steps; AdamW is behind from the first fifty). Muon's shorter schedules were not tuned again, so 0.56 is rather too high than too low. And on the clock
+# the gain is smaller: Newton-Schulz costs $5(4n^2m+2n^3)$ a matrix, whatever the batch, here a quarter of a step's FLOPs at 16 thousand tokens. At the millions of tokens of the report's batches this overhead is nothing.
+#
+# "Reuse AdamW's rate": at both rates that the grids share Muon is better than AdamW, and better than AdamW at its best. But Muon's own best rate is eight times AdamW's, and taking over AdamW's gives away part of the gain.
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C7",
+    "Adam's update RMS is 0.2 to 0.4 in training.",
+    "verified",
+    holds=[
+        ledger.close(
+            "E7, second half of training: mean over matrices, layers and seeds",
+            half_way("AdamW").mean(),
+            math.sqrt(1 / 19),
+            rel=0.1,
+            digits=3,
+            machine=True,
+            scope=r7["E7c"].provenance,
+        ),
+        ledger.more("smallest of the six kinds", half_way("AdamW").min(), 0.17, digits=3, machine=True),
+        ledger.less("largest", half_way("AdamW").max(), 0.40, digits=3, machine=True),
+        ledger.close(
+            "E3, steps 200 and 300 at the best rate: mean",
+            float(np.mean(later3)),
+            math.sqrt(1 / 19),
+            rel=0.1,
+            digits=3,
+            machine=True,
+            scope=r3.provenance,
+        ),
+    ],
+)
+nb.claim(
+    "C8",
+    "RMS-matched Muon can take AdamW's learning rate and decay over directly, and is close to its own best with them.",
+    "partly",
+    holds=[
+        ledger.close(
+            "E7, second half: mean update RMS, Muon's over AdamW's",
+            half_way("Muon").mean() / half_way("AdamW").mean(),
+            0.79,
+            abs=0.06,
+            digits=2,
+            machine=True,
+            scope=r7["E7d"].provenance,
+        ),
+        ledger.better("E3: AdamW at its best rate over Muon at the same", test3[adam3][best3[adam3]], same3, scope=r3.provenance),
+        *[
+            ledger.less(
+                f"E7, rate 2^{e:g}: test loss, Muon less AdamW", at_rate["Muon"][e] - at_rate["AdamW"][e], -0.1, digits=3, machine=True
+            )
+            for e in (-10.0, -9.0)
+        ],
+        ledger.less(
+            "E7: Muon at 2^−10, next to AdamW's best 2^−11, less AdamW's best",
+            at_rate["Muon"][-10.0] - min(at_rate["AdamW"].values()),
+            -0.05,
+            digits=3,
+            machine=True,
+        ),
+    ],
+    fails=[
+        ledger.close(
+            "E7: octaves from AdamW's best rate to Muon's", chosen7["Muon"]["exponent"] - chosen7["AdamW"]["exponent"], 3, abs=0.5
+        ),
+        ledger.close("E3: octaves", octaves_apart(rates3[best3[muon3]], rates3[best3[adam3]]), 2, abs=0.5),
+        ledger.more(
+            "E7: test loss given away at 2^−10 against Muon's best",
+            at_rate["Muon"][-10.0] - at_rate["Muon"][-8.0],
+            0.05,
+            digits=2,
+            machine=True,
+        ),
+    ],
+)
+
+# %% tags=["hide-input"]
+entropy7 = {arm: {name: [row["entropy"][name] for row in rows[1:]] for name in HIDDEN} for arm, rows in final7.items()}
+start7 = {name: np.mean([row["start"][name] for row in final7["Muon"][1:]]) for name in HIDDEN}
+higher7 = [name for name in HIDDEN if min(entropy7["Muon"][name]) > max(entropy7["AdamW"][name])]
+higher3 = {name: float(entropy3[muon3][i, best3[adam3]] - entropy3[adam3][i, best3[adam3]]) for i, name in enumerate(HIDDEN)}
+nb.results(
+    "C13",
+    "Entropy of the singular spectra, 101M parameters, each arm at its best rate (mean of two seeds, every third layer)",
+    ["matrix", "start", "AdamW", "Muon"],
+    [[name, f"{start7[name]:.3f}", *(f"{np.mean(entropy7[arm][name]):.3f}" for arm in ("AdamW", "Muon"))] for name in HIDDEN],
+)
+nb.claim(
+    "C13",
+    "Matrices trained with Muon have a higher SVD entropy than those trained with AdamW (report: in all six groups).",
+    "partly",
+    holds=[
+        *[
+            ledger.more(f"E3, {name}, both at AdamW's best rate: Muon less AdamW", gap, 0.01, digits=2, machine=True, scope=r3.provenance)
+            for name, gap in higher3.items()
+        ],
+        ledger.less(
+            "E3: largest distance of Muon's mean entropy to the Gaussian's, over seven rates",
+            float(np.abs(entropy3[muon3].mean(0) - start3.mean()).max()),
+            0.005,
+            digits=1,
+            machine=True,
+        ),
+        ledger.more(
+            "E7, each at its best rate: w2",
+            float(np.mean(entropy7["Muon"]["w2"]) - np.mean(entropy7["AdamW"]["w2"])),
+            0.05,
+            digits=2,
+            machine=True,
+            scope=r7["E7d"].provenance,
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "E7, each at its best rate: groups of six in which Muon's is higher in both seeds",
+            len(higher7),
+            3.5,
+            digits=1,
+            scope=r7["E7d"].provenance,
+        ),
+        ledger.less(
+            "queries: Muon less AdamW",
+            float(np.mean(entropy7["Muon"]["wq"]) - np.mean(entropy7["AdamW"]["wq"])),
+            -0.01,
+            digits=2,
+            machine=True,
+        ),
+    ],
+)
+
+# %% [markdown]
+# Higher in `wo` and `w2`, lower in the other four: Muon's best rate is eight times AdamW's and moves the weights further from their random start. At one rate for both (E3) the report's finding holds in all six.
+
+# %% [markdown]
+# ## The report's numbers
+#
+# What the report {cite}`liu2025moonlight` measured is far beyond one GPU: models up to 16B parameters, 5.7T tokens. Its tables can still be read with a pencil. Below, claims that follow from its own numbers.
+
+# %% tags=["hide-input"]
+one_rate = {"H × H": rms_of(optim.msign(gauss(48, 48, seed=60))), "H × 4H": rms_of(optim.msign(gauss(48, 192, seed=61)))}
+table_1 = {
+    "0.2 √H for all": (2.812, 3.586e-2, 2.52e-2),
+    "update norm": (2.789, 4.918e-2, 5.01e-2),
+    "adjusted rate": (2.789, 3.496e-2, 4.89e-2),
+}
+nb.claim(
+    "C10",
+    "One rate for all shapes, without the factor √max, is unsuitable.",
+    "verified",
+    holds=[
+        ledger.close("msign of H × H against H × 4H: ratio of RMS", one_rate["H × H"] / one_rate["H × 4H"], 2, rel=1e-9),
+        ledger.close(
+            "report, Table 1: RMS of the MLP's matrices, adjusted over one rate",
+            table_1["adjusted rate"][2] / table_1["0.2 √H for all"][2],
+            2,
+            rel=0.05,
+            digits=3,
+            scope="numbers of the report",
+        ),
+        ledger.less(
+            "validation loss, adjusted, against one rate",
+            table_1["adjusted rate"][0],
+            table_1["0.2 √H for all"][0],
+            margin=0.02,
+            scope="numbers of the report",
+        ),
+    ],
+)
+table_6 = {  # pretraining / fine-tuning: MMLU, HumanEval, MBPP, GSM8K
+    "Muon/Muon": (55.7, 57.3, 55.6, 68.0),
+    "AdamW/Muon": (55.3, 53.7, 55.5, 62.1),
+    "Muon/AdamW": (50.2, 52.4, 55.2, 64.9),
+    "AdamW/AdamW": (52.0, 53.1, 55.2, 64.6),
+}
+sft = {name: float(np.mean(row)) for name, row in table_6.items()}
+wins = {name: sum(all(row[i] >= other[i] for other in table_6.values()) for i in range(4)) for name, row in table_6.items()}
+nb.claim(
+    "C14",
+    "Fine-tuning with Muon helps a model pretrained with Muon; with a mismatch there is no clear advantage.",
+    "verified",
+    holds=[
+        ledger.close("rows of Table 6 in which Muon/Muon is best", wins["Muon/Muon"], 4, abs=0.5, scope="numbers of the report"),
+        *[
+            ledger.close(f"{name}: mean of the four", sft[name], mean, abs=0.01, digits=4, scope="numbers of the report")
+            for name, mean in zip(sft, (59.15, 56.65, 55.68, 56.23), strict=True)
+        ],
+        ledger.less(
+            "mismatched pairs: spread of the means around AdamW/AdamW",
+            max(abs(sft[name] - sft["AdamW/AdamW"]) for name in ("AdamW/Muon", "Muon/AdamW")),
+            1.0,
+            digits=2,
+            scope="numbers of the report",
+        ),
+    ],
+)
+
+# %% tags=["hide-input"]
+moonlight_a = {
+    "MMLU": 60.2,
+    "MMLU-pro": 26.8,
+    "BBH": 45.3,
+    "TriviaQA": 57.4,
+    "HumanEval": 29.3,
+    "MBPP": 49.2,
+    "GSM8K": 43.8,
+    "MATH": 16.1,
+    "CMath": 57.8,
+    "C-Eval": 57.2,
+    "CMMLU": 58.2,
+}
+moonlight = {
+    "MMLU": 60.4,
+    "MMLU-pro": 28.1,
+    "BBH": 43.2,
+    "TriviaQA": 58.1,
+    "HumanEval": 37.2,
+    "MBPP": 52.9,
+    "GSM8K": 45.0,
+    "MATH": 19.8,
+    "CMath": 60.2,
+    "C-Eval": 59.9,
+    "CMMLU": 58.8,
+}
+better_on = [name for name in moonlight if moonlight[name] > moonlight_a[name]]
+nb.claim(
+    "C15",
+    "At 1.2T tokens Moonlight (Muon) is ahead of Moonlight-A (AdamW) on the benchmarks.",
+    "verified",
+    holds=[
+        ledger.close("benchmarks of Table 4 on which it is ahead, of 11", len(better_on), 10, abs=0.5, scope="numbers of the report"),
+        ledger.less(
+            "one-sided sign test",
+            float(scipy.stats.binomtest(len(better_on), 11, alternative="greater").pvalue),
+            0.01,
+            digits=3,
+            scope="numbers of the report; one model each",
+        ),
+        ledger.close("12/2048", float(scipy.stats.binomtest(10, 11, alternative="greater").pvalue), 12 / 2048, rel=1e-9, digits=3),
+    ],
+)
+adam_bytes, muon_bytes = (
+    4 + 4,
+    4 + 2 + 4,
+)  # a parameter, ZeRO-1: gradients and parameters in float32; Muon also gathers its momentum in bfloat16
+nb.claim(
+    "C17",
+    "Distributed Muon sends at most 1.25 times the bytes of distributed AdamW.",
+    "verified",
+    holds=[
+        ledger.close(
+            "(4 + 2 + 4)/(4 + 4), by the report's count of bytes",
+            muon_bytes / adam_bytes,
+            1.25,
+            rel=1e-9,
+            scope="arithmetic; nothing was measured",
+        )
+    ],
+)
+nb.claim(
+    "C18",
+    "The report's laws for the optimal size and data satisfy C = 6ND.",
+    "verified",
+    holds=[
+        ledger.close(
+            "6 · 0.0483359 · 3.4480927 (Table 9, the two factors)",
+            6 * 0.0483359 * 3.4480927,
+            1,
+            abs=1e-6,
+            digits=8,
+            scope="numbers of the report",
+        )
+    ],
+)
+
+# %% tags=["hide-input"]
+nb.results(
+    "E7",
+    "The report's numbers beside ours",
+    ["question", "report (Moonlight)", "here"],
+    [
+        [
+            "AdamW's loss, share of its compute (6ND)",
+            "0.52 (quoted), 0.46 at 1 PFLOP/s-day (its laws)",
+            f"≈{share7:.2f} at {450 * train_flops / 8.64e19:.1g} PFLOP/s-days, two seeds",
+        ],
+        ["the same in seconds", "not given", f"≈{time7:.2f}"],
+        ["AdamW's update RMS", "0.2 to 0.4", f"≈{half_way('AdamW').mean():.2f} (second half; theory 0.229)"],
+        ["Muon's matched RMS", "0.2", f"≈{half_way('Muon').mean():.2f}"],
+        ["best update RMS at AdamW's rate", "0.2, 0.4 (Table 8)", f"{best4[-1]:g} of {', '.join(f'{x:g}' for x in factors4)}"],
+        ["lead of no decay, early and late", "0.023, −0.017", f"≈{lead5b[1200].mean():.3f}, ≈{end5b.mean():.3f}"],
+        ["groups with higher entropy under Muon", "6 of 6", f"6 of 6 (small, one rate), {len(higher7)} of 6 (101M, best rates)"],
+    ],
+)
+
+# %% [markdown]
+# ## Beyond the post
+#
+# **Between SGD and Muon.** Under the Schatten norm $\lVert\sigma(\Delta W)\rVert_p$ the steepest direction is $U\,\mathrm{diag}(\sigma_i^{\,q-1})V^\top/\lVert\sigma\rVert_q^{q-1}$ with $\frac1p+\frac1q=1$: one parameter leads from the normalised gradient ($p=2$) to the matrix sign ($p=\infty$).
+# [`muon.schatten_direction`](https://github.com/kexue-nb/kexue-nb/blob/main/kexue_nb/muon.py) computes it; which $p$ trains best is open in the post, and here.
+
+# %% tags=["hide-input"]
+schatten_norm = lambda M, p: float(torch.linalg.svdvals(M).norm(p))
+dual_of = lambda p: 1.0 if math.isinf(p) else p / (p - 1)
+conditioned = [float(np.divide(*torch.linalg.svdvals(muon.schatten_direction(G64, p))[[0, -1]].numpy())) for p in (2, 4, 16, math.inf)]
+nb.claim(
+    "X2",
+    "Steepest descent in Schatten norms leads from normalised SGD (p = 2) to Muon (p = ∞); the gain is the dual norm.",
+    "verified",
+    holds=[
+        *[
+            ledger.close(
+                f"gain at p = {p}", float(inner(G64, muon.schatten_direction(G64, p))), schatten_norm(G64, dual_of(p)), rel=1e-10, digits=6
+            )
+            for p in (1.5, 3, 8)
+        ],
+        ledger.less(
+            "p = 3: best of 10,000 random steps of norm 1, over the gain",
+            max(float(inner(G64, M)) / schatten_norm(M, 3) for M in rivals[:2000]) / schatten_norm(G64, 1.5),
+            1,
+        ),
+        ledger.increasing("σ₁/σ₄ of the direction at p = ∞, 16, 4, 2", conditioned[::-1]),
+        ledger.close("p = ∞: σ₁/σ₄", conditioned[-1], 1, rel=1e-10),
+    ],
+)
+
+# %% [markdown]
+# **Later evidence on the size of the gain.** {cite}`wen2025fantastic` tune eleven optimizers with equal care and find matrix-based ones ahead of a tuned AdamW by a factor of 1.4 at 0.1B parameters, falling to 1.1 at 1.2B. {cite}`essential2025practical` report 10 to 15% fewer tokens, and a batch that can grow further. (Both as
+# we read them; they decide no verdict here.) The instability that the report itself admits, attention logits above 100, was later met by clipping query and key weights in Kimi K2 {cite}`kimi2025k2`. Decay as a constraint $\lVert W\rVert_2\le1/\lambda$ is worked out in {cite}`chen2025muon`; the view of optimizers as norms in
+# {cite}`bernstein2024old`.
+#
+# **A batch smaller than the matrix.** The gradient of a layer that saw $T$ tokens has rank at most $T$. With fewer tokens than $\min(n,m)$ the matched RMS falls short by $\sqrt{r/\min(n,m)}$ (exercise 1): another reason why the 0.2 of the formula is not the 0.2 of the optimizer.
+#
+# ## What does not hold
+#
+# - **"$\lVert W\rVert_2\le1/\lambda$"** (C4, C5) is the bound for an exact matrix sign without the factor. In the code that is run the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$ and grows with the width. At $\lambda=2$ the excess is seen.
+# - **"An update RMS of 0.2"** is about 0.16 to 0.19 with five Newton-Schulz steps (D9, E7): the iteration has no attracting fixed point near 1 (C19), and more steps do not help a Gaussian matrix (C16).
+# - **"Take AdamW's rate"** (C8). It works; but Muon's best rate was 4 and 8 times higher here, and the best factor at AdamW's rate is 0.4 rather than 0.2 (C9).
+# - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted, and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time.
+# - **"Higher entropy everywhere"** (C13) depends on the rates compared.
+# - **A gap in the derivation** (D6): the post and the report drop the cross terms of the squared sum without a word. They vanish, by orthogonality.
+#
+# ## Exercises
+#
+# 1. *Too few tokens.* A $64\times64$ layer sees $T$ independent tokens. What is the RMS of the exact $0.2\sqrt{64}\,\mathrm{msign}(G)$ for $T=16$ and for $T=256$?
+# 2. *A polynomial that converges.* Find all odd quintics with $f(1)=1$ and $f'(1)=f''(1)=0$. What is the slope at 0, and what does that cost?
+# 3. *Matching another Adam.* Which $\beta_1$ gives updates of RMS 0.4 on pure noise?
+
+# %% [markdown]
+# ```{admonition} Solution 1
+# :class: dropdown
+# The gradient $\sum_tx_t^\top\delta_t$ has rank $\min(T,64)$. By D6 the RMS is $0.2\sqrt{64}\sqrt{r/64^2}=0.2\sqrt{r/64}$: 0.1 for 16 tokens, 0.2 for 256. (Newton-Schulz leaves zero singular values at zero, so it agrees up to its own factor.)
+# ```
+
+# %% tags=["hide-cell"]
+few_tokens = lambda T: gauss(T, 64, seed=70).T @ gauss(T, 64, seed=71)
+nb.claim(
+    "X3",
+    "Exercise 1: with T tokens the matched RMS of a 64 × 64 layer is 0.2 √(min(T, 64)/64).",
+    "verified",
+    holds=[
+        ledger.close(f"T = {T}", 0.2 * 8 * rms_of(optim.msign(few_tokens(T))), expected, rel=1e-6, digits=4)
+        for T, expected in ((16, 0.1), (256, 0.2))
+    ],
+)
+
+# %% [markdown]
+# ```{admonition} Solution 2
+# :class: dropdown
+# Three linear equations for three coefficients: $\frac18(15x-10x^3+3x^5)$ is the only one. Its slope at 0 is 1.875 instead of 3.4445, so a small singular value needs $\log3.4445/\log1.875=2$ times as many steps.
+# ```
+
+# %% tags=["hide-cell"]
+qa, qb, qc = sp.symbols("a b c")
+quintic = qa * xs + qb * xs**3 + qc * xs**5
+conditions = [quintic.subs(xs, 1) - 1, sp.diff(quintic, xs).subs(xs, 1), sp.diff(quintic, xs, 2).subs(xs, 1)]
+only = sp.solve(conditions, [qa, qb, qc], dict=True)
+nb.claim(
+    "X4",
+    "Exercise 2: (15x − 10x³ + 3x⁵)/8 is the only odd quintic that touches 1 to second order; its slope at 0 costs twice the steps.",
+    "verified",
+    holds=[
+        ledger.close("solutions", len(only), 1, abs=0.5),
+        *[
+            ledger.close(f"coefficient {name}", float(only[0][symbol]), value, rel=1e-12)
+            for name, symbol, value in (("a", qa, 15 / 8), ("b", qb, -5 / 4), ("c", qc, 3 / 8))
+        ],
+        ledger.close(
+            "steps for a small singular value, over Muon's",
+            math.log(optim.MUON_COEFFICIENTS[0]) / math.log(float(only[0][qa])),
+            2,
+            abs=0.05,
+            digits=3,
+        ),
+    ],
+)
+
+# %% [markdown]
+# ```{admonition} Solution 3
+# :class: dropdown
+# $(1-\beta_1)/(1+\beta_1)=0.16$ gives $\beta_1=0.84/1.16=0.724$.
+# ```
+
+# %% tags=["hide-cell"]
+seen_rms = adam_rms((0.84 / 1.16, 0.999))
+print("Adam on noise at β₁ = 0.724: RMS", round(seen_rms[0], 2))
+
+# %% [markdown]
+# ## The ledger
+
 # %%
 nb.ledger()
+
+# %% [markdown]
+# ## References
+#
+# The post: {cite}`su2025muon`. Muon: {cite}`jordan2024muon`; Moonlight: {cite}`liu2025moonlight`. Norms and optimizers: {cite}`bernstein2024old`, {cite}`chen2025muon`. Later comparisons: {cite}`wen2025fantastic`, {cite}`essential2025practical`, {cite}`kimi2025k2`. Entropy of random matrices: {cite}`page1993average`.
