@@ -45,7 +45,7 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("muon")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, singular value after five Newton-Schulz steps against before, on a log axis: from 0.0015 on it lies in a band from 0.68 to 1.20 around 1, the exact matrix sign. Right, validation loss of a 101 million parameter model against steps: Muon's curve lies below AdamW's throughout and ends at 1.39 against 1.57; a dotted line at AdamW's final loss meets a cross for Muon's schedule of about 0.56 of the steps."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, singular value after five Newton-Schulz steps against before, on a log axis: from 0.0015 on it lies in a band from 0.68 to 1.20 around 1, the exact matrix sign. Right, validation loss of a 101 million parameter model against steps: Muon's curve lies below AdamW's throughout and ends at 1.42 against 1.60; a dotted line at AdamW's final loss passes between the crosses of Muon's shorter schedules of 0.5 and 0.7 of the steps."}}
 hero_rows = {arm: nb.recorded(id).result["runs"][0] for arm, id in (("AdamW", "E7c"), ("Muon", "E7d"))}
 hero_short = nb.recorded("E7e").result["runs"]
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.5))
@@ -207,7 +207,7 @@ nb.claim(
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, one for each norm, over the plane of diagonal two by two matrices: a round disc for the Frobenius norm, and a square for both the largest entry and the spectral norm. The same gradient arrow points up to the right, steeply to the right; the steepest step goes against it in the disc and into the lower left corner in the squares."}}
-figure, panels = plt.subplots(1, 3, figsize=(8.2, 3.0), sharey=True)
+figure, panels = plt.subplots(1, 3, figsize=(8.2, 3.6), sharey=True)
 g = np.array([2.0, 0.7])
 circle = np.linspace(0, 2 * np.pi, 200)
 corner = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1], [1, 1]])
@@ -630,7 +630,7 @@ for steps, color, style in ((1, GREY, ":"), (2, PURPLE, "-."), (3, GREEN, (0, (5
         grid_x, newton_map(grid_x, steps), color=color, ls=style, lw=2.2 if steps == 5 else 1.3, label=f"{steps} step" + "s" * (steps > 1)
     )
 axes.plot(grid_x, newton_map(grid_x, 5, (15 / 8, -5 / 4, 3 / 8)), color=BLACK, ls="--", lw=1.2, label="converging quintic, 5 steps")
-axes.set(xscale="log", xlabel="singular value before (log axis)", ylabel="after", ylim=(0, 1.35))
+axes.set(xscale="log", xlabel="singular value before (log axis)", ylabel="after", ylim=(0, 1.8))
 axes.legend(fontsize=8, loc="upper left", ncols=2)
 axes.set_title("Muon's iteration reaches a band around 1 fast, and never converges")
 nb.show(figure)
@@ -739,6 +739,7 @@ def averaged(gradients, b):
     return (1 - b) * gradients[-1] + b * M
 
 
+# %% tags=["hide-input"]
 noise30 = gauss(30, 5, 4, seed=20)
 nb.derivation(
     "D10",
@@ -846,7 +847,7 @@ axes.plot(compute, ratio_at(compute), color=BLUE, ls="-", label="Muon's compute 
 axes.axhline(0.519, color=RED, ls="--", lw=1.2, label="quoted: 0.52")
 axes.set(xscale="log", xlabel="AdamW's compute, PFLOP/s-days (log axis)", ylabel="ratio at equal loss")
 axes.legend(fontsize=8, loc="upper left")
-axes.set_title("By the report's own laws 52% lies beyond the fitted range, and the gain shrinks")
+axes.set_title("By the report's own laws 52% lies beyond the fitted range")
 nb.show(figure)
 
 # %% [markdown]
@@ -1278,12 +1279,12 @@ def language_runs(device, *, arm, exponents, seeds, shares, extend, entropy, sha
 # %% tags=["hide-input"]
 octaves = lambda low, high: [2.0**e for e in range(low, high + 1)]
 tiny_shape = nb.at_scale(
-    cpu={"shape": {"context": 32, "d": 32, "depth": 1, "heads": 2}, "batch": 8, "steps": 60, "marks": [20, 60]},
+    cpu={"shape": {"context": 32, "d": 32, "depth": 1, "heads": 2}, "batch": 8, "steps": 40, "marks": [20, 40]},
     gpu={"shape": {"context": 64, "d": 64, "depth": 2, "heads": 4}, "batch": 16, "steps": 300, "marks": [30, 100, 200, 300]},
     full={"shape": {"context": 64, "d": 64, "depth": 2, "heads": 4}, "batch": 16, "steps": 300, "marks": [30, 100, 200, 300]},
 )
 tiny_seeds = nb.at_scale(cpu=[0, 1], gpu=[0, 1, 2], full=[0, 1, 2, 3])
-tiny_rates = nb.at_scale(cpu=octaves(-8, -5), gpu=octaves(-10, -4), full=octaves(-10, -4))
+tiny_rates = nb.at_scale(cpu=octaves(-7, -5), gpu=octaves(-10, -4), full=octaves(-10, -4))
 decays = nb.at_scale(cpu={"AdamW": (0.1,)}, gpu={"AdamW": (0.0, 0.1)}, full={"AdamW": (0.0, 0.1, 0.3)}) | {
     "Muon": nb.at_scale(cpu=(0.1,), gpu=(0.1,), full=(0.0, 0.1))
 }
@@ -1293,16 +1294,16 @@ e5 = nb.run(
     decay_runs,
     lr=0.02,
     share=0.2,
-    decays=nb.at_scale(cpu=[0.0, 0.5, 2.0], gpu=[0.0, 0.1, 0.5, 1.0, 2.0], full=[0.0, 0.1, 0.5, 1.0, 2.0]),
+    decays=nb.at_scale(cpu=[0.5, 2.0], gpu=[0.0, 0.1, 0.5, 1.0, 2.0], full=[0.0, 0.1, 0.5, 1.0, 2.0]),
     seeds=nb.at_scale(cpu=[0], gpu=[0, 1], full=[0, 1, 2, 3]),
-    steps=nb.at_scale(cpu=400, gpu=3000, full=3000),
-    marks=nb.at_scale(cpu=[100, 200, 400], gpu=[200, 800, 1400, 2000, 2600, 3000], full=[200, 800, 1400, 2000, 2600, 3000]),
+    steps=nb.at_scale(cpu=300, gpu=3000, full=3000),
+    marks=nb.at_scale(cpu=[100, 200, 300], gpu=[200, 800, 1400, 2000, 2600, 3000], full=[200, 800, 1400, 2000, 2600, 3000]),
 )
 e3 = nb.run("E3", tiny_grid, arms=e3_arms, rates=dict.fromkeys(e3_arms, tiny_rates), seeds=tiny_seeds, **tiny_shape)
 
 # %% tags=["hide-input"]
 big = {"decay": 0.1, "clip": 1.0, "bf16": nb.scale != "cpu" and runtime.has_bf16()} | nb.at_scale(
-    cpu={"shape": {"context": 32, "d": 32, "depth": 1, "heads": 2}, "batch": 8, "steps": 40, "marks": 4},
+    cpu={"shape": {"context": 32, "d": 32, "depth": 1, "heads": 2}, "batch": 8, "steps": 24, "marks": 4},
     gpu={"shape": {"context": 256, "d": 256, "depth": 4, "heads": 4}, "batch": 16, "steps": 300, "marks": 10},
     full={"shape": {"context": 512, "d": 1024, "depth": 8, "heads": 16}, "batch": 32, "steps": 450, "marks": 18},
 )
@@ -1323,13 +1324,13 @@ short_shares = nb.at_scale(cpu=[0.5], gpu=[0.5, 0.75], full=[0.3, 0.5, 0.7])
 e7e = nb.run("E7e", language_runs, seeds=fresh[:1], shares=short_shares, **short)
 
 # %% tags=["hide-input"]
-factors = nb.at_scale(cpu=[0.1, 0.4, 1.6], gpu=[0.05, 0.1, 0.2, 0.4, 0.8, 1.6], full=[0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+factors = nb.at_scale(cpu=[0.2, 0.8], gpu=[0.05, 0.1, 0.2, 0.4, 0.8, 1.6], full=[0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
 e4_rates = nb.at_scale(cpu=octaves(-7, -7), gpu=octaves(-9, -7), full=octaves(-10, -7))
 e4_arms = {f"{factor:g}": {"kind": "Muon", "decay": 0.1, "factor": factor} for factor in factors}
 e4 = nb.run("E4", tiny_grid, arms=e4_arms, rates=dict.fromkeys(e4_arms, e4_rates), seeds=tiny_seeds[:3], **tiny_shape)
 long_arms = {f"decay {decay:g}": {"kind": "Muon", "decay": decay, "factor": 0.2} for decay in (0.0, 0.1)}
 long_shape = tiny_shape | nb.at_scale(
-    cpu={"steps": 40, "marks": [20, 40]},
+    cpu={"steps": 20, "marks": [10, 20]},
     gpu={"steps": 1000, "marks": [200, 500, 1000]},
     full={"steps": 3000, "marks": [300, 600, 1200, 2000, 3000]},
 )
@@ -1391,6 +1392,10 @@ nb.experiment(
         ledger.less("one step on 48 matrices of width 1024, H100: gap", e2b_full.result["gap"], 0.02, digits=1, machine=True),
     ],
 )
+
+# %% [markdown]
+# A third of the time of `torch.optim.Muon`: 48 products of single matrices do not fill the card, two stacks do. AdamW's fused kernel is still six times faster: Newton-Schulz is the price of Muon, and it is paid once a step, however many tokens the step has.
+
 # %% [markdown]
 # ### Is the code around the experiments right?
 #
@@ -1604,7 +1609,8 @@ digit_gap = max(
         strict=True,
     )
 )
-wrong_share = float((noisy_digits(0.2, 0)[1] != noisy_digits(0.0, 0)[1]).double().mean())
+shuffled = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:1300]
+wrong_share = float((noisy_digits(0.2, 0)[1] != data.digits8x8()[1][shuffled]).double().mean())
 
 deep_model = language_model(cpu, [9], {"vocabulary": 84, "context": 12, "d": 64, "depth": 3, "heads": 2})
 deviation = lambda p: float(p.detach().std())
@@ -1803,7 +1809,7 @@ nb.experiment(
 #
 # The report's Table 8 asks which update RMS is best at AdamW's rate: 0.2 and 0.4. The same question here: the factor 0.2 becomes 0.05 to 1.6, while the product of rate and decay stays; at four rates, three seeds.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Validation loss against the product of learning rate and update RMS on a log axis. Four curves, for rates from 0.001 to 0.008, lie nearly on one U-shaped curve, with the minimum between 0.002 and 0.005; the curve for the highest rate reaches lowest. A star marks the setting of the post, factor 0.2 at AdamW's best rate, left of the minimum."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Validation loss against the product of learning rate and update RMS on a log axis. Four falling curves, for rates from 0.001 to 0.008; the two for the highest rates have their minimum near a product of 0.003 and rise after it, the other two fall up to the end of the grid of factors. A star marks the setting of the post, factor 0.2 at AdamW's best rate, one point left of the minimum."}}
 r4 = nb.recorded("E4")
 factors4, rates4 = [float(name) for name in r4.result], next(iter(r4.config["rates"].values()))
 valid4 = np.array([np.array(row["valid"]).mean(1) for row in r4.result.values()])  # (factors, rates)
@@ -1822,28 +1828,18 @@ for i, (color, style, marker) in enumerate(zip((BLUE, ORANGE, GREEN, PURPLE), ("
 axes.plot(0.2 * rates4[-1], valid4[factors4.index(0.2), -1], "*", color=RED, ms=13, label="factor 0.2 at AdamW's best rate")
 axes.set(xscale="log", xlabel="rate × update RMS (log axis)", ylabel="validation loss, nats a character")
 axes.legend(fontsize=8)
-axes.set_title("What counts is rate times factor; at AdamW's rate 0.4 is best")
+axes.set_title("As the rate doubles the best factor halves; at AdamW's best rate it is 0.4")
 nb.show(figure)
 
 # %% tags=["hide-input"]
 test4 = {factor: np.array(row["test"])[-1] for factor, row in zip(factors4, r4.result.values(), strict=True)}  # at AdamW's best rate
-spread4 = float(
-    np.ptp(
-        [
-            valid4[factors4.index(factor), rates4.index(rate)]
-            for factor, rate in ((1.6, rates4[0]), (0.8, rates4[1]), (0.4, rates4[2]), (0.2, rates4[3]))
-        ]
-    )
-)
 nb.experiment(
     "E4",
     "At AdamW's best rate the best update RMS is 0.4; the lower the rate, the higher the best factor.",
     "verified",
     holds=[
         ledger.close("best factor at AdamW's best rate", best4[-1], 0.4, abs=0.05),
-        ledger.increasing(
-            "best factor at rates 2⁻⁷, 2⁻⁹, 2⁻¹⁰ (and the grid ends at 1.6)", [best4[3], best4[2], best4[1] + 1e-6 * (best4[0] >= best4[1])]
-        ),
+        ledger.increasing("best factor at rates 2⁻⁷, 2⁻⁸, 2⁻⁹ (the grid ends at 1.6)", best4[3:0:-1]),
         ledger.better("test loss, factor 0.05 over 0.4", test4[0.05], test4[0.4], scope=r4.provenance),
         ledger.better("factor 1.6 over 0.4", test4[1.6], test4[0.4], scope=r4.provenance),
     ],
@@ -1873,7 +1869,7 @@ nb.claim(
 #
 # Digits with a fifth of the labels redrawn, $64\to64\to64\to64\to10$, Muon by the rule "original" (factor 1 for square matrices) at rate 0.02 on the two inner matrices, 3,000 steps, five decays, four seeds. The bound of the post is $1/\lambda$; D5 says $1.2024/\lambda$. The live run is a short one.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Spectral norm of a weight matrix against the step on log axes for five decays. Without decay it grows from 3.5 to 15. With decay 0.1, 0.5, 1 and 2 it stays near 4.5, 1.4, 0.8 and 0.42, each below its dashed bound one over decay; only for decay 2 the first point, 0.51, lies above the dashed line at 0.5 and below the dotted one at 0.60."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Spectral norm of a weight matrix against the step on log axes for five decays. Without decay it grows from 3.5 to 15. Crosses mark a short run on this machine. With decay 0.1, 0.5, 1 and 2 it stays near 4.5, 1.4, 0.8 and 0.42, each below its dashed bound one over decay; only for decay 2 the first point, 0.51, lies above the dashed line at 0.5 and below the dotted one at 0.60."}}
 r5 = nb.recorded("E5")
 norms5 = {float(decay): {int(m): np.array(v) for m, v in row["norm"].items()} for decay, row in r5.result.items()}
 figure, axes = plt.subplots(figsize=(7.2, 3.9))
@@ -2012,7 +2008,7 @@ time7 = share7 * step_seconds["Muon"] / step_seconds["AdamW"]
 train_flops = 6 * r7["E7"].result["parameters"] * batch_bytes
 flops7 = share7 * (1 + e2b_full.result["flops"] / train_flops)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, validation loss against megabytes read: Muon's three curves lie below AdamW's three from the start, ending at 1.39 against 1.57; crosses at 0.3, 0.5 and 0.7 of the length mark Muon's shorter schedules, and a dashed line at AdamW's final loss meets them between 0.5 and 0.7. Right, the same against seconds of training: Muon is still below everywhere, but its curve ends at 20 seconds against 17."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, validation loss against megabytes read: Muon's three curves lie below AdamW's three from the start, ending at 1.42 against 1.60; crosses at 0.3, 0.5 and 0.7 of the length mark Muon's shorter schedules, and a dashed line at AdamW's final loss meets them between 0.5 and 0.7. Right, the same against seconds of training: Muon is still below everywhere, but its curve ends at 20 seconds against 17."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
 for arm, color, style in (("AdamW", BLUE, "-"), ("Muon", ORANGE, "--")):
     for i, row in enumerate(final7[arm]):
@@ -2054,6 +2050,8 @@ for arm, color, marker, style in (("AdamW", BLUE, "o", "-"), ("Muon", ORANGE, "D
 panels[1].axhline(0.2, color=GREY, ls="--", lw=1, label="0.2")
 panels[1].axhline(math.sqrt(1 / 19), color=RED, ls=":", lw=1.4, label="√(1/19) = 0.229 (D8)")
 panels[0].set(xscale="log", xlabel="learning rate (log axis)", ylabel="validation loss, nats a byte")
+panels[0].set_xticks([2.0**e for e in range(-12, -6)], [f"{1e3 * 2.0**e:.2g}e-3" for e in range(-12, -6)], fontsize=8)
+panels[0].minorticks_off()
 panels[1].set(xlabel="step", ylabel="update RMS / rate", ylim=(0, 0.4))
 for axes, title in zip(panels, ("Both tuned, best rates inside the grid", "Update sizes match, to a fifth"), strict=True):
     axes.set_title(title, fontsize=10)
