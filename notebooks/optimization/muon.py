@@ -408,8 +408,7 @@ nb.claim(
 # %%
 euler = sp.diag(rotation(alpha), 1) * sp.diag(1, rotation(c1)) * sp.diag(rotation(s1), 1)
 U32, V22 = euler[:, :2], rotation(beta_)  # orthonormal columns: 3 x 2 and 2 x 2
-terms = lambda U, V, k: U[:, k] * V[:, k].T  # the k-th dyad, n x m
-pair_sum = lambda U, V, k, l: sum(a * b for a, b in zip(terms(U, V, k), terms(U, V, l), strict=True))
+dyad_of = lambda U, V, k: U[:, k] * V[:, k].T  # the k-th dyad, n x m
 rms_of = lambda M: float(M.square().mean().sqrt())
 
 # %% tags=["hide-input"]
@@ -419,14 +418,9 @@ nb.derivation(
     "D6",
     "RMS(msign) = √(r/(nm)), at full rank √(1/max(n, m)).",
     sym.identity("3 × 2, rank 2: Σᵢⱼ(Σ_k U_ik V_jk)²", squares(U32 * V22.T), sp.Integer(2)),
-    sym.identity("3 × 2: a dyad's own square", pair_sum(U32, V22, 0, 0), sp.Integer(1)),
+    sym.identity("3 × 2: a dyad's own square", squares(dyad_of(U32, V22, 0)), sp.Integer(1)),
     sym.identity(
         "cross terms: Σᵢ Uᵢ₁Uᵢ₂ = 0 makes Σᵢⱼ of the two dyads' product vanish", sum(U32[i, 0] * U32[i, 1] for i in range(3)), sp.Integer(0)
-    ),
-    sym.identity(
-        "a single entry's cross term does not",
-        terms(U32, V22, 0)[0, 0] * terms(U32, V22, 1)[0, 0],
-        -U32[0, 0] * U32[0, 1] * sp.sin(2 * beta_) / 2,
     ),
     ledger.close(
         "20 shapes: largest relative gap to √(1/max(n, m))",
@@ -819,22 +813,6 @@ nb.derivation(
     ledger.close("factor", float(ratio_law.subs(CA, 1)), 0.4643, abs=5e-5),
     ledger.close("exponent", float(e_a / e_m - 1), 0.03846, abs=5e-6),
     ledger.close("at 10 PFLOP/s-days", ratio_at(10), 0.507, abs=5e-4, digits=3),
-)
-nb.claim(
-    "C12",
-    "Muon needs about 52% of AdamW's training FLOPs (report, from its fitted laws).",
-    "partly",
-    holds=[
-        ledger.close("the laws at the middle of the fitted range, C_A = 1", ratio_at(1), 0.52, abs=0.06, digits=3),
-        ledger.close("0.519 is reached at C_A =", math.exp(quoted_at), 18.1, abs=0.1, digits=3),
-    ],
-    fails=[
-        ledger.less("largest C_A of the fitted models by 6ND", max(petaflop_days), math.exp(quoted_at) / 4, digits=3),
-        ledger.less("ratio there", ratio_at(max(petaflop_days)), 0.5, digits=3),
-        ledger.more(
-            "spread of the ratio at C_A = 10 from the rounding of the exponents alone", max(corners) - min(corners), 0.03, digits=2
-        ),
-    ],
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Ratio of Muon's to AdamW's compute at equal loss against AdamW's compute on a log axis, a line rising slowly from about 0.43 at 0.1 to 0.56 at 100. The fitted range from 0.25 to 4.1 is shaded; a band of rounding around the line spans several hundredths; a dashed horizontal line at 0.52 meets the rising line at 18, outside the shaded range."}}
@@ -1685,7 +1663,14 @@ nb.claim(
             digits=4,
             machine=True,
         ),
-        ledger.close("its entropy of w2", shared[3]["entropy"]["w2"], matrix_entropies(repeat)["w2"], rel=1e-4, digits=4, machine=True),
+        ledger.close(
+            "its entropy of w2, by an SVD",
+            shared[3]["entropy"]["w2"],
+            by_definition(np.linalg.svd(repeat.w2.detach()[0, 0].numpy(), compute_uv=False)),
+            rel=1e-3,
+            digits=4,
+            machine=True,
+        ),
         ledger.close("decay_runs, two seeds: norms, loss, accuracy: largest relative gap", digit_gap, 0, abs=0.03, digits=1, machine=True),
         ledger.close("the model: deviation of the embeddings", deviation(deep_model.tokens.weight), 0.02, rel=0.05, digits=2),
         *[
@@ -1735,7 +1720,7 @@ nb.claim(
 # ## E3: at Adam's rates, on a small model
 #
 # Does matching the RMS let Muon take over Adam's learning rate? A transformer of width 64 (2 layers, rotary positions, 109 thousand parameters) reads Shakespeare by characters: 300 steps of 16 × 64 characters. AdamW with decay 0, 0.1 and 0.3, Muon with 0 and 0.1, seven rates an octave apart, four seeds.
-# In both arms *one* rate serves all parameters; in Muon's arm embeddings, gains and the output layer stay with AdamW. The rate is chosen on one held-out part of the text, the loss is reported on another. We expect Muon below AdamW at AdamW's own best rate.
+# In both arms *one* rate serves all parameters; in Muon's arm embeddings, gains and the output layer stay with AdamW. The rate is chosen on one held-out part of the text, the loss is reported on another ("better" below means by 2.5 standard errors, or 2.8 with three seeds: the t quantiles of two such samples). We expect Muon below AdamW at AdamW's own best rate.
 
 
 # %% tags=["hide-input"]
@@ -1785,12 +1770,14 @@ nb.experiment(
     "Small model: at AdamW's tuned rate and decay, RMS-matched Muon is better; its own best rate is four times higher, and at low rates it is worse.",
     "verified",
     holds=[
-        ledger.better("test loss at AdamW's best rate, AdamW over Muon", test3[adam3][best3[adam3]], same3, scope=r3.provenance),
-        ledger.better("each at its own best rate", test3[adam3][best3[adam3]], test3[muon3][best3[muon3]], scope=r3.provenance),
+        ledger.better(
+            "test loss at AdamW's best rate, AdamW over Muon", test3[adam3][best3[adam3]], same3, sigmas=2.5, scope=r3.provenance
+        ),
+        ledger.better("each at its own best rate", test3[adam3][best3[adam3]], test3[muon3][best3[muon3]], sigmas=2.5, scope=r3.provenance),
         ledger.close("best rate of AdamW lies inside the grid: index", best3[adam3], 3, abs=2.5, digits=1),
         ledger.close("of Muon", best3[muon3], 5, abs=0.5, digits=1),
         ledger.close("octaves between the best rates", octaves_apart(rates3[best3[muon3]], rates3[best3[adam3]]), 2, abs=0.5),
-        ledger.better("at the lowest rate, Muon over AdamW", test3[muon3][0], test3[adam3][0], scope=r3.provenance),
+        ledger.better("at the lowest rate, Muon over AdamW", test3[muon3][0], test3[adam3][0], sigmas=2.5, scope=r3.provenance),
         ledger.less(
             "live, at the highest rate of the small grid: Muon over AdamW",
             live3["Muon, decay 0.1"][-1] / live3["AdamW, decay 0.1"][-1],
@@ -1840,8 +1827,8 @@ nb.experiment(
     holds=[
         ledger.close("best factor at AdamW's best rate", best4[-1], 0.4, abs=0.05),
         ledger.increasing("best factor at rates 2⁻⁷, 2⁻⁸, 2⁻⁹ (the grid ends at 1.6)", best4[3:0:-1]),
-        ledger.better("test loss, factor 0.05 over 0.4", test4[0.05], test4[0.4], scope=r4.provenance),
-        ledger.better("factor 1.6 over 0.4", test4[1.6], test4[0.4], scope=r4.provenance),
+        ledger.better("test loss, factor 0.05 over 0.4", test4[0.05], test4[0.4], sigmas=2.8, scope=r4.provenance),
+        ledger.better("factor 1.6 over 0.4", test4[1.6], test4[0.4], sigmas=2.8, scope=r4.provenance),
     ],
 )
 nb.claim(
@@ -1850,10 +1837,10 @@ nb.claim(
     "partly",
     holds=[
         ledger.close("best factor at AdamW's tuned rate", best4[-1], 0.4, abs=0.05, scope=r4.provenance),
-        ledger.better("0.05 is worse, as in the report: over 0.4", test4[0.05], test4[0.4], scope=r4.provenance),
+        ledger.better("0.05 is worse, as in the report: over 0.4", test4[0.05], test4[0.4], sigmas=2.8, scope=r4.provenance),
     ],
     fails=[
-        ledger.better("0.2 over 0.4: not among the best here", test4[0.2], test4[0.4], scope=r4.provenance),
+        ledger.better("0.2 over 0.4: not among the best here", test4[0.2], test4[0.4], sigmas=2.8, scope=r4.provenance),
         ledger.more("at half of that rate the best is", best4[-2], 0.6, scope=r4.provenance),
         ledger.less(
             "validation loss at 0.8, over 0.2 (in the report 0.8 is worse by 0.22)",
@@ -1912,7 +1899,7 @@ nb.experiment(
             if decay
         ],
         ledger.more("λ = 2, step 200: mean norm times λ", norms5[2.0][200].mean() * 2, 1.0, machine=True, scope=r5.provenance),
-        ledger.better("test accuracy with noisy labels, λ = 1 over 0", accuracy5[1.0], accuracy5[0.0], scope=r5.provenance),
+        ledger.better("test accuracy with noisy labels, λ = 1 over 0", accuracy5[1.0], accuracy5[0.0], sigmas=2.5, scope=r5.provenance),
         ledger.less("live, λ = 2: norm at the last mark times λ", float(list(e5["2.0"]["norm"].values())[-1][0]) * 2, 1.2024, machine=True),
     ],
 )
@@ -2061,6 +2048,7 @@ nb.show(figure)
 # %% tags=["hide-input"]
 inside = {arm: [row["exponent"] for row in rows].index(chosen7[arm]["exponent"]) for arm, rows in tuned7.items()}
 at_rate = {arm: {row["exponent"]: row["test"] for row in rows} for arm, rows in tuned7.items()}
+early7 = np.array([[row["rms"][name][i] for name in HIDDEN] for row in final7["AdamW"] for i in range(1, 9)])
 half_way = lambda arm: np.array([[row["rms"][name][i] for name in HIDDEN] for row in final7[arm] for i in range(9, 18)])
 print(
     {arm: ledger.with_error(test7[arm], 4) for arm in test7},
@@ -2075,10 +2063,12 @@ nb.experiment(
     "verified",
     holds=[
         ledger.more("parameters", r7["E7"].result["parameters"], 1e8, digits=4),
-        ledger.better("test loss, three seeds each, AdamW over Muon", test7["AdamW"], test7["Muon"], scope=r7["E7c"].provenance),
+        ledger.better(
+            "test loss, three seeds each, AdamW over Muon", test7["AdamW"], test7["Muon"], sigmas=2.8, scope=r7["E7c"].provenance
+        ),
         ledger.close("difference", float(np.mean(test7["AdamW"]) - np.mean(test7["Muon"])), 0.156, abs=0.01, digits=3, machine=True),
         *[
-            ledger.close(f"best rate of {arm} lies inside the grid of four: position", i, 1.5, abs=0.6, digits=1)
+            ledger.more(f"{arm}: rates of the grid below and above the best one, the fewer", min(i, 3 - i), 0.5, digits=1)
             for arm, i in inside.items()
         ],
         *[
@@ -2104,9 +2094,36 @@ nb.experiment(
 
 # %% tags=["hide-input"]
 nb.claim(
+    "C12",
+    "Muon needs about 52% of AdamW's training FLOPs (report, from its fitted laws).",
+    "partly",
+    holds=[
+        ledger.close("the laws at the middle of the fitted range, C_A = 1", ratio_at(1), 0.52, abs=0.06, digits=3),
+        ledger.close("0.519 is reached at C_A =", math.exp(quoted_at), 18.1, abs=0.1, digits=3),
+        ledger.close(
+            "E7, counted as the report counts: share of the steps",
+            share7,
+            0.519,
+            abs=0.06,
+            digits=2,
+            machine=True,
+            scope=r7["E7e"].provenance,
+        ),
+    ],
+    fails=[
+        ledger.less("largest C_A of the fitted models by 6ND", max(petaflop_days), math.exp(quoted_at) / 4, digits=3),
+        ledger.less("ratio there", ratio_at(max(petaflop_days)), 0.5, digits=3),
+        ledger.more("E7, Newton-Schulz counted: share of the FLOPs", flops7, 0.6, digits=2, machine=True, scope=r7["E7e"].provenance),
+        ledger.more("E7: share of the time", time7, 0.6, digits=2, machine=True, scope=r7["E7e"].provenance),
+        ledger.more(
+            "spread of the ratio at C_A = 10 from the rounding of the exponents alone", max(corners) - min(corners), 0.03, digits=2
+        ),
+    ],
+)
+nb.claim(
     "C7",
     "Adam's update RMS is 0.2 to 0.4 in training.",
-    "verified",
+    "partly",
     holds=[
         ledger.close(
             "E7, second half of training: mean over matrices, layers and seeds",
@@ -2117,8 +2134,7 @@ nb.claim(
             machine=True,
             scope=r7["E7c"].provenance,
         ),
-        ledger.more("smallest of the six kinds", half_way("AdamW").min(), 0.17, digits=3, machine=True),
-        ledger.less("largest", half_way("AdamW").max(), 0.40, digits=3, machine=True),
+        ledger.less("largest of the six kinds", half_way("AdamW").max(), 0.40, digits=3, machine=True),
         ledger.close(
             "E3, steps 200 and 300 at the best rate: mean",
             float(np.mean(later3)),
@@ -2128,6 +2144,12 @@ nb.claim(
             machine=True,
             scope=r3.provenance,
         ),
+    ],
+    fails=[
+        ledger.less(
+            "E7, second half: smallest of the six kinds", half_way("AdamW").min(), 0.18, digits=3, machine=True, scope=r7["E7c"].provenance
+        ),
+        ledger.less("between steps 50 and 225", early7.min(), 0.15, digits=3, machine=True),
     ],
 )
 nb.claim(
@@ -2144,7 +2166,9 @@ nb.claim(
             machine=True,
             scope=r7["E7d"].provenance,
         ),
-        ledger.better("E3: AdamW at its best rate over Muon at the same", test3[adam3][best3[adam3]], same3, scope=r3.provenance),
+        ledger.better(
+            "E3: AdamW at its best rate over Muon at the same", test3[adam3][best3[adam3]], same3, sigmas=2.5, scope=r3.provenance
+        ),
         *[
             ledger.less(
                 f"E7, rate 2^{e:g}: test loss, Muon less AdamW", at_rate["Muon"][e] - at_rate["AdamW"][e], -0.1, digits=3, machine=True
@@ -2434,6 +2458,7 @@ nb.claim(
 #
 # - **"$\lVert W\rVert_2\le1/\lambda$"** (C4, C5) is the bound for an exact matrix sign without the factor. In the code that is run the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$ and grows with the width. At $\lambda=2$ the excess is seen.
 # - **"An update RMS of 0.2"** is about 0.16 to 0.19 with five Newton-Schulz steps (D9, E7): the iteration has no attracting fixed point near 1 (C19), and more steps do not help a Gaussian matrix (C16).
+# - **"Adam's update RMS is 0.2 to 0.4"** (C7): at the end it is $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.23$ to within a tenth on average; on the way, in the larger model, it is as low as 0.11.
 # - **"Take AdamW's rate"** (C8). It works; but Muon's best rate was 4 and 8 times higher here, and the best factor at AdamW's rate is 0.4 rather than 0.2 (C9).
 # - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted, and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time.
 # - **"Higher entropy everywhere"** (C13) depends on the rates compared.
