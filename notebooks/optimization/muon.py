@@ -14,8 +14,8 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/muon.ipynb)
 #
 # **The point.** Which step lowers the loss most while it changes a layer's output least? Measured by the spectral norm: minus the *matrix sign* of the gradient, which moves all singular directions equally far. That is Muon. Two repairs make it a drop-in for AdamW: weight decay, and a factor
-# $0.2\sqrt{\max(n,m)}$ that matches Adam's update size (where 0.2 comes from: $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.229$). On a transformer of 101 million parameters, both tuned, Muon reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: Newton-Schulz never converges, the norm bound
-# $1/\lambda$ grows with the width in the code that is run, and "52%" is an extrapolation of its own laws.
+# $0.2\sqrt{\max(n,m)}$ that matches Adam's update size (where 0.2 comes from: $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.229$). On 101 million parameters and 450 steps (7 MB of text, 20 s), one tuned rate for each arm, Muon's arm reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: Newton-Schulz never converges, the bound $1/\lambda$
+# grows with the width once the factor is in, and the quoted "52%" is not what its own laws say in the range where they were fitted (there they promise more).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -45,13 +45,13 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("muon")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, singular value after five Newton-Schulz steps against before, on a log axis: from 0.0015 on it lies in a band from 0.68 to 1.20 around 1, the exact matrix sign. Right, validation loss of a 101 million parameter model against steps: Muon's curve lies below AdamW's throughout and ends at 1.42 against 1.60; a dotted line at AdamW's final loss passes between the crosses of Muon's shorter schedules of 0.5 and 0.7 of the steps."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, singular value after five Newton-Schulz steps against before, on a log axis: from 0.0015 on it lies in a band from 0.68 to 1.20 around 1, the exact matrix sign. Right, validation loss of a 101 million parameter model against steps: Muon's curve lies below AdamW's throughout and ends at 1.42 against 1.60; a dotted line at AdamW's final loss passes between the crosses of Muon's complete shorter runs of 0.5 and 0.7 of the steps."}}
 hero_rows = {arm: nb.recorded(id).result["runs"][0] for arm, id in (("AdamW", "E7c"), ("Muon", "E7d"))}
 hero_short = nb.recorded("E7e").result["runs"]
 figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.5))
 hero_x, hero_y = np.geomspace(1e-4, 1, 3000), np.geomspace(1e-4, 1, 3000)
 for _ in range(5):
-    hero_y = 3.4445 * hero_y - 4.7750 * hero_y**3 + 2.0315 * hero_y**5
+    hero_y = sum(k * hero_y**power for k, power in zip(optim.MUON_COEFFICIENTS, (1, 3, 5), strict=True))
 panels[0].axhspan(0.6818, 1.2024, color=SKY, alpha=0.25)
 panels[0].plot(hero_x, hero_y, color=ORANGE, ls="-", label="Muon: five Newton-Schulz steps")
 panels[0].axhline(1, color=GREY, ls="--", label="exact matrix sign")
@@ -64,11 +64,13 @@ panels[1].plot(
     "x",
     color=RED,
     ms=8,
-    label="Muon, shorter whole schedules",
+    label="Muon, complete runs of 0.3, 0.5, 0.7 of the steps",
 )
 panels[1].axhline(hero_rows["AdamW"]["curve"][-1], color=GREY, ls=":")
 panels[1].set(xlabel="step (16,384 bytes each)", ylabel="validation loss, nats a byte", ylim=(1.3, 2.6))
-for axes, title in zip(panels, ("All directions move (almost) equally far", "101M parameters, both rates tuned"), strict=True):
+for axes, title in zip(
+    panels, ("All directions move (almost) equally far", "101M parameters, 450 steps: Muon's arm ends lower"), strict=True
+):
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
 nb.show(figure)
@@ -85,7 +87,7 @@ nb.show(figure)
 # $-\eta\,\mathrm{msign}(G)$: Muon {cite}`jordan2024muon`. The Moonlight report {cite}`liu2025moonlight`, of which the post's author is one of the authors, adds two repairs and scales it up: weight decay, and a factor $0.2\sqrt{\max(n,m)}$ that makes Muon's
 # updates as large as Adam's, so that Adam's rates can be kept. Its headline: AdamW's loss for 52% of the training compute.
 #
-# We derive each step, then train. Prerequisite: steepest descent in other norms, [](gradient-flow). How rates should scale with the width is the subject of `mup` and [](mup-spectral); the entropy of singular values returns in [](effective-rank).
+# We derive each step, then train. Prerequisite: steepest descent in other norms, [](gradient-flow). How rates should scale with the width is the subject of [](mup) and [](mup-spectral); the entropy of singular values returns in [](effective-rank).
 # Norms: $\lVert M\rVert_2=\sigma_1$ is the spectral norm, $\lVert M\rVert_*=\sum\sigma_i$ the nuclear norm; $\mathrm{RMS}(M)=\lVert M\rVert_F/\sqrt{nm}$.
 #
 # ## The least action
@@ -206,7 +208,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, one for each norm, over the plane of diagonal two by two matrices: a round disc for the Frobenius norm, and a square for both the largest entry and the spectral norm. The same gradient arrow points up to the right, steeply to the right; the steepest step goes against it in the disc and into the lower left corner in the squares."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, one for each norm, over the plane of diagonal two by two matrices: a round disc for the Frobenius norm, and a square for both the largest entry and the spectral norm. The same gradient, mostly along the first axis, points up and right; the steepest step goes against it in the disc and into the lower left corner in the squares."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.2, 3.6), sharey=True)
 g = np.array([2.0, 0.7])
 circle = np.linspace(0, 2 * np.pi, 200)
@@ -224,7 +226,11 @@ for axes, (name, ball) in zip(panels, balls.items(), strict=True):
     axes.set_title(name, fontsize=10)
 panels[0].set_ylabel("second diagonal entry")
 figure.suptitle(
-    "On diagonal matrices sign and matrix sign agree: every direction moves equally far", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "The round ball follows the gradient; both square balls move every direction equally far",
+    fontsize=11,
+    fontweight="bold",
+    x=0.01,
+    ha="left",
 )
 nb.show(figure)
 
@@ -340,8 +346,8 @@ nb.claim(
 # %% [markdown]
 # ### What the bound becomes in the code that is run
 #
-# The post derives $1/\lambda$ before it introduces the factor $0.2\sqrt{\max(n,m)}$, and does not come back to it. Two things change. Newton-Schulz does not return singular values of 1 but up to 1.2024 (below), so the ball has radius $1.2024/\lambda$. And with the factor the update is
-# that much longer, while the decay stays: the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$, which *grows with the width*: 109 instead of 10 for a square matrix of 2048 at $\lambda=0.1$. Run long enough on a constant gradient, the optimizer as shipped goes there:
+# The post derives $1/\lambda$ before it introduces the factor $0.2\sqrt{\max(n,m)}$, and does not come back to it. Two things change. Newton-Schulz does not return singular values of 1 but up to 1.2024 (below; bfloat16 rounds a little above), so the ball has radius $1.2024/\lambda$. And with the factor the update is
+# that much longer, while the decay stays: the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$, which *grows with the width*: 109 instead of 10 for a square matrix of 2048 at $\lambda=0.1$. On a constant gradient the optimizer as shipped goes there, given some $1/(\eta\lambda)$ steps. (No trained model here is run that long: in E7 this time is 2,500 steps at the peak rate, and a run has 450.)
 
 
 # %%
@@ -495,7 +501,7 @@ nb.derivation(
 # %% [markdown]
 # ## Where does 0.2 come from?
 #
-# The report measures Adam's update RMS as 0.2 to 0.4; the post gives no reason. There is one, in one line: late in training the gradient of an entry is mostly noise. If it is pure noise of variance $\sigma^2$, the first moment is a geometric average with weights
+# The report measures Adam's update RMS as 0.2 to 0.4; the post gives no reason. There is one, in one line: suppose that late in training the gradient of an entry is mostly noise. If it is pure noise of variance $\sigma^2$, the first moment is a geometric average with weights
 # $(1-\beta_1)\beta_1^k$, so its variance is $\sigma^2(1-\beta_1)^2/(1-\beta_1^2)$, and the second moment is $\sigma^2$:
 #
 # $$\mathrm{RMS}\approx\sqrt{\frac{1-\beta_1}{1+\beta_1}}=0.2294\quad(\beta_1=0.9).$$
@@ -660,6 +666,14 @@ nb.experiment(
             )
             for (name, values), tolerance in zip(along.items(), (1e-7, 1e-4, 0.06), strict=True)
         ],
+        ledger.close(
+            "bfloat16, the optimizer's own code, 512 singular values from 0.02 to 1: largest image",
+            float(torch.linalg.svdvals(muon.orthogonalize(torch.diag(torch.linspace(0.02, 1, 512))[None])[0].float()).max()),
+            1.2024,
+            abs=0.01,
+            digits=3,
+            machine=True,
+        ),
         ledger.close("steps of the cubic from 0.001 to 0.99", steps_to(0.99, polynomials["cubic"]), 19, abs=0.5),
         ledger.close("of the quintic", steps_to(0.99, polynomials["quintic"]), 13, abs=0.5),
         ledger.close("of Muon's polynomial to its band", steps_to(float(bottom), polynomials["Muon's"]), 6, abs=0.5),
@@ -672,6 +686,7 @@ nb.experiment(
 # %% tags=["hide-input"]
 spread = lambda sigma, steps: float(np.sqrt(np.mean((newton_map(sigma / np.linalg.norm(sigma), steps) - 1) ** 2)))
 gaussian_sigma = {(n, m): torch.linalg.svdvals(gauss(n, m, seed=19)).numpy() for n, m in ((256, 256), (256, 1024))}
+wavers = [spread(gaussian_sigma[256, 256], steps) for steps in range(5, 11)]
 steep = np.arange(1, 513) ** -1.5
 share_in = lambda steps: float(np.mean(newton_map(steep / np.linalg.norm(steep), steps) > 0.68))
 nb.claim(
@@ -682,6 +697,7 @@ nb.claim(
         ledger.less("σᵢ ∝ i^(−1.5), 512: RMS of σ − 1 with 10 steps", spread(steep, 10), spread(steep, 5) / 3),
         ledger.more("share of its singular values in the band: 10 steps", share_in(10), 0.99),
         ledger.less("5 steps", share_in(5), 0.2),
+        ledger.less("Gaussian 256 × 256: RMS of σ − 1 with 10 steps, over that with 5", wavers[5] / wavers[0], 1.0, digits=2, machine=True),
     ],
     fails=[
         ledger.more(
@@ -692,21 +708,21 @@ nb.claim(
             machine=True,
         ),
         ledger.more(
-            "Gaussian 256 × 256: 20 steps over 5",
-            spread(gaussian_sigma[256, 256], 20) / spread(gaussian_sigma[256, 256], 5),
-            0.9,
-            digits=2,
-            machine=True,
+            "Gaussian 256 × 256, 5 to 10 steps: how often of five times one more step makes it less accurate",
+            sum(b > a for a, b in zip(wavers, wavers[1:], strict=False)),
+            1.5,
+            digits=1,
         ),
     ],
 )
 nb.claim(
     "C19",
     "The iteration has a fixed point near 1.",
-    "refuted",
+    "partly",
+    holds=[ledger.less("distance of the nearest fixed point to 1", abs(float(fixed_points[0]) - 1), abs(float(bottom) - 1))],
     fails=[
-        ledger.more("distance of the nearest fixed point to 1", min(abs(float(x) - 1) for x in fixed_points), 0.13),
-        ledger.more("and it repels: |f′| there", abs(slopes[0]), 1.5),
+        ledger.more("it repels, so that no value stays near it: |f′| there", abs(slopes[0]), 1.0),
+        ledger.more("1 itself is moved: |f(1) − 1|", abs(float(newton_map(1.0, 1)) - 1), 0.1),
     ],
 )
 
@@ -792,7 +808,7 @@ nb.derivation(
 #
 # $$\frac{C_M}{C_A}=\Bigl(\frac{2.506}{2.608}\Bigr)^{1/0.052}C_A^{\,0.054/0.052-1}=0.464\,C_A^{\,0.0385}.$$
 #
-# So the ratio *grows* with compute. It is 0.464 at $C_A=1$ and reaches the quoted 0.52 at 18, outside the range of 0.25 to 4.1 (by $6ND$) over which the laws were fitted.
+# So the ratio *grows* with compute. It is 0.464 at $C_A=1$ and reaches the quoted 0.52 at 18, outside the range of 0.25 to 4.1 over which the laws were fitted; inside it is 0.44 to 0.49. (Compute is $6ND$ operations for $N$ parameters and $D$ tokens; one PFLOP/s-day is $8.64\cdot10^{19}$.)
 
 # %%
 CM, CA = sp.symbols("C_M C_A", positive=True)
@@ -813,6 +829,8 @@ nb.derivation(
     ledger.close("factor", float(ratio_law.subs(CA, 1)), 0.4643, abs=5e-5),
     ledger.close("exponent", float(e_a / e_m - 1), 0.03846, abs=5e-6),
     ledger.close("at 10 PFLOP/s-days", ratio_at(10), 0.507, abs=5e-4, digits=3),
+    ledger.close("smallest compute of the fitted models, 6 · 399M · 8.92B", petaflop_days[0], 0.247, abs=5e-4, digits=3),
+    ledger.close("largest, 6 · 1.5B · 38.91B", petaflop_days[-1], 4.053, abs=5e-3, digits=4),
 )
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Ratio of Muon's to AdamW's compute at equal loss against AdamW's compute on a log axis, a line rising slowly from about 0.43 at 0.1 to 0.56 at 100. The fitted range from 0.25 to 4.1 is shaded; a band of rounding around the line spans several hundredths; a dashed horizontal line at 0.52 meets the rising line at 18, outside the shaded range."}}
@@ -825,7 +843,7 @@ axes.plot(compute, ratio_at(compute), color=BLUE, ls="-", label="Muon's compute 
 axes.axhline(0.519, color=RED, ls="--", lw=1.2, label="quoted: 0.52")
 axes.set(xscale="log", xlabel="AdamW's compute, PFLOP/s-days (log axis)", ylabel="ratio at equal loss")
 axes.legend(fontsize=8, loc="upper left")
-axes.set_title("By the report's own laws 52% lies beyond the fitted range")
+axes.set_title("By its laws Muon's share of the compute grows; where they were fitted it is below 0.5")
 nb.show(figure)
 
 # %% [markdown]
@@ -853,7 +871,7 @@ def muon_step(W, G, M, rate, decay=0.1, beta=0.95):
 
 # %% [markdown]
 # [`kexue_nb.muon.Muon`](https://github.com/kexue-nb/kexue-nb/blob/main/kexue_nb/muon.py) is the optimizer to take along: names, defaults, `state_dict` and the order of the bfloat16 operations are those of `torch.optim.Muon`, but all matrices of one shape (or its transpose) go
-# through Newton-Schulz as one stack. **E2**: does it agree, step by step, for both shape rules? **E2b**: is it as fast? All that is trained in this notebook is defined and started in the hidden cells that follow.
+# through Newton-Schulz as one stack. The small grids below train many runs side by side with `optim.StackedMuon`, the same step for stacks of runs; the large model uses `muon.Muon`. **E2**: do they agree with torch, step by step, for both shape rules? **E2b**: is it as fast? All that is trained in this notebook is defined and started in the hidden cells that follow.
 
 # %% tags=["hide-input"]
 cpu = torch.device("cpu")
@@ -1361,7 +1379,7 @@ nb.experiment(
             scope=e2b_full.provenance,
         ),
         ledger.less(
-            "this machine, small matrices: time over torch.optim.Muon's",
+            "live, small matrices: time over torch.optim.Muon's",
             min(e2b["ms"]["Muon"]) / min(e2b["ms"]["torch.optim.Muon"]),
             2.0,
             digits=1,
@@ -1372,7 +1390,7 @@ nb.experiment(
 )
 
 # %% [markdown]
-# A third of the time of `torch.optim.Muon`: 48 products of single matrices do not fill the card, two stacks do. AdamW's fused kernel is still six times faster: Newton-Schulz is the price of Muon, and it is paid once a step, however many tokens the step has.
+# A third of the time of `torch.optim.Muon`, which takes the 48 matrices one by one; here they go through in two stacks. (Where the time goes was not profiled.) AdamW's fused kernel is still six times faster: Newton-Schulz is the price of Muon, and it is paid once a step, however many tokens the step has.
 
 # %% [markdown]
 # ### Is the code around the experiments right?
@@ -1739,8 +1757,11 @@ test3 = {arm: np.array(row["test"]) for arm, row in full3.items()}
 same3 = test3[muon3][best3[adam3]]  # Muon at AdamW's best rate
 entropy3 = {arm: np.array([full3[arm]["entropy"][name] for name in HIDDEN]).mean(2) for arm in (adam3, muon3)}  # (6, rates)
 start3 = np.array([page(64, 64)] * 4 + [page(64, 256)] * 2)
+gain3 = {"same rate": float((test3[adam3][best3[adam3]] - same3).mean())}
+gain3["own rates"] = float((test3[adam3][best3[adam3]] - test3[muon3][best3[muon3]]).mean())
+kept3 = float(np.abs(entropy3[muon3] - start3[:, None]).max())  # over six matrices and seven rates
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the learning rate on a log axis. Left, validation loss: three AdamW curves that almost coincide fall to 2.14 at rate 0.008 and rise again; two Muon curves cross them at 0.004 and fall on to 1.99 at 0.03. Right, mean singular value entropy: AdamW's falls from 0.91 to 0.61 as the rate grows, Muon's stays at the Gaussian value 0.91 throughout."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the learning rate on a log axis. Left, validation loss: three AdamW curves that almost coincide fall to 2.14 at rate 0.008 and rise again; two Muon curves start above them, cross them at 0.004 and fall on to 2.01 and 1.99, near 0.02 and 0.03; the one without decay then rises again. Right, mean singular value entropy: AdamW's falls from 0.91 to 0.61 as the rate grows, Muon's stays at the Gaussian value 0.91 throughout."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.7))
 looks = dict(zip(full3, ((BLUE, ":", "v"), (BLUE, "-", "o"), (GREEN, "--", "^"), (PURPLE, ":", "s"), (ORANGE, "-", "D")), strict=True))
 for arm, (color, style, marker) in looks.items():
@@ -1752,7 +1773,7 @@ for arm, color, marker in ((adam3, BLUE, "o"), (muon3, ORANGE, "D")):
     panels[1].plot(rates3, entropy3[arm].mean(0), color=color, marker=marker, ms=4, ls="-", label=arm)
 panels[1].axhline(start3.mean(), color=GREY, ls="--", label="Gaussian (the start)")
 for axes, title, label in (
-    (panels[0], "Muon crosses AdamW and goes on falling", "validation loss, nats a character"),
+    (panels[0], "Behind at low rates, Muon is ahead at high ones", "validation loss, nats a character"),
     (panels[1], "AdamW's spectra narrow, Muon's do not", "entropy H, mean of the hidden matrices"),
 ):
     axes.set(xscale="log", xlabel="learning rate (log axis)", ylabel=label)
@@ -1774,6 +1795,27 @@ nb.experiment(
             "test loss at AdamW's best rate, AdamW over Muon", test3[adam3][best3[adam3]], same3, sigmas=2.5, scope=r3.provenance
         ),
         ledger.better("each at its own best rate", test3[adam3][best3[adam3]], test3[muon3][best3[muon3]], sigmas=2.5, scope=r3.provenance),
+        ledger.close("mean gain at AdamW's best rate", gain3["same rate"], 0.036, abs=0.01, digits=2, machine=True),
+        ledger.close("mean gain, each at its own best rate", gain3["own rates"], 0.155, abs=0.01, digits=3, machine=True),
+        ledger.close(
+            "AdamW's arm here has the lowest validation loss of all its 21 settings: gap",
+            float(mean3[adam3].min() - min(row.min() for arm, row in mean3.items() if arm.startswith("AdamW"))),
+            0,
+            abs=1e-12,
+        ),
+        ledger.more(
+            "the test losses are not those the rate was chosen by: smallest largest gap of the five arms",
+            min(float(np.abs(test3[arm] - np.array(full3[arm]["valid"])).max()) for arm in full3),
+            1e-3,
+            digits=1,
+            machine=True,
+        ),
+        ledger.close(
+            "error bars: interval of 1, 2, 4, 9 against scipy's t interval",
+            interval([1, 2, 4, 9]),
+            float(np.ptp(scipy.stats.t.interval(0.95, 3, 4.0, scipy.stats.sem([1, 2, 4, 9]))) / 2),
+            rel=1e-9,
+        ),
         ledger.close("best rate of AdamW lies inside the grid: index", best3[adam3], 3, abs=2.5, digits=1),
         ledger.close("of Muon", best3[muon3], 5, abs=0.5, digits=1),
         ledger.close("octaves between the best rates", octaves_apart(rates3[best3[muon3]], rates3[best3[adam3]]), 2, abs=0.5),
@@ -1789,7 +1831,7 @@ nb.experiment(
 )
 
 # %% [markdown]
-# At AdamW's tuned setting Muon is better by a hair's breadth of 0.04 nats; at its own rate by 0.15. The loss of both depends on the decay far less than on the rate. **Entropy.** AdamW's singular spectra narrow as the rate grows, Muon's keep the entropy of a Gaussian matrix at every rate. So at this size Muon does not *raise* the entropy, it *preserves* it.
+# At AdamW's tuned setting Muon is better by 0.04 nats, at its own rate by 0.15; one octave below AdamW's best rate its lead is gone. **Entropy.** AdamW's singular spectra narrow as the rate grows. Muon's stay within 0.03 of a Gaussian matrix at every rate, matrix by matrix: keys end a little below, `wo` a little above.
 
 # %% [markdown]
 # ## E4: how large should an update be?
@@ -1801,10 +1843,12 @@ r4 = nb.recorded("E4")
 factors4, rates4 = [float(name) for name in r4.result], next(iter(r4.config["rates"].values()))
 valid4 = np.array([np.array(row["valid"]).mean(1) for row in r4.result.values()])  # (factors, rates)
 best4 = [factors4[i] for i in valid4.argmin(0)]
+products4 = np.outer(factors4, rates4)  # size of a hidden step
+same_step4 = [float(valid4[:, i][np.isclose(products4[:, i], 0.2 * rates4[-1])][0]) for i in range(len(rates4))]  # rising rates
 figure, axes = plt.subplots(figsize=(7.2, 3.5))
 for i, (color, style, marker) in enumerate(zip((BLUE, ORANGE, GREEN, PURPLE), ("-", "--", "-.", ":"), "oDsv", strict=True)):
     axes.plot(
-        np.array(factors4) * rates4[i],
+        products4[:, i],
         valid4[:, i],
         color=color,
         ls=style,
@@ -1815,17 +1859,23 @@ for i, (color, style, marker) in enumerate(zip((BLUE, ORANGE, GREEN, PURPLE), ("
 axes.plot(0.2 * rates4[-1], valid4[factors4.index(0.2), -1], "*", color=RED, ms=13, label="factor 0.2 at AdamW's best rate")
 axes.set(xscale="log", xlabel="rate × update RMS (log axis)", ylabel="validation loss, nats a character")
 axes.legend(fontsize=8)
-axes.set_title("As the rate doubles the best factor halves; at AdamW's best rate it is 0.4")
+axes.set_title("The lower the rate, the higher the best factor; at AdamW's best, 0.4 and 0.8 tie")
 nb.show(figure)
 
 # %% tags=["hide-input"]
+in_errors = lambda a, b: float((np.mean(a) - np.mean(b)) / math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)))
 test4 = {factor: np.array(row["test"])[-1] for factor, row in zip(factors4, r4.result.values(), strict=True)}  # at AdamW's best rate
 nb.experiment(
     "E4",
-    "At AdamW's best rate the best update RMS is 0.4; the lower the rate, the higher the best factor.",
+    "At AdamW's best rate update RMS of 0.4 and 0.8 are best, and not told apart; the lower the rate, the higher the best factor.",
     "verified",
     holds=[
         ledger.close("best factor at AdamW's best rate", best4[-1], 0.4, abs=0.05),
+        ledger.less(
+            "but 0.8 over 0.4, test loss in standard errors", abs(in_errors(test4[0.8], test4[0.4])), 2.8, digits=1, scope=r4.provenance
+        ),
+        ledger.increasing("at one size of hidden step (rate × RMS = 0.0016): loss as the rate of the rest falls", same_step4[::-1]),
+        ledger.more("over the four rates it changes by", same_step4[0] - same_step4[-1], 0.08, digits=2, machine=True),
         ledger.increasing("best factor at rates 2⁻⁷, 2⁻⁸, 2⁻⁹ (the grid ends at 1.6)", best4[3:0:-1]),
         ledger.better("test loss, factor 0.05 over 0.4", test4[0.05], test4[0.4], sigmas=2.8, scope=r4.provenance),
         ledger.better("factor 1.6 over 0.4", test4[1.6], test4[0.4], sigmas=2.8, scope=r4.provenance),
@@ -1836,7 +1886,7 @@ nb.claim(
     "An update RMS of 0.2 to 0.4 is best (report, Table 8).",
     "partly",
     holds=[
-        ledger.close("best factor at AdamW's tuned rate", best4[-1], 0.4, abs=0.05, scope=r4.provenance),
+        ledger.close("best factor at AdamW's tuned rate (0.8 is not told apart)", best4[-1], 0.4, abs=0.05, scope=r4.provenance),
         ledger.better("0.05 is worse, as in the report: over 0.4", test4[0.05], test4[0.4], sigmas=2.8, scope=r4.provenance),
     ],
     fails=[
@@ -1852,11 +1902,14 @@ nb.claim(
 )
 
 # %% [markdown]
+# Three seeds do not separate 0.4 from 0.8, and 0.2 is worse on the test part (by 5 standard errors; on the validation part by 2.5, short of our 2.8). The curves do not collapse: at one size of the hidden step the loss falls by a tenth of a nat as the rate of embeddings, output layer and gains (and with it the decay) grows eightfold. **A fast rate for the rest is worth something on its own**: remember this for E7.
+
+# %% [markdown]
 # ## E5: the norms under decay
 #
 # Digits with a fifth of the labels redrawn, $64\to64\to64\to64\to10$, Muon by the rule "original" (factor 1 for square matrices) at rate 0.02 on the two inner matrices, 3,000 steps, five decays, four seeds. The bound of the post is $1/\lambda$; D5 says $1.2024/\lambda$. The live run is a short one.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Spectral norm of a weight matrix against the step on log axes for five decays. Without decay it grows from 3.5 to 15. Crosses mark a short run on this machine. With decay 0.1, 0.5, 1 and 2 it stays near 4.5, 1.4, 0.8 and 0.42, each below its dashed bound one over decay; only for decay 2 the first point, 0.51, lies above the dashed line at 0.5 and below the dotted one at 0.60."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Spectral norm of a weight matrix against the step (log axis) for five decays. Without decay it grows from 3.5 to 15. Crosses mark a short live run for decays 0.5 and 2. With decay 0.1, 0.5, 1 and 2 it stays near 4.5, 1.4, 0.8 and 0.42, each below its dashed bound one over decay; only for decay 2 the first point, 0.51, lies above the dashed line at 0.5 and below the dotted one at 0.60."}}
 r5 = nb.recorded("E5")
 norms5 = {float(decay): {int(m): np.array(v) for m, v in row["norm"].items()} for decay, row in r5.result.items()}
 figure, axes = plt.subplots(figsize=(7.2, 3.9))
@@ -1872,17 +1925,20 @@ for decay, row in e5.items():
         "x",
         color=RED,
         ms=5,
-        label="this machine" if decay == "0.5" else None,
+        label="live, short (λ = 0.5, 2)" if decay == "0.5" else None,
     )
 axes.plot([], [], color=GREY, ls="--", lw=1, label="1/λ")
 axes.plot([], [], color=GREY, ls=":", lw=1, label="1.2024/λ")
 axes.set(yscale="log", xlabel="step", ylabel="‖W‖₂ (log axis)", ylim=(0.3, 22))
-axes.legend(fontsize=8, ncols=2, loc="center right")
-axes.set_title("Decay holds the norm; the strongest one shows that the ball is 20% larger")
+axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+axes.set_title("Decay holds the norm; at λ = 2 it first rises just above 1/λ")
 nb.show(figure)
 
 # %% tags=["hide-input"]
 last5 = {decay: row[3000] for decay, row in norms5.items()}
+net5 = DigitsNet(r5.config["seeds"]).inner.detach()[:, 0]
+forgotten = (1 - r5.config["lr"] * 2) ** 200  # q_t of D4 at step 200, λ = 2
+contracted5 = forgotten * torch.linalg.svdvals(net5)[:, 0].numpy() + (1 - forgotten) / 2
 top5 = {decay: max(v.mean() for v in row.values()) for decay, row in norms5.items()}
 accuracy5 = {float(decay): row["accuracy"] for decay, row in r5.result.items()}
 nb.experiment(
@@ -1899,6 +1955,13 @@ nb.experiment(
             if decay
         ],
         ledger.more("λ = 2, step 200: mean norm times λ", norms5[2.0][200].mean() * 2, 1.0, machine=True, scope=r5.provenance),
+        ledger.more(
+            "the same over the contracted bound q‖W₀‖₂ + (1 − q)/λ of D4, which knows that the start is forgotten",
+            float((norms5[2.0][200] / contracted5).mean()),
+            1.0,
+            machine=True,
+            scope=r5.provenance,
+        ),
         ledger.better("test accuracy with noisy labels, λ = 1 over 0", accuracy5[1.0], accuracy5[0.0], sigmas=2.5, scope=r5.provenance),
         ledger.less("live, λ = 2: norm at the last mark times λ", float(list(e5["2.0"]["norm"].values())[-1][0]) * 2, 1.2024, machine=True),
     ],
@@ -1911,10 +1974,12 @@ nb.claim(
         ledger.less(f"λ = {decay:g}: largest mean norm over 1/λ", top5[decay] * decay, bound, digits=2, machine=True, scope=r5.provenance)
         for decay, bound in ((0.1, 0.6), (0.5, 0.8), (1.0, 0.95))
     ],
-    fails=[ledger.more("λ = 2: it is tight, even exceeded", top5[2.0] * 2, 1.0, machine=True, scope=r5.provenance)],
+    fails=[ledger.more("λ = 2: it is tight, at step 200 exceeded by a percent", top5[2.0] * 2, 1.0, machine=True, scope=r5.provenance)],
 )
 
 # %% [markdown]
+# At $\lambda=2$ the norm passes $1/\lambda$ by 1%, not by the 20% that are allowed, and only at the first mark. The post's $\max(\lVert W_0\rVert_2,1/\lambda)$ is about 2 here and holds; what is exceeded is the contracted bound of D4, in which the start is forgotten.
+#
 # **C11.** The report's vanilla Muon is ahead of Muon with decay at first (by 0.023 at step 24,000 of its 800M model) and behind later (by 0.017 at 66,000). **E5b** looks for the same on the small language model: 3,000 steps, decay 0 and 0.1, three rates, three seeds with common batches.
 
 # %% tags=["hide-input"]
@@ -1924,42 +1989,69 @@ lead5b = {
     for m in r5b.result["decay 0"]["curve"]
 }
 end5b = np.array(r5b.result["decay 0.1"]["test"]) - np.array(r5b.result["decay 0"]["test"])
-print(
-    "lead of no decay (nats, mean of nine runs):",
-    {m: round(float(v.mean()), 3) for m, v in lead5b.items()},
-    "| test at the end",
-    round(float(end5b.mean()), 3),
-)
+by_seed = {mark: v.mean(0) for mark, v in lead5b.items()} | {"test": end5b.mean(0)}  # three seeds, a mean over three rates each
+lead_of = {mark: (float(v.mean()), interval(v)) for mark, v in by_seed.items()}
+change5b = by_seed[3000] - by_seed[1200]
+grown5b = [float(np.mean(r5b.result["decay 0"]["norm"][name][-1]) / np.mean(r5b.result["decay 0.1"]["norm"][name][-1])) for name in HIDDEN]
+print("lead of no decay (nats, mean of three seeds ± 95%):", {mark: f"{mean:.3f} ± {half:.3f}" for mark, (mean, half) in lead_of.items()})
 nb.claim(
     "C11",
     "Without weight decay Muon's weights grow too large and its early lead shrinks.",
-    "verified",
+    "partly",
     holds=[
         ledger.more(
             "E5: spectral norm without decay, last over first mark", last5[0.0].mean() / norms5[0.0][200].mean(), 3, digits=2, machine=True
         ),
         ledger.more(
-            "E5b, step 1,200: smallest lead of no decay, nine runs",
-            float(lead5b[1200].min()),
-            0.01,
+            "E5b, highest rate, at the end: norm without decay over with it, smallest of six kinds of matrices",
+            min(grown5b),
+            1.4,
             digits=2,
             machine=True,
             scope=r5b.provenance,
         ),
-        ledger.less("at the end, test: mean lead of no decay", float(end5b.mean()), 0.0, digits=1, machine=True, scope=r5b.provenance),
+        ledger.more(
+            "E5b, step 1,200: lead of no decay less its interval",
+            lead_of[1200][0] - lead_of[1200][1],
+            0.0,
+            digits=2,
+            machine=True,
+            scope=r5b.provenance,
+        ),
         ledger.less(
-            "mean at the end less that at step 1,200, in intervals of it",
-            float((end5b.mean() - lead5b[1200].mean()) / (interval(end5b.ravel() - lead5b[1200].ravel()))),
-            -1,
+            "lead at the end less that at step 1,200, plus the interval of this change (validation)",
+            float(change5b.mean() + interval(change5b)),
+            0.0,
             digits=2,
             machine=True,
             scope=r5b.provenance,
         ),
+        ledger.more(
+            "the test part is not the validation part: largest gap of the two leads at the end",
+            float(np.abs(end5b - np.array(r5b.result["decay 0.1"]["valid"]) + np.array(r5b.result["decay 0"]["valid"])).max()),
+            1e-3,
+            digits=1,
+            machine=True,
+        ),
+    ],
+    fails=[
+        ledger.less("it is no early lead: at step 300 over that at 1,200", lead_of[300][0] / lead_of[1200][0], 0.5, digits=1, machine=True),
+        *[
+            ledger.less(
+                f"it does not turn beyond its error, {part}: |lead at the end| over its interval",
+                abs(lead_of[mark][0]) / lead_of[mark][1],
+                1.0,
+                digits=2,
+                machine=True,
+                scope=r5b.provenance,
+            )
+            for mark, part in ((3000, "validation"), ("test", "test"))
+        ],
     ],
 )
 
 # %% [markdown]
-# So the lead is there in all nine runs, and it is gone at the end. Whether it *turns*, as in the report, is not resolved at this length: the last difference is smaller than its error.
+# No decay leads in the middle (step 1,200 is the peak of five marks, picked after seeing them) and the lead is gone at the end. Whether it *turns*, as in the report, three seeds do not resolve. That the grown weights *cause* the loss of the lead was not tested.
 
 # %% [markdown]
 # ## E7: 101 million parameters
@@ -1967,7 +2059,7 @@ nb.claim(
 # Now a language model of a size that people call one: 101 million parameters (8 layers of width 1024, 16 heads, rotary positions, RMS norm, context 512, bfloat16 activations, attention by `scaled_dot_product_attention`). It reads bytes: Shakespeare, a newspaper in Chinese, Python code, 13 MB to train on, of which a run sees 7.4 million
 # in random windows, half an epoch, so nothing is over-fitted. 450 steps of 32 × 512 bytes, 45 of warm-up, cosine to a tenth, decay 0.1, gradients clipped at 1, AdamW's β = (0.9, 0.95).
 #
-# Both arms get the same tuning: four rates an octave apart (one rate for all parameters), chosen on held-out text; then two fresh seeds. The sheet of claims has a smaller model for this; it is replaced by this one. And because a run that is stopped early has not had its falling rate, "how many steps does Muon need?"
+# Both arms get the same tuning: four rates an octave apart (one rate for all parameters of an arm, decay not tuned), chosen on held-out text; then two fresh seeds. (Curves average 64 windows of the validation part, the choice 512 of them, the reported loss 512 windows of the test part: hence 1.60, 1.58 and 1.55 for one run of AdamW.) Because a run that is stopped early has not had its falling rate, "how many steps does Muon need?"
 # is answered by *whole* schedules of 0.3, 0.5 and 0.7 of the length, at the rate tuned for the full length.
 
 # %% tags=["hide-input"]
@@ -1989,7 +2081,18 @@ def needed_share(seed):
 
 
 shares7 = {seed: needed_share(seed) for seed in (1, 2)}
-step_seconds = {arm: float(np.mean([row["seconds"][-1] / row["at"][-1] for row in rows])) for arm, rows in final7.items()}
+clock7 = {arm: [np.array(row["seconds"]) for row in rows] for arm, rows in final7.items()}
+step_seconds = {arm: float(np.mean([seconds[-1] for seconds in clocks])) / 450 for arm, clocks in clock7.items()}
+
+
+def bracket(seed):
+    """How far AdamW's loss lies from Muon's at half of the steps towards that at 0.7, as a fraction."""
+    half, seven = (
+        next(row["test"] for row in [*rows7["E7e"], *rows7["E7f"]] if (row["seed"], row["share"]) == (seed, x)) for x in (0.5, 0.7)
+    )
+    return (half - next(row["test"] for row in rows7["E7c"] if row["seed"] == seed)) / (half - seven)
+
+
 share7 = float(np.mean(list(shares7.values())))
 time7 = share7 * step_seconds["Muon"] / step_seconds["AdamW"]
 train_flops = 6 * r7["E7"].result["parameters"] * batch_bytes
@@ -2001,9 +2104,9 @@ for arm, color, style in (("AdamW", BLUE, "-"), ("Muon", ORANGE, "--")):
     for i, row in enumerate(final7[arm]):
         label = f"{arm}, rate {2 ** row['exponent']:.2g}" if i == 0 else None
         panels[0].plot(np.array(row["at"]) * batch_bytes / 1e6, row["curve"], color=color, ls=style, lw=1.2, label=label)
-        panels[1].plot(row["seconds"], row["curve"], color=color, ls=style, lw=1.2, label=label)
+        panels[1].plot(clock7[arm][i], row["curve"], color=color, ls=style, lw=1.2, label=label)
 for k, row in enumerate([*rows7["E7e"], *rows7["E7f"]]):
-    label = "Muon, whole schedules of 0.3, 0.5, 0.7" if k == 0 else None
+    label = "Muon, complete runs of 0.3, 0.5, 0.7" if k == 0 else None
     panels[0].plot(row["at"][-1] * batch_bytes / 1e6, row["curve"][-1], "x", color=RED, ms=8, label=label)
     panels[1].plot(row["seconds"][-1], row["curve"][-1], "x", color=RED, ms=8)
 for axes, label in zip(panels, ("bytes read, millions", "seconds of training on one H100"), strict=True):
@@ -2012,7 +2115,7 @@ for axes, label in zip(panels, ("bytes read, millions", "seconds of training on 
 panels[0].set_ylabel("validation loss, nats a byte")
 panels[0].legend(fontsize=8)
 figure.suptitle(
-    f"101M parameters: AdamW's final loss after {share7:.2f} of its steps, {time7:.2f} of its time",
+    f"101M parameters, 450 steps: Muon's arm needs {share7:.2f} of AdamW's steps, {time7:.2f} of its time",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -2035,12 +2138,12 @@ for arm, color, marker, style in (("AdamW", BLUE, "o", "-"), ("Muon", ORANGE, "D
     for i, name in enumerate(HIDDEN):
         panels[1].plot(row["at"], row["rms"][name], color=color, ls=style, lw=1, label=arm if i == 0 else None)
 panels[1].axhline(0.2, color=GREY, ls="--", lw=1, label="0.2")
-panels[1].axhline(math.sqrt(1 / 19), color=RED, ls=":", lw=1.4, label="√(1/19) = 0.229 (D8)")
+panels[1].axhline(math.sqrt(1 / 19), color=RED, ls=":", lw=1.4, label="√(1/19) = 0.229")
 panels[0].set(xscale="log", xlabel="learning rate (log axis)", ylabel="validation loss, nats a byte")
 panels[0].set_xticks([2.0**e for e in range(-12, -6)], [f"{1e3 * 2.0**e:.2g}e-3" for e in range(-12, -6)], fontsize=8)
 panels[0].minorticks_off()
 panels[1].set(xlabel="step", ylabel="update RMS / rate", ylim=(0, 0.4))
-for axes, title in zip(panels, ("Both tuned, best rates inside the grid", "Update sizes match, to a fifth"), strict=True):
+for axes, title in zip(panels, ("One rate an arm, the best inside the grid", "Muon's updates are a fifth smaller"), strict=True):
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
 nb.show(figure)
@@ -2059,7 +2162,7 @@ print(
 )
 nb.experiment(
     "E7",
-    "101M parameters, both tuned: Muon's loss is 0.16 nats lower after equal bytes; it reaches AdamW's with 0.56 of the steps, about 0.66 of the time and 0.7 of the FLOPs.",
+    "101M parameters, 450 steps, one tuned rate an arm, decay 0.1: Muon's arm is 0.16 nats lower after equal bytes; it reaches AdamW's loss with 0.56 of the steps, about 0.66 of the time and 0.7 of the FLOPs.",
     "verified",
     holds=[
         ledger.more("parameters", r7["E7"].result["parameters"], 1e8, digits=4),
@@ -2078,8 +2181,31 @@ nb.experiment(
             for arm, rows in final7.items()
         ],
         ledger.close("share of the steps, mean of two seeds", share7, 0.56, abs=0.02, digits=2, machine=True),
+        *[
+            ledger.close(
+                f"seed {seed}: by hand, on a logarithmic scale from 0.5 to 0.7",
+                shares7[seed],
+                0.5 * 1.4 ** bracket(seed),
+                rel=1e-6,
+                digits=3,
+                machine=True,
+            )
+            for seed in shares7
+        ],
+        ledger.more(
+            "AdamW's loss lies between the two: smallest distance to an end, as a fraction",
+            min(min(bracket(seed), 1 - bracket(seed)) for seed in shares7),
+            0.1,
+            digits=1,
+            machine=True,
+        ),
+        ledger.close(
+            "seconds of a whole run, Muon over AdamW", clock7["Muon"][0][-1] / clock7["AdamW"][0][-1], 1.18, abs=0.03, machine=True
+        ),
         ledger.close("share of the time", time7, 0.66, abs=0.02, digits=2, machine=True),
-        ledger.close("share of the FLOPs, Newton-Schulz counted (attention's scores not)", flops7, 0.70, abs=0.02, digits=2, machine=True),
+        ledger.close(
+            "share of the FLOPs, Newton-Schulz counted (attention's scores not)", flops7, 0.704, abs=0.006, digits=3, machine=True
+        ),
         ledger.less("training set, bytes read over bytes there", 450 * batch_bytes / r7["E7"].result["train bytes"], 0.6, digits=2),
     ],
 )
@@ -2087,10 +2213,14 @@ nb.experiment(
 # %% [markdown]
 # ### What this says about 52%
 #
-# Counted as the report counts, in tokens times model size, Muon needed 0.55 and 0.57 of AdamW's steps in our two seeds: close to its 0.52, with a five-thousandth of the compute of its smallest fitted model. Three things keep this from being a confirmation. The runs are short (450 steps; AdamW is behind from the first fifty). Muon's shorter schedules were not tuned again, so 0.56 is rather too high than too low. And on the clock
-# the gain is smaller: Newton-Schulz costs $5(4n^2m+2n^3)$ a matrix, whatever the batch, here a quarter of a step's FLOPs at 16 thousand tokens. At the millions of tokens of the report's batches this overhead is nothing.
+# Counted as the report counts, in tokens times model size, Muon's arm needed 0.55 and 0.57 of AdamW's steps in our two seeds. This supports a saving; it does not confirm the number 0.52:
 #
-# "Reuse AdamW's rate": at both rates that the grids share Muon is better than AdamW, and better than AdamW at its best. But Muon's own best rate is eight times AdamW's, and taking over AdamW's gives away part of the gain.
+# - **One rate for everything.** Muon's arm trains its embeddings, output layer and gains at its own best rate, eight times AdamW's; AdamW's arm never had a fast rate for these with a slow one for the rest. E4 shows that this matters. The share is that of "Muon with a fast rest" against "AdamW with a slow rest", and the part due to the matrix sign is not separated. Nor was the decay tuned.
+# - **The law does not reach here.** At our compute, 1/5000 of the smallest fitted model's, the report's laws give 0.32, not 0.52: that 0.56 is near the quoted number is no agreement with them.
+# - **Short runs.** 450 steps, 0.07 bytes a parameter; AdamW is behind from the first fifty. Muon's shorter schedules were not tuned again, which makes 0.56 rather too high than too low.
+# - **The clock.** Newton-Schulz costs $5(4n^2m+2n^3)$ a matrix, whatever the batch: a quarter of a step's FLOPs at 16 thousand tokens, nothing at the millions of tokens of the report's batches.
+#
+# "Reuse AdamW's rate" was not tested at AdamW's own best rate, $2^{-11}$, where Muon was not run. At the two rates that the grids share, 2 and 4 times as high, Muon is better than AdamW there and than AdamW at its best; at the first of them it gives away 0.065 of the 0.16 nats. The small model (E3) did run both at AdamW's best rate: Muon leads by 0.04, and an octave below no more.
 
 # %% tags=["hide-input"]
 nb.claim(
@@ -2098,21 +2228,28 @@ nb.claim(
     "Muon needs about 52% of AdamW's training FLOPs (report, from its fitted laws).",
     "partly",
     holds=[
-        ledger.close("the laws at the middle of the fitted range, C_A = 1", ratio_at(1), 0.52, abs=0.06, digits=3),
-        ledger.close("0.519 is reached at C_A =", math.exp(quoted_at), 18.1, abs=0.1, digits=3),
-        ledger.close(
-            "E7, counted as the report counts: share of the steps",
+        ledger.close("the laws give the quoted 0.519, at C_A =", math.exp(quoted_at), 18.1, abs=0.1, digits=3),
+        ledger.less(
+            "E7, counted as the report counts: share of the steps (a saving of a quarter was asked for)",
             share7,
-            0.519,
-            abs=0.06,
+            0.75,
             digits=2,
             machine=True,
             scope=r7["E7e"].provenance,
         ),
     ],
     fails=[
-        ledger.less("largest C_A of the fitted models by 6ND", max(petaflop_days), math.exp(quoted_at) / 4, digits=3),
-        ledger.less("ratio there", ratio_at(max(petaflop_days)), 0.5, digits=3),
+        ledger.less("that is outside the fitted models: their largest C_A by 6ND, over it", max(petaflop_days) / math.exp(quoted_at), 0.5),
+        ledger.less("inside, the laws promise more: ratio at the largest", ratio_at(max(petaflop_days)), 0.5, digits=3),
+        ledger.less("and at the smallest", ratio_at(min(petaflop_days)), 0.45, digits=3),
+        ledger.more(
+            "E7: share of the steps over what the laws give at its compute",
+            share7 / ratio_at(450 * train_flops / 8.64e19),
+            1.5,
+            digits=2,
+            machine=True,
+            scope=r7["E7e"].provenance,
+        ),
         ledger.more("E7, Newton-Schulz counted: share of the FLOPs", flops7, 0.6, digits=2, machine=True, scope=r7["E7e"].provenance),
         ledger.more("E7: share of the time", time7, 0.6, digits=2, machine=True, scope=r7["E7e"].provenance),
         ledger.more(
@@ -2157,26 +2294,21 @@ nb.claim(
     "RMS-matched Muon can take AdamW's learning rate and decay over directly, and is close to its own best with them.",
     "partly",
     holds=[
-        ledger.close(
-            "E7, second half: mean update RMS, Muon's over AdamW's",
-            half_way("Muon").mean() / half_way("AdamW").mean(),
-            0.79,
-            abs=0.06,
-            digits=2,
-            machine=True,
-            scope=r7["E7d"].provenance,
-        ),
         ledger.better(
             "E3: AdamW at its best rate over Muon at the same", test3[adam3][best3[adam3]], same3, sigmas=2.5, scope=r3.provenance
         ),
         *[
             ledger.less(
-                f"E7, rate 2^{e:g}: test loss, Muon less AdamW", at_rate["Muon"][e] - at_rate["AdamW"][e], -0.1, digits=3, machine=True
+                f"E7, rate 2^{e:g}, above AdamW's best: test loss, Muon less AdamW",
+                at_rate["Muon"][e] - at_rate["AdamW"][e],
+                -0.1,
+                digits=3,
+                machine=True,
             )
             for e in (-10.0, -9.0)
         ],
         ledger.less(
-            "E7: Muon at 2^−10, next to AdamW's best 2^−11, less AdamW's best",
+            "E7: Muon at 2^−10, twice AdamW's best rate (where Muon was not run), less AdamW's best",
             at_rate["Muon"][-10.0] - min(at_rate["AdamW"].values()),
             -0.05,
             digits=3,
@@ -2186,6 +2318,23 @@ nb.claim(
     fails=[
         ledger.close(
             "E7: octaves from AdamW's best rate to Muon's", chosen7["Muon"]["exponent"] - chosen7["AdamW"]["exponent"], 3, abs=0.5
+        ),
+        ledger.less(
+            "E3, an octave below AdamW's best rate: Muon's lead, test",
+            float((test3[adam3] - test3[muon3])[best3[adam3] - 1].mean()),
+            0.0,
+            digits=2,
+            machine=True,
+            scope=r3.provenance,
+        ),
+        ledger.close(
+            "E7, second half: mean update RMS, Muon's over AdamW's (matched would be 1)",
+            half_way("Muon").mean() / half_way("AdamW").mean(),
+            0.79,
+            abs=0.06,
+            digits=2,
+            machine=True,
+            scope=r7["E7d"].provenance,
         ),
         ledger.close("E3: octaves", octaves_apart(rates3[best3[muon3]], rates3[best3[adam3]]), 2, abs=0.5),
         ledger.more(
@@ -2202,12 +2351,15 @@ nb.claim(
 entropy7 = {arm: {name: [row["entropy"][name] for row in rows[1:]] for name in HIDDEN} for arm, rows in final7.items()}
 start7 = {name: np.mean([row["start"][name] for row in final7["Muon"][1:]]) for name in HIDDEN}
 higher7 = [name for name in HIDDEN if min(entropy7["Muon"][name]) > max(entropy7["AdamW"][name])]
-higher3 = {name: float(entropy3[muon3][i, best3[adam3]] - entropy3[adam3][i, best3[adam3]]) for i, name in enumerate(HIDDEN)}
+lead3 = lambda at: dict(zip(HIDDEN, (entropy3[muon3][:, at] - entropy3[adam3][:, best3[adam3]]).tolist(), strict=True))
+higher3, higher3_own = lead3(best3[adam3]), lead3(best3[muon3])  # both at AdamW's best rate; each at its own
+arms7 = ("AdamW", "Muon")
+gap7 = {name: float(np.mean(entropy7["Muon"][name]) - np.mean(entropy7["AdamW"][name])) for name in HIDDEN}
 nb.results(
     "C13",
     "Entropy of the singular spectra, 101M parameters, each arm at its best rate (mean of two seeds, every third layer)",
-    ["matrix", "start", "AdamW", "Muon"],
-    [[name, f"{start7[name]:.3f}", *(f"{np.mean(entropy7[arm][name]):.3f}" for arm in ("AdamW", "Muon"))] for name in HIDDEN],
+    ["matrix", "start", *arms7],
+    [[name, f"{start7[name]:.3f}", *(f"{np.mean(entropy7[arm][name]):.3f}" for arm in arms7)] for name in HIDDEN],
 )
 nb.claim(
     "C13",
@@ -2218,16 +2370,23 @@ nb.claim(
             ledger.more(f"E3, {name}, both at AdamW's best rate: Muon less AdamW", gap, 0.01, digits=2, machine=True, scope=r3.provenance)
             for name, gap in higher3.items()
         ],
-        ledger.less(
-            "E3: largest distance of Muon's mean entropy to the Gaussian's, over seven rates",
-            float(np.abs(entropy3[muon3].mean(0) - start3.mean()).max()),
-            0.005,
-            digits=1,
+        ledger.more("E3, each at its own best rate, smallest of the six", min(higher3_own.values()), 0.01, digits=2, machine=True),
+        ledger.close(
+            "E3, wo at AdamW's best rate, straight from the record",
+            higher3["wo"],
+            float(np.mean(full3["Muon, decay 0.1"]["entropy"]["wo"][3]) - np.mean(full3["AdamW, decay 0.1"]["entropy"]["wo"][3])),
+            abs=1e-9,
+            digits=2,
             machine=True,
         ),
+        ledger.less("E3: largest distance of Muon's to the Gaussian's, six matrices, seven rates", kept3, 0.03, digits=1, machine=True),
+        *[
+            ledger.close(f"E7, start of {name}: Page's formula for {n} × {m}", start7[name], page(n, m), abs=3e-3, digits=3, machine=True)
+            for name, n, m in (("wq", 1024, 1024), ("w2", 1024, 4096))
+        ],
         ledger.more(
             "E7, each at its best rate: w2",
-            float(np.mean(entropy7["Muon"]["w2"]) - np.mean(entropy7["AdamW"]["w2"])),
+            gap7["w2"],
             0.05,
             digits=2,
             machine=True,
@@ -2244,7 +2403,7 @@ nb.claim(
         ),
         ledger.less(
             "queries: Muon less AdamW",
-            float(np.mean(entropy7["Muon"]["wq"]) - np.mean(entropy7["AdamW"]["wq"])),
+            gap7["wq"],
             -0.01,
             digits=2,
             machine=True,
@@ -2253,7 +2412,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# Higher in `wo` and `w2`, lower in the other four: Muon's best rate is eight times AdamW's and moves the weights further from their random start. At one rate for both (E3) the report's finding holds in all six.
+# Higher in `wo` and `w2`, lower in the other four. In the small model (E3) the report's finding holds in all six, both at one rate and with each arm at its own best: the choice of rates does not explain the difference. Model, text, length and batch differ too, and no run here tells them apart.
 
 # %% [markdown]
 # ## The report's numbers
@@ -2264,7 +2423,6 @@ nb.claim(
 one_rate = {"H × H": rms_of(optim.msign(gauss(48, 48, seed=60))), "H × 4H": rms_of(optim.msign(gauss(48, 192, seed=61)))}
 table_1 = {
     "0.2 √H for all": (2.812, 3.586e-2, 2.52e-2),
-    "update norm": (2.789, 4.918e-2, 5.01e-2),
     "adjusted rate": (2.789, 3.496e-2, 4.89e-2),
 }
 nb.claim(
@@ -2300,7 +2458,7 @@ sft = {name: float(np.mean(row)) for name, row in table_6.items()}
 wins = {name: sum(all(row[i] >= other[i] for other in table_6.values()) for i in range(4)) for name, row in table_6.items()}
 nb.claim(
     "C14",
-    "Fine-tuning with Muon helps a model pretrained with Muon; with a mismatch there is no clear advantage.",
+    "Fine-tuning with Muon helps a model pretrained with Muon; with a mismatch there is no clear advantage (one model of each kind).",
     "verified",
     holds=[
         ledger.close("rows of Table 6 in which Muon/Muon is best", wins["Muon/Muon"], 4, abs=0.5, scope="numbers of the report"),
@@ -2357,7 +2515,15 @@ nb.claim(
             float(scipy.stats.binomtest(len(better_on), 11, alternative="greater").pvalue),
             0.01,
             digits=3,
-            scope="numbers of the report; one model each",
+            scope="numbers of the report; one model each, and benchmarks are not independent coins",
+        ),
+        ledger.close(
+            "mean lead over the eleven, points",
+            float(np.mean([moonlight[name] - moonlight_a[name] for name in moonlight])),
+            2.03,
+            abs=0.01,
+            digits=3,
+            scope="numbers of the report",
         ),
         ledger.close("12/2048", float(scipy.stats.binomtest(10, 11, alternative="greater").pvalue), 12 / 2048, rel=1e-9, digits=3),
     ],
@@ -2368,7 +2534,7 @@ adam_bytes, muon_bytes = (
 )  # a parameter, ZeRO-1: gradients and parameters in float32; Muon also gathers its momentum in bfloat16
 nb.claim(
     "C17",
-    "Distributed Muon sends at most 1.25 times the bytes of distributed AdamW.",
+    "Distributed Muon sends at most 1.25 times the bytes of distributed AdamW (by the report's own count, not measured here).",
     "verified",
     holds=[
         ledger.close(
@@ -2392,7 +2558,8 @@ nb.claim(
             abs=1e-6,
             digits=8,
             scope="numbers of the report",
-        )
+        ),
+        ledger.close("sum of the two exponents", 0.5112684 + 0.4887316, 1, abs=1e-9, digits=8, scope="numbers of the report"),
     ],
 )
 
@@ -2404,15 +2571,27 @@ nb.results(
     [
         [
             "AdamW's loss, share of its compute (6ND)",
-            "0.52 (quoted), 0.46 at 1 PFLOP/s-day (its laws)",
+            f"0.52 (quoted), 0.44 to 0.49 (its laws, fitted range), {ratio_at(450 * train_flops / 8.64e19):.2f} (its laws, our compute)",
             f"≈{share7:.2f} at {450 * train_flops / 8.64e19:.1g} PFLOP/s-days, two seeds",
         ],
         ["the same in seconds", "not given", f"≈{time7:.2f}"],
         ["AdamW's update RMS", "0.2 to 0.4", f"≈{half_way('AdamW').mean():.2f} (second half; theory 0.229)"],
         ["Muon's matched RMS", "0.2", f"≈{half_way('Muon').mean():.2f}"],
-        ["best update RMS at AdamW's rate", "0.2, 0.4 (Table 8)", f"{best4[-1]:g} of {', '.join(f'{x:g}' for x in factors4)}"],
-        ["lead of no decay, early and late", "0.023, −0.017", f"≈{lead5b[1200].mean():.3f}, ≈{end5b.mean():.3f}"],
-        ["groups with higher entropy under Muon", "6 of 6", f"6 of 6 (small, one rate), {len(higher7)} of 6 (101M, best rates)"],
+        [
+            "best update RMS at AdamW's rate",
+            "0.2, 0.4 (Table 8)",
+            f"0.4 and 0.8, not told apart, of {', '.join(f'{x:g}' for x in factors4)}",
+        ],
+        [
+            "lead of no decay, before and at the end",
+            "0.023, −0.017",
+            f"≈{lead_of[1200][0]:.3f} ± {lead_of[1200][1]:.3f}, ≈{lead_of['test'][0]:.3f} ± {lead_of['test'][1]:.3f}",
+        ],
+        [
+            "groups with higher entropy under Muon",
+            "6 of 6",
+            f"{sum(v > 0 for v in higher3_own.values())} of 6 (small), {len(higher7)} of 6 (101M), both at best rates",
+        ],
     ],
 )
 
@@ -2456,12 +2635,13 @@ nb.claim(
 #
 # ## What does not hold
 #
-# - **"$\lVert W\rVert_2\le1/\lambda$"** (C4, C5) is the bound for an exact matrix sign without the factor. In the code that is run the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$ and grows with the width. At $\lambda=2$ the excess is seen.
-# - **"An update RMS of 0.2"** is about 0.16 to 0.19 with five Newton-Schulz steps (D9, E7): the iteration has no attracting fixed point near 1 (C19), and more steps do not help a Gaussian matrix (C16).
+# - **"$\lVert W\rVert_2\le1/\lambda$"** (C4, C5) is the bound for an exact matrix sign without the factor. In the code that is run the radius is $0.2\sqrt{\max(n,m)}\cdot1.2024/\lambda$ and grows with the width (shown on constant gradients, not on a trained model). Without the factor, at $\lambda=2$, a trained matrix passes $1/\lambda$ by 1%.
+# - **"An update RMS of 0.2"** is about 0.16 to 0.19 with five Newton-Schulz steps (D9, E7): the iteration has no attracting fixed point near 1 (C19), and more steps make a Gaussian $256\times1024$ matrix worse, while a square one wavers (C16).
 # - **"Adam's update RMS is 0.2 to 0.4"** (C7): at the end it is $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.23$ to within a tenth on average; on the way, in the larger model, it is as low as 0.11.
-# - **"Take AdamW's rate"** (C8). It works; but Muon's best rate was 4 and 8 times higher here, and the best factor at AdamW's rate is 0.4 rather than 0.2 (C9).
-# - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted, and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time.
-# - **"Higher entropy everywhere"** (C13) depends on the rates compared.
+# - **"Take AdamW's rate"** (C8). At AdamW's own best rate it was tried on the small model only: it works, by a small margin. Muon's best rate was 4 and 8 times higher, and the best factor at AdamW's rate is 0.4 or 0.8 rather than 0.2 (C9).
+# - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted (inside: 0.44 to 0.49), and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time, with a faster rate for embeddings and output layer in Muon's arm that was not given to AdamW's.
+# - **"Without decay the early lead turns"** (C11): the lead vanishes; that it turns, three seeds do not resolve.
+# - **"Higher entropy everywhere"** (C13): in six of six groups on the small model, in two of six at 101M, both at each arm's best rate. Why is open.
 # - **A gap in the derivation** (D6): the post and the report drop the cross terms of the squared sum without a word. They vanish, by orthogonality.
 #
 # ## Exercises
