@@ -772,7 +772,7 @@ nb.derivation(
 # Softmax obeys no such bound. Put $n$ keys on a circle in $\mathbb R^2$ and let query $j$ be $\beta k_j$. Only the two neighbours matter, and
 # $\beta=\log\frac{2w}{1-w}\big/\bigl(1-\cos\frac{2\pi}n\bigr)$ gives every token its weight $w$ in turn: two dimensions for any $n$. The price is logits of order $n^2$.
 #
-# The table below (experiment E4) lists the sum of best weights for four feature maps, one draw each. Random features in the manner of Performer {cite}`choromanski2021performer` with long
+# The table below (experiment E4) lists the sum of best weights for four feature maps, one draw each. Random features in the manner of Performer {cite}`choromanski2020performers` with long
 # directions use 67% to 78% of the bound at $d=16$ and 42% to 49% at $d=64$; elu + 1, relu and exp features of Gaussian keys use 28% of it or less, and give no token more than half.
 
 
@@ -978,7 +978,7 @@ nb.claim(
 # %% [markdown]
 # ## Decay: concentrated, but on a fixed place
 #
-# Linear attention with a forgetting factor (RetNet {cite}`sun2023retnet`, linear RNNs {cite}`orvieto2023lru`) multiplies the weight of the token at distance $i$ by $\lambda^i$. With nothing else,
+# Linear attention with a forgetting factor (RetNet {cite}`sun2023retentive`, linear RNNs {cite}`orvieto2023lru`) multiplies the weight of the token at distance $i$ by $\lambda^i$. With nothing else,
 # $a=(\lambda^{n-1},\dots,\lambda,1)$ and for $\lambda<1$
 #
 # $$S=\sqrt{\frac{(1-\lambda^n)(1+\lambda)}{n(1-\lambda)(1+\lambda^n)}}<\sqrt{\frac{1+\lambda}{n(1-\lambda)(1+\lambda^n)}}\to0,\qquad N_{\mathrm{eff}}\to\frac{1+\lambda}{1-\lambda} .$$
@@ -2482,5 +2482,5 @@ nb.ledger()
 # %% [markdown]
 # ## References
 #
-# The post: {cite}`su2023concentration`. relu² attention: {cite}`hua2022gau`. Linear attention: {cite}`katharopoulos2020linear`, {cite}`choromanski2021performer`; with decay: {cite}`sun2023retnet`, {cite}`orvieto2023lru`.
+# The post: {cite}`su2023concentration`. relu² attention: {cite}`hua2022gau`. Linear attention: {cite}`katharopoulos2020linear`, {cite}`choromanski2020performers`; with decay: {cite}`sun2023retentive`, {cite}`orvieto2023lru`.
 # Signed attention weights: {cite}`wang2018nonlocal`. Later: {cite}`velickovic2024softmax`, {cite}`nakanishi2025ssmax`.
