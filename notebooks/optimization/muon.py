@@ -68,9 +68,7 @@ panels[1].plot(
 )
 panels[1].axhline(hero_rows["AdamW"]["curve"][-1], color=GREY, ls=":")
 panels[1].set(xlabel="step (16,384 bytes each)", ylabel="validation loss, nats a byte", ylim=(1.3, 2.6))
-for axes, title in zip(
-    panels, ("All directions move (almost) equally far", "101M parameters, 450 steps: Muon's arm ends lower"), strict=True
-):
+for axes, title in zip(panels, ("All directions move (almost) equally far", "101M parameters: Muon ends lower"), strict=True):
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
 nb.show(figure)
@@ -843,7 +841,7 @@ axes.plot(compute, ratio_at(compute), color=BLUE, ls="-", label="Muon's compute 
 axes.axhline(0.519, color=RED, ls="--", lw=1.2, label="quoted: 0.52")
 axes.set(xscale="log", xlabel="AdamW's compute, PFLOP/s-days (log axis)", ylabel="ratio at equal loss")
 axes.legend(fontsize=8, loc="upper left")
-axes.set_title("By its laws Muon's share of the compute grows; where they were fitted it is below 0.5")
+axes.set_title("Where the laws were fitted, the ratio is below 0.5")
 nb.show(figure)
 
 # %% [markdown]
@@ -1859,7 +1857,7 @@ for i, (color, style, marker) in enumerate(zip((BLUE, ORANGE, GREEN, PURPLE), ("
 axes.plot(0.2 * rates4[-1], valid4[factors4.index(0.2), -1], "*", color=RED, ms=13, label="factor 0.2 at AdamW's best rate")
 axes.set(xscale="log", xlabel="rate × update RMS (log axis)", ylabel="validation loss, nats a character")
 axes.legend(fontsize=8)
-axes.set_title("The lower the rate, the higher the best factor; at AdamW's best, 0.4 and 0.8 tie")
+axes.set_title("The lower the rate, the higher the best factor")
 nb.show(figure)
 
 # %% tags=["hide-input"]
@@ -2018,6 +2016,7 @@ nb.claim(
             machine=True,
             scope=r5b.provenance,
         ),
+        ledger.close("that lead, over nine runs at once", lead_of[1200][0], float(lead5b[1200].mean()), rel=1e-9, digits=2, machine=True),
         ledger.less(
             "lead at the end less that at step 1,200, plus the interval of this change (validation)",
             float(change5b.mean() + interval(change5b)),
