@@ -196,10 +196,11 @@ def muon_update(device, *, widths, seeds, batches):
     return table
 
 
+e1b_widths = nb.at_scale(cpu=[32, 64, 128, 256], gpu=[64, 128, 256, 512, 1024], full=[32, 64, 128, 256, 512, 1024, 2048, 4096])
 e1b = nb.run(
     "E1b",
     muon_update,
-    widths=nb.at_scale(cpu=[32, 64, 128, 256], gpu=[64, 128, 256, 512, 1024], full=[32, 64, 128, 256, 512, 1024, 2048, 4096]),
+    widths=e1b_widths,
     seeds=nb.at_scale(cpu=[0, 1], gpu=[0, 1], full=[0, 1, 2, 3]),
     batches=nb.at_scale(cpu=[4, 1797], gpu=[4, 16, 64, 256, 1797], full=[4, 16, 64, 256, 1797]),
 )
@@ -520,7 +521,7 @@ e6_grids = {
         cpu={"32": octave_range(-7, -4), "128": octave_range(-9, -6)},
         gpu={str(d): octave_range(-10, -5) for d in (64, 128, 256, 512)},
         full={"64": octave_range(-9, -4), "128": octave_range(-9, -4), "256": octave_range(-10, -5)}
-        | {"512": octave_range(-11, -6), "1024": octave_range(-12, -7)},
+        | {"512": octave_range(-11, -5), "1024": octave_range(-12, -5)},
     ),
     "muP": nb.at_scale(
         cpu={str(d): octave_range(-7, -4) for d in (32, 128)},
