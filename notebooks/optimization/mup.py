@@ -67,7 +67,7 @@ right.minorticks_off()
 right.set_title("coordinate check", fontsize=10)
 right.legend(fontsize=7.5)
 figure.suptitle(
-    f"Shakespeare transformers, {len(curves.config['seeds'])} seeds a point, recorded: tune at width 64, train at 1024",
+    f"Transformers on text, {len(curves.config['seeds'])} seeds: under muP the best rate of width 64 serves at 1024 (recorded)",
     fontsize=11,
     fontweight="bold",
     x=0.01,
@@ -933,7 +933,7 @@ for axes, key in zip(panels, ("squared", "moduli", "nuclear"), strict=True):
     width_axis(axes, e1_full, 2)
     axes.set_title(MEASURES[key], fontsize=10)
 panels[0].set_ylabel("value (log axis)")
-panels[0].legend(fontsize=7.5, loc="lower left")
+panels[0].legend(fontsize=7.5, loc="center left")
 figure.suptitle(
     "The gradients' norms follow the counted powers of the width (grey: predicted; dots: live)",
     fontsize=11,
@@ -1337,7 +1337,7 @@ top.set(yscale="log", ylabel="RMS change of Y₂")
 top.legend(ncols=3, loc="lower left", fontsize=8)
 bottom.set(yscale="log", ylabel="loss decrease", ylim=(0.01, 0.2))
 width_axis(bottom, e3_full)
-top.set_title("One step of SGD: the loss cannot tell the members of the family apart, the features can")
+top.set_title("One step of SGD: the losses of the family agree, the features do not")
 nb.show(figure)
 
 # %% [markdown]
@@ -1557,7 +1557,7 @@ for axes, rule in zip(panels[0], ("SP", "muP"), strict=True):
     axes.set(yscale="log", ylim=(0.015, 3), xlabel="log₂ of the rate")
     axes.set_title(f"{rule}: tuning curves", fontsize=10)
 panels[0, 0].set_ylabel("training loss (log axis)")
-panels[0, 1].legend(fontsize=7.5, ncols=2, loc="upper left")
+panels[0, 1].legend(fontsize=7, ncols=2, loc="upper center")
 for arm, (color, style, marker) in E4_LOOKS.items():
     panels[1, 0].plot(e4_full, [np.nanmean(o) for o in e4_optima[arm].values()], color=color, ls=style, marker=marker, ms=4, label=arm)
     panels[1, 1].plot(e4_full, [np.mean(v) for v in e4_carried[arm][1].values()], color=color, ls=style, marker=marker, ms=4, label=arm)
@@ -1568,10 +1568,10 @@ for axes in panels[1]:
     width_axis(axes, e4_full, 2)
 panels[1, 0].set(ylabel="log₂ of the best rate")
 panels[1, 0].set_title("best rate (crosses: live)", fontsize=10)
-panels[1, 1].set(ylabel="training loss (log axis)", yscale="log")
+panels[1, 1].set(ylabel="training loss (log axis)", yscale="log", ylim=(0.015, 1.0))
 panels[1, 1].set_title("loss at the rate that is best at d = 64", fontsize=10)
 panels[1, 0].legend(fontsize=7.5)
-panels[1, 1].legend(fontsize=7.5)
+panels[1, 1].legend(fontsize=7.5, loc="upper left", ncols=2)
 figure.suptitle("Digits, Adam: SP's best rate moves with the width, muP's does not", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
@@ -1691,7 +1691,7 @@ axes.plot(
 )
 width_axis(axes, e5_full)
 axes.set(ylabel="log₂ of the best rate")
-axes.set_title("Muon: √(out/in) keeps the best rate in place, Moonlight's factor needs η ∝ 1/√d")
+axes.set_title("Muon: √(out/in) keeps the best rate, 0.2√max needs η ∝ 1/√d")
 axes.legend(fontsize=8, title="shape factor: octaves per doubling, 95% interval", title_fontsize=8)
 nb.show(figure)
 
