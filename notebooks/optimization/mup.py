@@ -14,8 +14,7 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/mup.ipynb)
 #
 # **The point.** A learning rate tuned on a narrow network fails on a wide one, because a step changes a wider network more. muP asks that forward signal, backward signal, loss decrease and feature change per step be free of the width $d$, counts
-# exponents and solves: initial variance and rate of each block get a fixed power of $d$, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free, a dial from lazy to explosive; feature change sets it. In the transformers below the best rate of the standard parametrisation falls 40-fold from width 64 to 1024; under muP it stays within a third of an octave.
-# Muon, for which the post has to import an assumption, fits without it: at a fixed batch its update has the right order by itself.
+# exponents and solves: initial variance and rate of each block get a fixed power of $d$, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free; feature change sets it. In the transformers below the best rate of the standard parametrisation (SP: fan-in deviations, one rate) falls 40-fold from width 64 to 1024; under muP it falls by a third of an octave.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -44,17 +43,18 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 # %%
 nb = kexue_nb.notebook("mup")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels. Left and middle: validation loss of transformers against log2 of the learning rate, one curve a width from 64 to 1024, minima starred. Under SP the minima move left by octaves as the width grows; under muP they stay on one vertical line. Right: RMS change of the last hidden state and of the logits in five steps against the width: rising under SP, flat or falling slightly under muP."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels. Left and middle: validation loss of transformers against log2 of the learning rate, one curve a width from 64 to 1024, minima starred. Under SP the minima move left by octaves as the width grows; under muP they lie within a third of an octave. Right: RMS change of the last hidden state and of the logits in five steps against the width: rising under SP, flat or falling slightly under muP."}}
 curves, changes = nb.recorded("E6"), nb.recorded("E6b")
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.2, 3.6))
+figure, first_panels = plt.subplots(1, 3, figsize=(9.2, 3.6))
+left, middle, right = first_panels
 CURVE_LOOKS = list(zip((SKY, BLUE, GREEN, ORANGE, PURPLE), ("-", "--", "-.", ":", (0, (5, 1))), "os^Dv", strict=True))
 for axes, rule in ((left, "SP"), (middle, "muP")):
     for (w, rows), (color, style, marker) in zip(curves.result[rule].items(), CURVE_LOOKS, strict=True):
         rates, means = curves.config["grids"][rule][w], np.mean(rows, 1)
         axes.plot(rates, means, color=color, ls=style, marker=marker, ms=3, lw=1.4, label=f"d = {w}")
         axes.plot(*mup.best_rate(rates, means), "*", color=color, ms=11, mec=BLACK, mew=0.5)
-    axes.set(xlabel="log₂ of the learning rate", ylim=(1.55, 2.6))
-    axes.set_title({"SP": "standard: the best rate moves", "muP": "muP: it stays"}[rule], fontsize=10)
+    axes.set(xlabel="log₂ of the rate (stars: parabola's minimum)", ylim=(1.75, 2.6), xlim=(-12.3, -3.7))
+    axes.set_title({"SP": "SP: the best rate moves", "muP": "muP: it nearly stays"}[rule], fontsize=10)
 left.set_ylabel("validation loss (nats a character)")
 middle.legend(fontsize=7.5)
 for rule, color, style in (("SP", ORANGE, "--"), ("muP", BLUE, "-")):
@@ -64,7 +64,7 @@ for rule, color, style in (("SP", ORANGE, "--"), ("muP", BLUE, "-")):
 right.set(xscale="log", yscale="log", xlabel="width d (log axis)", ylabel="RMS change, 5 steps (log axis)")
 right.set_xticks(changes.config["widths"], [str(w) for w in changes.config["widths"]])
 right.minorticks_off()
-right.set_title("coordinate check", fontsize=10)
+right.set_title("SP's changes grow with the width", fontsize=10)
 right.legend(fontsize=7.5)
 figure.suptitle(
     f"Transformers on text, {len(curves.config['seeds'])} seeds: under muP the best rate of width 64 serves at 1024 (recorded)",
@@ -456,13 +456,13 @@ nb.claim(
             for kind in loss_system
         ],
         sym.enumeration(
-            "every s = 1/2, 3/4, 1, 5/4 solves SGD's system",
-            [sp.Rational(k, 4) for k in (2, 3, 4, 5)],
-            lambda value: (
-                *[e.subs(family_of["SGD"]).subs(s, value) for e in loss_system["SGD"]],
-                family_of["SGD"][c_k].subs(s, value),
+            "the family as written, put into the loss equations, s = 1/2, 3/4, 1, 5/4 (first entry: SGD's c_k)",
+            [(kind, sp.Rational(k, 4)) for kind in loss_system for k in (2, 3, 4, 5)],
+            lambda c: (
+                wanted["SGD"][1].subs(s, c[1]),
+                *[e.subs(dict(zip(unknowns, wanted[c[0]], strict=True))).subs(s, c[1]) for e in loss_system[c[0]]],
             ),
-            lambda value: (0, 0, 0, 2 * value - 2),
+            lambda c: (2 * c[1] - 2, 0, 0, 0),
         ),
     ],
 )
@@ -476,7 +476,7 @@ nb.claim(
 # $$\mathrm{RMS}(\Delta W_k)=\Theta(1/d).$$
 #
 # For SGD that is $c_k-s=-1$; with the family above **$s=1$**, and the rates are $(d,1,1/d)$ with readout variance $1/d^2$. In general a member of the family moves its features by $d^{1+c_k-s}=d^{\,s-1}$ a step: lazy below one, explosive above,
-# while the loss decreases by order one for *all* of them.
+# while the loss decreases by order one in the first step of *all* of them.
 
 
 # %%
@@ -522,12 +522,12 @@ nb.derivation(
 # **Muon.** $\Delta L\approx-\eta\lVert G\rVert_*$. The count has no handle on a nuclear norm, but $\lVert G\rVert_F\le\lVert G\rVert_*\le\sqrt{\operatorname{rank}G}\,\lVert G\rVert_F$, and the rank of a gradient is at most the batch: same order. So
 # $c_{out}+\frac12=0$, $c_k+1-s=0$, $c_{in}+\frac12-s=0$.
 #
-# What about feature change? The post computes $\mathrm{RMS}(\mathrm{msign})=1/\sqrt d$, with which D7's condition would demand $s=\frac12$; it discards the condition for Muon, imports $s=1$ from SGD and Adam, and calls the gap open. **It closes on the post's own terms.**
+# What about feature change? The post computes $\mathrm{RMS}(\mathrm{msign})=1/\sqrt d$, with which D7's condition would demand $s=\frac12$; it discards the condition for Muon, imports $s=1$ from SGD and Adam, and calls the gap open. **In the post's own limit, fixed batch and growing width, it closes.**
 # $\lVert\mathrm{msign}(G)\rVert_F^2$ is the *rank* of $G$. Full rank gives $1/\sqrt d$; but the count treats the batch as a constant, a gradient then has rank at most $b$, and
 #
 # $$\mathrm{RMS}(\mathrm{msign}(G_k))=\frac{\sqrt{\operatorname{rank}G_k}}{d}\le\frac{\sqrt b}{d}\sim\frac1d .$$
 #
-# The condition of D7 then reads $c_k=0$ and SymPy finds $s=1$ with nothing imported. Where the rank does grow with the width (batches larger than $d$), it is the argument $\mathrm{RMS}(\Delta Y)\sim d\,\mathrm{RMS}(\Delta W)$ that fails, and the spectral form of the condition, $\lVert\Delta W_k\rVert_2=\Theta(1)$, covers both cases
+# The condition of D7 then reads $c_k=0$ and SymPy finds $s=1$ with nothing imported. In practice a batch holds far more tokens than $d$, and the post's $1/\sqrt d$ can be nearer (E1b). Where the rank does grow with the width, it is the argument $\mathrm{RMS}(\Delta Y)\sim d\,\mathrm{RMS}(\Delta W)$ that fails, and the spectral form of the condition, $\lVert\Delta W_k\rVert_2=\Theta(1)$, covers both cases
 # (`mup-spectral`).
 
 # %%
@@ -703,10 +703,16 @@ nb.claim(
     "verified",
     holds=[
         sym.enumeration(
-            "put into the loss and feature equations, every exponent vanishes (first entry: c_in)",
+            "put into the three loss equations and the feature equation, every exponent vanishes (first entry: c_in)",
             list(TABLE),
-            lambda kind: (TABLE[kind][0], *[e.subs(dict(zip((*unknowns, s), (*TABLE[kind], 1), strict=True))) for e in loss_system[kind]]),
-            lambda kind: ({"SGD": 1, "Adam": 0, "Muon": half}[kind], 0, 0, 0),
+            lambda kind: (
+                TABLE[kind][0],
+                *[
+                    e.subs(dict(zip((*unknowns, s), (*TABLE[kind], 1), strict=True)))
+                    for e in (*loss_system[kind], (feature_change | {"Muon": exponent(d * rate["k"] / d)})[kind])
+                ],
+            ),
+            lambda kind: ({"SGD": 1, "Adam": 0, "Muon": half}[kind], 0, 0, 0, 0),
         ),
     ],
 )
@@ -922,6 +928,7 @@ MEASURES = {"RMS": "RMS", "squared": "‖G‖_F²", "moduli": "Σ|G|", "nuclear"
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels against the width on log axes under muP: squared Frobenius norm, sum of moduli, and nuclear norm of the first gradient, one line a layer with live dots on it. Each line is parallel to a thin grey guide of the predicted slope: minus one, zero, zero, one for the squared norm; zero, one, one, one for the sum of moduli; minus a half, zero, zero, a half for the nuclear norm."}}
 figure, panels = plt.subplots(1, 3, figsize=(8.6, 3.4))
+norm_panels = dict(zip(("squared", "moduli", "nuclear"), panels, strict=True))
 for axes, key in zip(panels, ("squared", "moduli", "nuclear"), strict=True):
     for k, (color, style) in enumerate(((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))):
         values = [row[k] for row in e1_record.result["muP"][key]]
@@ -944,11 +951,13 @@ figure.suptitle(
 nb.show(figure)
 
 # %% tags=["hide-input"]
+e1_rows = [[rule, MEASURES[key], vector(PREDICTED[rule][key]), vector(e1_recorded[rule][key])] for rule in PREDICTED for key in MEASURES]
+numbers_in = lambda cell: [float(x) for x in cell.replace("−", "-").split(", ")]
 nb.results(
     "E1",
     f"Width exponents of the first gradient by layer (input, hidden, hidden, output); {e1_record.provenance}",
     ["parametrisation", "quantity", "predicted", "recorded"],
-    [[rule, MEASURES[key], vector(PREDICTED[rule][key]), vector(e1_recorded[rule][key])] for rule in PREDICTED for key in MEASURES],
+    e1_rows,
 )
 nb.experiment(
     "E1",
@@ -976,17 +985,20 @@ nb.experiment(
 # %% tags=["hide-input"]
 muon_rows = e1b_record.result
 muon_full, muon_batches = e1b_record.config["widths"], e1b_record.config["batches"]
-muon_far = muon_full.index(512)  # where a batch of 64 is small against the width
-muon_slope = {
-    batch: [
-        metrics.loglog_slope(muon_full[muon_far:], [row[i] for row in muon_rows[batch][muon_far:]]).slope
-        for i in range(len(e1b_record.config["seeds"]))
-    ]
-    for batch in map(str, muon_batches)
-}
+muon_seeds = range(len(e1b_record.config["seeds"]))
+
+
+def muon_exponent(batch, low, high=math.inf):
+    """Exponent of the RMS of Muon's update over the recorded widths from ``low`` to ``high``, one a seed."""
+    kept = [i for i, w in enumerate(muon_full) if low <= w <= high]
+    return [metrics.loglog_slope([muon_full[i] for i in kept], [muon_rows[batch][i][j] for i in kept]).slope for j in muon_seeds]
+
+
+muon_slope = {batch: muon_exponent(batch, 8 * int(batch)) for batch in ("4", "16", "64")}  # widths of at least eight times the batch
 muon_live = {batch: metrics.loglog_slope(e1b_widths, np.mean(rows, 1)).slope for batch, rows in e1b.items()}
 t_half = lambda xs, level=0.975: float(scipy.stats.t.ppf(level, len(xs) - 1) * np.std(xs, ddof=1) / math.sqrt(len(xs)))
-e1b_scope = f"full, widths 512 to {muon_full[-1]}, {len(e1b_record.config['seeds'])} seeds"
+e1b_scope = f"full, widths from 8 × the batch to {muon_full[-1]}, {len(e1b_record.config['seeds'])} seeds"
+e1b_narrow = f"full, widths 32 to 256, {len(e1b_record.config['seeds'])} seeds"
 nb.claim(
     "C6",
     "Under muP the RMS of the gradients has the exponents −1 in all blocks but the readout, 0 there.",
@@ -1025,10 +1037,10 @@ nb.claim(
 )
 
 # %% [markdown]
-# **Muon's update.** E1b measures the RMS of Muon's actual update, five Newton-Schulz steps, in a hidden layer, at batches from 4 to all 1797 digits. Times the width, it levels off: the update falls like $1/d$, as the rank says, and not like
-# $1/\sqrt d$. The full batch does so too. Its gradient could have full rank up to $d=1797$, but its small singular values are too small for five Newton-Schulz steps to lift.
+# **Muon's update.** E1b measures the RMS of Muon's update of a hidden layer, five Newton-Schulz steps on the first gradient, at batches from 4 to all 1797 digits. Where the width is at least eight times the batch, the update falls like $1/d$, as
+# the rank says. At batches of 256 and 1797 and widths up to 256 it falls much more slowly, nearer the post's $1/\sqrt d$; it steepens beyond, for 1797 even below $d=1797$, which we did not explain. Momentum, which would mix the gradients of several batches and raise the rank, is left out.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "RMS of Muon's update times the width, against the width, for batches 4, 16, 64, 256 and 1797. The lines for 4, 16 and 64 are flat beyond width 256; those for 256 and 1797 rise at first and level off near 13. A dotted guide shows the slope one half that an RMS of one over root d would have, far steeper."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "RMS of Muon's update times the width, against the width, for batches 4, 16, 64, 256 and 1797. The lines for 4, 16 and 64 are flat beyond width 256; those for 256 and 1797 rise up to a width of about 512 and then bend towards the level. A dotted guide shows the slope one half that an RMS of one over root d would have, far steeper."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.6))
 for (batch, rows), (color, style, marker) in zip(muon_rows.items(), WIDTH_LOOKS, strict=False):
     axes.plot(muon_full, np.mean(rows, 1) * np.array(muon_full), color=color, ls=style, marker=marker, ms=4, label=f"batch {batch}")
@@ -1036,23 +1048,36 @@ for batch, rows in e1b.items():
     axes.plot(e1b_widths, np.mean(rows, 1) * np.array(e1b_widths), "x", color=BLACK, ms=5, label="live" if batch == "4" else None)
 axes.plot(muon_full, np.sqrt(muon_full), color=GREY, ls=":", lw=1.4, label="if the RMS were 1/√d")
 axes.set(yscale="log", ylabel="d × RMS of the update (log axis)")
+axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
 width_axis(axes, muon_full)
-axes.set_title("Muon's update falls like 1/d at every batch (recorded)")
+axes.set_title("Muon's update falls like 1/d where the width exceeds the batch (recorded)", fontsize=11)
 axes.legend(fontsize=7.5, ncols=2)
 nb.show(figure)
 
 # %% tags=["hide-input"]
+muon_cell = lambda *args: f"{np.mean(muon_exponent(*args)):.2f}".replace("-", "−")
+nb.results(
+    "E1b",
+    f"Width exponent of the RMS of Muon's update by batch and range of widths (−1 by the rank, −1/2 by the post); {e1b_record.provenance}",
+    ["batch", f"{muon_full[0]} to {muon_full[-1]}", "32 to 256", f"512 to {muon_full[-1]}"],
+    [[b, muon_cell(b, 0), muon_cell(b, 32, 256), muon_cell(b, 512)] for b in map(str, muon_batches)],
+)
 nb.experiment(
     "E1b",
-    "At a fixed batch the RMS of Muon's update of a hidden layer falls like 1/d, as for SGD and Adam, and not like 1/√d.",
+    "Where the width is at least eight times the batch, the RMS of Muon's first update of a hidden layer falls like 1/d, as for SGD and Adam; for batches of 256 and more and widths up to 256 it falls more slowly.",
     "verified",
     holds=[
         *[
-            ledger.close(
-                f"batch {batch}: exponent, recorded", float(np.mean(muon_slope[batch])), -1, abs=tolerance, digits=2, scope=e1b_scope
-            )
-            for batch, tolerance in (("4", 0.06), ("16", 0.06), ("64", 0.06), ("256", 0.12), ("1797", 0.12))
+            ledger.close(f"batch {batch}: exponent, recorded", float(np.mean(muon_slope[batch])), -1, abs=0.06, digits=2, scope=e1b_scope)
+            for batch in muon_slope
         ],
+        *[
+            ledger.close(
+                f"batch {batch}: exponent, recorded", float(np.mean(muon_exponent(batch, 32, 256))), -0.63, abs=0.06, scope=e1b_narrow
+            )
+            for batch in ("256", "1797")
+        ],
+        ledger.close("batch 1797: exponent, live", muon_live["1797"], -0.63, abs=0.12, digits=2, machine=True),
         *[
             ledger.close(f"batch {batch}: exponent, live", slope, -1, abs=0.1, digits=2, machine=True)
             for batch, slope in muon_live.items()
@@ -1060,6 +1085,22 @@ nb.experiment(
         ],
     ],
 )
+
+
+def hidden_update(kind, width, steps=4):
+    """RMS of the change of the second hidden matrix under muP in a few full-batch steps on 64 digits."""
+    x, y = (t[:64] for t in digits(torch.device("cpu")))
+    stds, multipliers = parametrise("muP", kind, width, 2)
+    weights = network([0, 1], shapes_of(width, 2), stds, torch.device("cpu"))
+    before = weights[2].detach().clone()
+    opt = layerwise(kind, weights, {"SGD": 0.05, "Adam": 0.02 / 64}[kind] * torch.tensor([multipliers] * 2))
+    for _ in range(steps):
+        opt.zero_grad()
+        losses(weights, x, y).sum().backward()
+        opt.step()
+    return float((weights[2].detach() - before).square().mean().sqrt())
+
+
 nb.claim(
     "C11",
     "RMS(ΔW_k) = Θ(1/d) holds for SGD and Adam but not for Muon, whose update has RMS 1/√d.",
@@ -1073,12 +1114,17 @@ nb.claim(
             digits=2,
             scope=e1_scope,
         ),
-        ledger.close(
-            "Adam, η_k ∝ 1/d: exponent of RMS(sign(G))/d",
-            metrics.loglog_slope(body_widths, [float(metrics.rms(gauss(w, w, seed=w).sign().flatten())) / w for w in body_widths]).slope,
-            -1,
-            abs=1e-6,
-        ),
+        *[
+            ledger.close(
+                f"{kind} under muP: exponent of RMS(ΔW₂), four steps, live",
+                metrics.loglog_slope(e1_widths[:3], [hidden_update(kind, w) for w in e1_widths[:3]]).slope,
+                -1,
+                abs=0.12,
+                digits=2,
+                machine=True,
+            )
+            for kind in ("SGD", "Adam")
+        ],
         *[
             ledger.close(
                 f"msign of full rank, {n} × {n}: RMS times √n", rms_msign(gauss(n, n, seed=n)) * math.sqrt(n), 1, rel=1e-6, digits=6
@@ -1182,13 +1228,35 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** All three optimizers pass under muP: the features' exponents are at most 0.06 in size over a factor of 64. In SP Adam's features and logits grow, SGD's step at width 4096 raises the loss, and the input layer of SGD and Muon is starved. The slight fall of $Z$ under muP is C15: the logits start at $d^{-1/2}$, and as they
-# shrink, so does what the softmax's curvature adds.
+# **What we saw.** Under muP the features' exponents are at most 0.06 in size over a factor of 64, for all three optimizers. In SP Adam's features and logits grow and the input layer of SGD and Muon is starved; Muon's later features move little. The logits' change *does* fall under muP, with an exponent of $-0.15$ for SGD and $-0.17$ for Adam, a halving
+# over the range. Most of it comes with the starting logits (C15): live, with Adam and the readout started at a tenth of its size, the fall is much weaker.
+
 
 # %% tags=["hide-input"]
+def logit_change(width, scale, steps=5, seeds=(0, 1, 2, 3)):
+    """RMS change of Z in a few Adam steps under muP, its readout started at ``scale`` times its deviation."""
+    x, y = (t[:64] for t in digits(torch.device("cpu")))
+    stds, multipliers = parametrise("muP", "Adam", width, 2)
+    weights = network(seeds, shapes_of(width, 2), [*stds[:-1], stds[-1] * scale], torch.device("cpu"))
+    opt = layerwise("Adam", weights, RATES["Adam"] * torch.tensor([multipliers] * len(seeds)))
+    before = outputs(weights, x)[-1].detach()
+    for _ in range(steps):
+        opt.zero_grad()
+        losses(weights, x, y).sum().backward()
+        opt.step()
+    return float((outputs(weights, x)[-1].detach() - before).square().mean().sqrt())
+
+
+logit_slope = {c: metrics.loglog_slope(e2_widths[:3], [logit_change(w, c) for w in e2_widths[:3]]).slope for c in (1.0, 0.1)}
+nb.results(
+    "E2",
+    f"Width exponents of the RMS change in five steps; {e2_record.provenance}",
+    ["case", "Y_in, Y₁, Y₂, Z"],
+    [[case, vector(slopes)] for case, slopes in e2_slopes.items()],
+)
 nb.experiment(
     "E2",
-    "Coordinate check: under muP the change of the hidden features in five steps does not depend on the width, for SGD, Adam and Muon; under SP it does.",
+    "Coordinate check: under muP the change of the hidden features in five steps does not depend on the width, for SGD, Adam and Muon, and that of the logits falls slightly; under SP at least one hidden layer's does.",
     "verified",
     holds=[
         *[
@@ -1207,25 +1275,43 @@ nb.experiment(
         ],
         *[
             ledger.more(
-                f"SP {kind}: largest exponent in size over all layers, recorded",
-                max(map(abs, e2_slopes[f"SP {kind}"])),
+                f"SP {kind}: largest exponent in size over Y_in, Y₁, Y₂, recorded",
+                max(map(abs, e2_slopes[f"SP {kind}"][:3])),
                 0.3,
                 digits=2,
                 scope=e2_scope,
             )
             for kind in mup.OPTIMIZERS
         ],
+        *[
+            ledger.close(f"muP {kind}: exponent of Z, recorded", e2_slopes[f"muP {kind}"][3], -0.11, abs=0.08, digits=2, scope=e2_scope)
+            for kind in mup.OPTIMIZERS
+        ],
+        ledger.more(
+            "muP Adam, readout started at a tenth: exponent of Z, less that of the full readout, live",
+            logit_slope[0.1] - logit_slope[1.0],
+            0.1,
+            digits=2,
+            machine=True,
+        ),
         ledger.more("SP Adam: exponent of Z, live", e2_slopes_live["SP Adam"][3], 0.6, digits=2, machine=True),
     ],
 )
 nb.claim(
     "C5",
-    "One learning rate cannot serve all widths: in SP the loss decrease of a step grows with the width.",
+    "One learning rate cannot serve all widths: in SP the loss decrease of a step grows with the width, for SGD and Adam until the step overshoots.",
     "verified",
     holds=[
-        ledger.more(
-            "SP Adam: first loss decrease at d = 1024 over that at 64, recorded", grown("SP Adam", 1024, 64), 10, digits=3, scope=e2_scope
-        ),
+        *[
+            ledger.more(
+                f"SP {kind}: first loss decrease at d = 1024 over that at 64, recorded",
+                grown(f"SP {kind}", 1024, 64),
+                2.5,
+                digits=3,
+                scope=e2_scope,
+            )
+            for kind in mup.OPTIMIZERS
+        ],
         ledger.less(
             "SP SGD at d = 4096: the step that served at 64 raises the loss",
             first_decrease(e2_record.result["SP SGD"])[-1],
@@ -1233,12 +1319,12 @@ nb.claim(
             digits=3,
             scope=e2_scope,
         ),
+        ledger.less("SP Adam: at d = 4096 over that at 2048", grown("SP Adam", 4096, 2048), 1, digits=2, scope=e2_scope),
         *[
-            ledger.close(
-                f"muP {kind}: at d = 4096 over that at 512, recorded",
-                grown(f"muP {kind}", 4096, 512),
-                1,
-                abs=0.15,
+            ledger.less(
+                f"muP {kind}: largest over smallest first decrease, all widths, recorded",
+                max(first_decrease(e2_record.result[f"muP {kind}"])) / min(first_decrease(e2_record.result[f"muP {kind}"])),
+                2,
                 digits=2,
                 scope=e2_scope,
             )
@@ -1314,7 +1400,8 @@ e3_slopes = {s: {key: seed_slopes(e3_full, rows) for key, rows in found.items()}
 e3_slopes_live = {s: {key: float(np.mean(seed_slopes(e3_widths, rows))) for key, rows in found.items()} for s, found in e3.items()}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against the width on log axes, four lines each for s equal to 0.5, 0.75, 1 and 1.25. Top, feature change of the first step: lines fan out with slopes close to minus a half, minus a quarter, zero and a quarter. Bottom, loss decrease of the same step: the four lines lie on each other and are flat."}}
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 5.4), sharex=True)
+figure, family_panels = plt.subplots(2, 1, figsize=(7.2, 5.4), sharex=True, height_ratios=(2, 1))
+top, bottom = family_panels
 for (s_text, found), color, style, marker in zip(
     e3_record.result.items(), (BLUE, ORANGE, GREEN, PURPLE), ("-", "--", "-.", ":"), "os^D", strict=True
 ):
@@ -1335,18 +1422,19 @@ for (s_text, found), color, style, marker in zip(
     bottom.plot(e3_widths, np.mean(e3[s_text]["step"], 1), "x", color=BLACK, ms=5)
 top.set(yscale="log", ylabel="RMS change of Y₂")
 top.legend(ncols=3, loc="lower left", fontsize=8)
-bottom.set(yscale="log", ylabel="loss decrease", ylim=(0.01, 0.2))
+bottom.set(ylabel="loss decrease")
+bottom.set_ylim(0, 1.6 * bottom.get_ylim()[1])
 width_axis(bottom, e3_full)
 top.set_title("One step of SGD: the losses of the family agree, the features do not")
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** The measured exponents of the feature change are $s-1$ to within 0.01, those of the loss decrease zero. Over all ten steps $s=1.25$ pulls away faster (exponent 0.48): feature change compounds. The end $s=\frac12$ is the lazy one, where a wide network trains like a linear model in its features at the start; $s$ is a dial between the two regimes.
+# **What we saw.** In the first step the exponents of the feature change are $s-1$ to within 0.01, those of the loss decrease zero within 0.02. Over ten steps that still holds for $s\le1$, but not for $s=1.25$: its features pull away with exponent 0.48 and its loss decrease, too, grows, with 0.23. The count is one of a single step. The end $s=\frac12$ is the lazy one, where a wide network trains like a linear model in its features at the start; $s$ is a dial between the two regimes.
 
 # %% tags=["hide-input"]
 nb.experiment(
     "E3",
-    "All members of the one-parameter family decrease the loss alike at every width; the features move like d^(s−1).",
+    "In one step all members of the one-parameter family decrease the loss alike at every width, and the features move like d^(s−1); over ten steps the loss still agrees for s ≤ 1, but not for s = 1.25.",
     "verified",
     holds=[
         *[
@@ -1366,6 +1454,13 @@ nb.experiment(
             )
             for s, found in e3_slopes.items()
         ],
+        *[
+            ledger.close(
+                f"s = {s}: the same over ten steps", float(np.mean(e3_slopes[s]["decrease"])), 0, abs=0.05, digits=2, scope=e3_scope
+            )
+            for s in ("0.5", "0.75", "1.0")
+        ],
+        ledger.more("s = 1.25: the same over ten steps", float(np.mean(e3_slopes["1.25"]["decrease"])), 0.15, digits=2, scope=e3_scope),
         *[
             ledger.close(f"s = {s}: exponent of the feature change, live", found["first"], float(s) - 1, abs=0.15, digits=2, machine=True)
             for s, found in e3_slopes_live.items()
@@ -1400,7 +1495,7 @@ nb.claim(
 # ## E4: does the best learning rate transfer? Adam on digits
 #
 # **Question.** The one that muP exists for. **Set-up.** One hidden layer, batches of 64, constant rate; the loss is the mean over the last fifth of the training. Every width gets the whole grid of rates, with all seeds, in one stack, under SP and under muP. The two share their base
-# network; what each layer's own constant should be *there* is tuned too (E4b), on other seeds, and both parametrisations are run with these constants as well.
+# network; a set of constants for the layers is chosen *there*, too (E4b), on other seeds, and both parametrisations are run with these constants as well. The rate carried from $d=64$ is the vertex of a parabola through the mean losses there; losses at it are interpolated between the tried rates.
 
 
 # %%
@@ -1524,17 +1619,20 @@ def drift(found):
 
 
 def carried(record, arm, base):
-    """Best exponent at the base width; width -> losses (seeds) at the tried rate nearest to that, and at each width's best (by the means)."""
-    exponents = record["exponents"][arm]
-    row = metrics.best_rows([0] * len(exponents[base]), record["result"][arm][base])[0]
-    at = exponents[base][row]
-    best = {w: rows[metrics.best_rows([0] * len(rows), rows)[0]] for w, rows in record["result"][arm].items()}
-    near = {w: int(np.argmin(np.abs(np.array(exponents[w]) - at))) for w in best}
-    return at, {w: rows[near[w]] for w, rows in record["result"][arm].items()}, best
+    """Best exponent at the base width (vertex of the parabola through the mean losses); width -> losses (seeds) there, and at each width's best.
+
+    Between two tried rates log loss is interpolated; beyond a width's grid its last rate stands in.
+    """
+    exponents, found = record["exponents"][arm], record["result"][arm]
+    at = mup.best_rate(exponents[base], np.mean(found[base], 1))[0]
+    best = {w: rows[metrics.best_rows([0] * len(rows), rows)[0]] for w, rows in found.items()}
+    between = lambda w, losses: float(np.exp(np.interp(at, exponents[w], np.log(losses))))
+    return at, {w: [between(w, losses) for losses in zip(*rows, strict=True)] for w, rows in found.items()}, best
 
 
 spread = lambda found: max(np.nanmean(o) for o in found.values()) - min(np.nanmean(o) for o in found.values())
 apart = lambda what, a, b, scope: ledger.better(what, a, b, sigmas=float(scipy.stats.t.ppf(0.975, len(a) - 1)), scope=scope)  # Student's t
+standard_errors = lambda a, b: float((np.mean(a) - np.mean(b)) / math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)))
 with_interval = lambda xs: f"{np.mean(xs):+.2f} ± {t_half(xs):.2f}".replace("-", "−")
 
 # %% tags=["hide-input"]
@@ -1551,11 +1649,12 @@ E4_LOOKS = {"SP": (ORANGE, "--", "s"), "muP": (BLUE, "-", "o"), "SP, tuned": (PU
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four panels. Top: training loss against log2 of the rate, one curve a width from 32 to 2048; under SP the minima move left as the width grows, under muP the curves lie on each other. Bottom left: best rate against the width; SP falls by several octaves, muP is flat, with and without tuned constants. Bottom right: loss at the carried rate against the width; SP's rises steeply at large widths, muP's stays, lowest with tuned constants."}}
 figure, panels = plt.subplots(2, 2, figsize=(8.4, 6.6))
+transfer_panels = panels
 for axes, rule in zip(panels[0], ("SP", "muP"), strict=True):
     for (w, rows), (color, style, marker) in zip(e4_runs["result"][rule].items(), WIDTH_LOOKS, strict=True):
         axes.plot(e4_runs["exponents"][rule][w], np.mean(rows, 1), color=color, ls=style, marker=marker, ms=3.5, lw=1.3, label=f"d = {w}")
     axes.set(yscale="log", ylim=(0.015, 3), xlabel="log₂ of the rate")
-    axes.set_title(f"{rule}: tuning curves", fontsize=10)
+    axes.set_title({"SP": "SP: minima move left", "muP": "muP: minima stay"}[rule], fontsize=10)
 panels[0, 0].set_ylabel("training loss (log axis)")
 panels[0, 1].legend(fontsize=7, ncols=2, loc="upper center")
 for arm, (color, style, marker) in E4_LOOKS.items():
@@ -1567,7 +1666,7 @@ for rule in ("SP", "muP"):
 for axes in panels[1]:
     width_axis(axes, e4_full, 2)
 panels[1, 0].set(ylabel="log₂ of the best rate")
-panels[1, 0].set_title("best rate (crosses: live)", fontsize=10)
+panels[1, 0].set_title("SP's best rate falls (crosses: live)", fontsize=10)
 panels[1, 1].set(ylabel="training loss (log axis)", yscale="log", ylim=(0.015, 1.0))
 panels[1, 1].set_title("loss at the rate that is best at d = 64", fontsize=10)
 panels[1, 0].legend(fontsize=7.5)
@@ -1578,19 +1677,21 @@ nb.show(figure)
 # %% tags=["hide-input"]
 at_base, sp_carried, sp_best = e4_carried["SP"]
 mup_carried, tuned_carried, tuned_sp_best = e4_carried["muP"][1], e4_carried["muP, tuned"][1], e4_carried["SP, tuned"][2]
+e4_rows = [
+    [arm, with_interval(e4_drift[arm]), ledger.with_error(e4_carried[arm][1][widest], 4), ledger.with_error(e4_carried[arm][2][widest], 4)]
+    for arm in E4_LOOKS
+]
 nb.results(
     "E4",
     f"Training loss at d = {widest} (mean ± standard error over seeds) and octaves of the best rate per doubling (95% interval); {e4_record.provenance}",
     ["arm", "octaves per doubling", "at the rate best for d = 64", "re-tuned at this width"],
-    [
-        [
-            arm,
-            with_interval(e4_drift[arm]),
-            ledger.with_error(e4_carried[arm][1][widest], 4),
-            ledger.with_error(e4_carried[arm][2][widest], 4),
-        ]
-        for arm in E4_LOOKS
-    ],
+    e4_rows,
+)
+mean_loss = lambda arm, w, e: float(np.mean(e4_runs["result"][arm][w][e4_runs["exponents"][arm][w].index(e)]))
+sp_over_mup = {e: mean_loss("SP", widest, e) / mean_loss("muP", widest, e) for e in (-7, -6)}
+print(
+    f"at d = 64 two tried rates tie: loss {mean_loss('SP', '64', -7):.4f} at 2^−7, {mean_loss('SP', '64', -6):.4f} at 2^−6; "
+    f"at d = {widest} SP over muP is {sp_over_mup[-7]:.1f} at the former, {sp_over_mup[-6]:.1f} at the latter"
 )
 best_exponent, best_input, best_readout = e4b_record.result["best"]
 print(
@@ -1599,14 +1700,14 @@ print(
 )
 
 # %% [markdown]
-# **What we saw.** SP's best rate falls by half an octave per doubling and muP's stays, with the constants of the layers equal or tuned. At width 2048 the rate of width 64 leaves SP at three times muP's loss. The lower right panel holds a warning, though: SP *re-tuned* at every width goes lower than muP with equal constants, and only the tuned constants
-# close most of that gap. Single seeds scatter by an octave where the curves are flat; the intervals are over seeds.
+# **What we saw.** SP's best rate falls by half an octave per doubling and muP's stays, with the constants of the layers equal or tuned. At width 2048 the rate of width 64 leaves SP at nearly twice muP's loss; how much exactly hangs on the rate, for at width 64 two tried rates an octave apart tie, and the ratio is 1.2 at one and 3 at the other. The lower right panel holds a warning: SP *re-tuned* goes lower than muP with equal constants.
+# The tuned constants close most of that gap for muP, at widths from 128 on; at 32 they gain nothing, and at 64 no more than the scatter. They are not identified, either: the runner-up lies in the opposite corner of the grid. Single seeds scatter by an octave where the curves are flat; the intervals are over seeds.
 
 # %% tags=["hide-input"]
 sp_upper, mup_reach = np.mean(e4_drift["SP"]) + t_half(e4_drift["SP"]), abs(np.mean(e4_drift["muP"])) + t_half(e4_drift["muP"])
 nb.experiment(
     "E4",
-    "Adam on digits: over a factor of 64 in width SP's best rate falls by about half an octave per doubling, muP's stays within an octave; a rate tuned at d = 64 fails in SP at d = 2048 and serves in muP.",
+    "Adam on digits: over a factor of 64 in width SP's best rate falls by about half an octave per doubling, muP's stays within an octave; a rate tuned at d = 64 costs SP at d = 2048 much more than muP.",
     "verified",
     holds=[
         ledger.less("SP: octaves per doubling, upper end of the 95% interval, recorded", float(sp_upper), -0.4, digits=2, scope=e4_scope),
@@ -1614,6 +1715,14 @@ nb.experiment(
         ledger.more("SP: range of the best rate in octaves, recorded", spread(e4_optima["SP"]), 3, digits=2, scope=e4_scope),
         ledger.less("muP: range of the best rate in octaves, recorded", spread(e4_optima["muP"]), 1, digits=2, scope=e4_scope),
         apart(f"loss at d = {widest} and the rate of d = 64: SP above muP", sp_carried[widest], mup_carried[widest], scope=e4_scope),
+        apart(f"SP at d = {widest}: the rate of d = 64 above re-tuned", sp_carried[widest], sp_best[widest], scope=e4_scope),
+        ledger.less(
+            f"muP at d = {widest}: loss at the rate of d = 64 over the best",
+            float(np.mean(mup_carried[widest]) / np.mean(e4_carried["muP"][2][widest])),
+            1.1,
+            digits=3,
+            scope=e4_scope,
+        ),
         ledger.less("SP: octaves per doubling, live", float(np.mean(drift(e4_live["SP"]))), -0.25, digits=2, machine=True),
         ledger.less("muP: octaves per doubling in size, live", abs(float(np.mean(drift(e4_live["muP"])))), 0.25, digits=2, machine=True),
     ],
@@ -1621,26 +1730,54 @@ nb.experiment(
 nb.experiment(
     "E4b",
     "At the base width one rate for all layers is not the best choice; the layers' own constants, found there, carry over to every width.",
-    "verified",
+    "partly",
     holds=[
-        ledger.less(
-            "loss with the best constants over that with equal ones, d = 64, recorded",
-            min(e4b_record.result["least"].values()) / e4b_record.result["least"]["0 0"],
-            0.9,
-            digits=2,
-            scope="full, 4 seeds",
-        ),
-        apart(
-            f"muP at d = {widest}, rate of d = 64: loss with equal constants above that with tuned ones",
-            mup_carried[widest],
-            tuned_carried[widest],
-            scope=e4_scope,
-        ),
+        *[
+            apart(
+                f"muP at d = {w}, re-tuned: loss with equal constants above that with tuned ones",
+                e4_carried["muP"][2][w],
+                e4_carried["muP, tuned"][2][w],
+                scope=e4_scope,
+            )
+            for w in map(str, e4_full)
+            if int(w) > BASE
+        ],
+        apart(f"muP at d = {widest}, rate of d = 64: the same", mup_carried[widest], tuned_carried[widest], scope=e4_scope),
         ledger.less(
             "muP, tuned: octaves per doubling in size",
             abs(np.mean(e4_drift["muP, tuned"])) + t_half(e4_drift["muP, tuned"]),
             0.25,
             digits=2,
+            scope=e4_scope,
+        ),
+    ],
+    fails=[
+        ledger.less(
+            "d = 64, seeds that did not choose them: gain in standard errors (2.57 wanted)",
+            standard_errors(e4_carried["muP"][2]["64"], e4_carried["muP, tuned"][2]["64"]),
+            2.57,
+            digits=3,
+            scope=e4_scope,
+        ),
+        ledger.less(
+            "d = 32: the same",
+            standard_errors(e4_carried["muP"][2]["32"], e4_carried["muP, tuned"][2]["32"]),
+            0,
+            digits=2,
+            scope=e4_scope,
+        ),
+        ledger.less(
+            "not identified: loss at input and readout × 2⁻⁴ over the best of the grid",
+            e4b_record.result["least"]["-4 -4"] / min(e4b_record.result["least"].values()),
+            1.05,
+            digits=3,
+            scope="full, 4 seeds",
+        ),
+        ledger.more(
+            f"SP at d = {widest}, re-tuned: loss with these constants over that with equal ones",
+            float(np.mean(tuned_sp_best[widest]) / np.mean(sp_best[widest])),
+            1.2,
+            digits=3,
             scope=e4_scope,
         ),
     ],
@@ -1676,13 +1813,14 @@ e5_live = {
     arm: drift({w: [mup.best_rate(e5_arms[arm]["exponents"][str(w)], np.mean(e5[arm][str(w)], 1))[0]] for w in e5_widths})[0] for arm in e5
 }
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Log2 of Muon's best rate against the width for three shape factors. The square root of out over in gives a flat line; the square root of the larger of one and out over in falls a little; 0.2 times the square root of the larger side falls along the dotted guide of slope minus one half."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Log2 of Muon's best rate against the width for three shape factors. The square root of out over in gives a nearly flat line; the square root of the larger of one and out over in falls a little; 0.2 times the square root of the larger side falls along the dotted guide of slope minus one half."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
+muon_axes, muon_bars = axes, {}
 for (arm, found), (color, style, marker) in zip(
     e5_optima.items(), ((BLUE, "-", "o"), (GREEN, "-.", "^"), (ORANGE, "--", "s")), strict=True
 ):
     middle, error = [np.nanmean(o) for o in found.values()], [t_half(o) for o in found.values()]
-    axes.errorbar(
+    muon_bars[arm] = axes.errorbar(
         e5_full, middle, error, color=color, ls=style, marker=marker, ms=4, capsize=3, label=f"{arm}: {with_interval(e5_drift[arm])}"
     )
 moonlight = [np.nanmean(o) for o in e5_optima["0.2√max(in, out)"].values()]
@@ -1691,12 +1829,12 @@ axes.plot(
 )
 width_axis(axes, e5_full)
 axes.set(ylabel="log₂ of the best rate")
-axes.set_title("Muon: √(out/in) keeps the best rate, 0.2√max needs η ∝ 1/√d")
+axes.set_title("Muon's best rate: half an octave a doubling between the factors")
 axes.legend(fontsize=8, title="shape factor: octaves per doubling, 95% interval", title_fontsize=8)
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** The difference between Moonlight's factor and $\sqrt{d_{out}/d_{in}}$ is half an octave per doubling, as counted. The latter drifts a little itself, 0.08 octaves: the residue of a finite width. $\sqrt{\max(1,d_{out}/d_{in})}$ lies between: its readout update grows like $\sqrt d$ in relative norm.
+# **What we saw.** The difference between Moonlight's factor and $\sqrt{d_{out}/d_{in}}$ is half an octave per doubling, as counted. The latter drifts a little itself, 0.08 octaves, and the former by more than its $-\frac12$; both lie outside their intervals, and we did not look for the cause. The factors sit on all matrices here, not on the hidden one alone. $\sqrt{\max(1,d_{out}/d_{in})}$ lies between.
 
 # %% tags=["hide-input"]
 e5_check = lambda arm, expected, abs: ledger.close(
@@ -1708,7 +1846,6 @@ nb.experiment(
     "verified",
     holds=[
         e5_check("√(out/in)", 0, 0.12),
-        e5_check("0.2√max(in, out)", -0.5, 0.12),
         ledger.close(
             "the difference of the two, recorded",
             float(np.mean(e5_drift["0.2√max(in, out)"]) - np.mean(e5_drift["√(out/in)"])),
@@ -1736,9 +1873,16 @@ nb.experiment(
 nb.claim(
     "C14",
     "Muon with Moonlight's factor √max(n, m) needs η_k ∝ 1/√d.",
-    "verified",
+    "partly",
     holds=[
-        e5_check("0.2√max(in, out)", -0.5, 0.12),
+        ledger.close(
+            "octaves per doubling beyond those of √(out/in), recorded",
+            float(np.mean(e5_drift["0.2√max(in, out)"]) - np.mean(e5_drift["√(out/in)"])),
+            -0.5,
+            abs=0.06,
+            digits=3,
+            scope=e5_scope,
+        ),
         *[
             ledger.close(
                 f"relative norm of the update of a square matrix, {n} over 64",
@@ -1749,6 +1893,15 @@ nb.claim(
             )
             for n in (128, 256)
         ],
+    ],
+    fails=[
+        ledger.less(
+            "factor on all matrices: octaves per doubling, upper end of the 95% interval, beyond −1/2",
+            float(np.mean(e5_drift["0.2√max(in, out)"]) + t_half(e5_drift["0.2√max(in, out)"])),
+            -0.5,
+            digits=3,
+            scope=e5_scope,
+        ),
     ],
 )
 
@@ -1887,7 +2040,7 @@ e6b_live = {rule: slopes_of(e6b_widths, rows) for rule, rows in e6b.items()}
 e6_live = {rule: {w: mup.best_rate(e6_grids[rule][w], np.mean(rows, 1))[0] for w, rows in found.items()} for rule, found in e6.items()}
 
 # %% [markdown]
-# SP's grid at widths 512 and 1024 ends below the rate that is best at width 64; the nearest rate in it stands for that rate below, to SP's advantage.
+# SP's grid at widths 512 and 1024 ends below the rate that is best at width 64 ($2^{-5.4}$); its last rate stands in for it below, to SP's advantage.
 
 # %% tags=["hide-input"]
 e6_widest = str(e6_full[-1])
@@ -1909,14 +2062,14 @@ e6_line = lambda rule: ", ".join(f"{w}: {np.nanmean(o):.2f}" for w, o in e6_opti
 print(f"log₂ of the best rate by width, mean over seeds. SP {e6_line('SP')}; muP {e6_line('muP')}")
 
 # %% [markdown]
-# **What we saw.** The figure on the first screen. SP loses more than an octave per doubling, twice what the digits lose: here hidden states feed on each other through the residual stream. Under muP a wider model is better at every doubling, at the carried rate too. Under SP, even re-tuned at each width, models beyond 128 get worse again: a single rate that the hidden matrices
-# can bear presumably leaves embeddings, gains and readout behind. The coordinate check says the same in five steps.
+# **What we saw.** The figure on the first screen. SP loses more than an octave per doubling, twice what the digits lose. muP's best rate falls too, by 0.08 octaves a doubling, a small drift that its interval separates from zero. Under muP the mean loss falls at every doubling, at the carried rate too, though the last doubling gains no more than the scatter.
+# Under SP, re-tuned at each width, 256 is no better than 128 and 1024 is worse; its grid is an octave coarse beside a cliff. The coordinate check (E6b): the states' changes hold still under muP and the logits' fall slightly; under SP everything behind the embedding grows, the embedding does not.
 
 # %% tags=["hide-input"]
 sp6_upper, mup6_reach = np.mean(e6_drift["SP"]) + t_half(e6_drift["SP"]), abs(np.mean(e6_drift["muP"])) + t_half(e6_drift["muP"])
 nb.experiment(
     "E6",
-    "Transformers on text: over a factor of 16 in width SP's best rate falls by more than an octave per doubling, muP's by less than a fifth of one; at width 1024 the rate of width 64 costs muP 0.02 nats, and SP half a nat at a quarter of that rate already.",
+    "Transformers on text: over a factor of 16 in width SP's best rate falls by more than an octave per doubling, muP's by less than a fifth of one; at width 1024 the rate of width 64 costs muP about 0.01 nats, and SP half a nat at a third of that rate already.",
     "verified",
     holds=[
         ledger.less("SP: octaves per doubling, upper end of the 95% interval, recorded", float(sp6_upper), -1, digits=2, scope=e6_scope),
@@ -1924,7 +2077,7 @@ nb.experiment(
         ledger.less("muP: range of the best rate in octaves, recorded", spread(e6_optima["muP"]), 0.6, digits=2, scope=e6_scope),
         ledger.more("SP: range of the best rate in octaves, recorded", spread(e6_optima["SP"]), 4, digits=2, scope=e6_scope),
         apart(
-            f"loss at d = {e6_widest}, the tried rate nearest to that of d = {e6_base}: SP (2^−7) above muP (2^−5)",
+            f"loss at d = {e6_widest}, at the rate of d = {e6_base} (SP: at 2^−7): SP above muP",
             e6_carried["SP"][1][e6_widest],
             e6_carried["muP"][1][e6_widest],
             scope=e6_scope,
@@ -1946,21 +2099,46 @@ nb.experiment(
         ledger.more(
             "d = 128: octaves of muP's best rate above SP's, live", e6_live["muP"]["128"] - e6_live["SP"]["128"], 1, digits=2, machine=True
         ),
-        ledger.increasing(
-            "muP at the carried rate: minus the loss, by width", [-float(np.mean(v)) for v in e6_carried["muP"][1].values()], machine=True
+        *[
+            ledger.increasing(f"muP, {name}: minus the mean loss, by width", [-float(np.mean(v)) for v in found.values()], machine=True)
+            for name, found in (("carried rate", e6_carried["muP"][1]), ("re-tuned", e6_carried["muP"][2]))
+        ],
+        *[
+            apart(f"muP re-tuned: d = {a} above {b}", e6_carried["muP"][2][a], e6_carried["muP"][2][b], scope=e6_scope)
+            for a, b in (("64", "128"), ("128", "256"), ("128", "1024"))
+        ],
+        ledger.less(
+            "muP: octaves per doubling, upper end of the interval",
+            float(np.mean(e6_drift["muP"]) + t_half(e6_drift["muP"])),
+            0,
+            scope=e6_scope,
         ),
     ],
 )
+nb.results(
+    "E6b",
+    f"Width exponents of the RMS change in five steps; {e6b_record.provenance}",
+    ["parametrisation", "embedding, the states behind it, logits"],
+    [[rule, vector(slopes)] for rule, slopes in e6b_slopes.items()],
+)
 nb.experiment(
     "E6b",
-    "Coordinate check of the transformers: under muP no hidden state's change depends on the width; under SP all of them grow.",
+    "Coordinate check of the transformers: under muP no hidden state's change depends on the width and the logits' falls slightly; under SP all behind the embedding grow, the embedding's does not.",
     "verified",
     holds=[
         ledger.less(
             "muP: largest exponent of a state's change, recorded", max(map(abs, e6b_slopes["muP"][:-1])), 0.12, digits=2, scope=e6_scope
         ),
         ledger.less("muP: the same, live", max(map(abs, e6b_live["muP"][:-1])), 0.15, digits=2, machine=True),
-        ledger.more("SP: smallest exponent behind the embedding, recorded", min(e6b_slopes["SP"][1:-1]), 0.3, digits=2, scope=e6_scope),
+        ledger.close("muP: exponent of the logits' change, recorded", e6b_slopes["muP"][-1], -0.1, abs=0.05, digits=2, scope=e6_scope),
+        ledger.close("SP: exponent of the embedding's change, recorded", e6b_slopes["SP"][0], 0, abs=0.1, digits=2, scope=e6_scope),
+        ledger.more(
+            "SP: smallest exponent behind the embedding, logits included, recorded",
+            min(e6b_slopes["SP"][1:]),
+            0.3,
+            digits=2,
+            scope=e6_scope,
+        ),
         ledger.more("SP: the same, live", min(e6b_live["SP"][1:-1]), 0.3, digits=2, machine=True),
     ],
 )
@@ -2040,13 +2218,15 @@ for kind in mup.OPTIMIZERS:
         hidden_states = lambda ws: [
             h.detach() for h in itertools.accumulate(ws[:-1], lambda h, W: (h @ W).clamp_min(0), initial=DIGITS_X[:64])
         ][1:]
-        begin = hidden_states(weights)
+        logits_of = lambda ws, states=hidden_states: (states(ws)[-1] @ ws[-1]).detach()
+        begin, begin_logits = hidden_states(weights), logits_of(weights)
         rates_128 = [RATES[kind] * f for f in (MULTIPLIERS_128[kind] if rule == "muP" else (1, 1, 1, 1))]
         theirs = reference_training(kind, weights, rates_128, fixed)
         ours = few_steps(cpu, 128, [5], 4, rule, kind)
         check_gap[f"{rule} {kind}"] = relative_gap(ours["loss"][:4], theirs)
         moved = [float((a - b).square().mean().sqrt()) for a, b in zip(hidden_states(weights), begin, strict=True)]
-        change_gap[f"{rule} {kind}"] = relative_gap(ours["changes"][:3], moved)
+        moved.append(float((logits_of(weights) - begin_logits).square().mean().sqrt()))
+        change_gap[f"{rule} {kind}"] = relative_gap(ours["changes"], moved)
 start_rms = float(
     (hidden_states(reference_weights(5, 128, 2, muP_stds))[-1] @ reference_weights(5, 128, 2, muP_stds)[-1]).detach().square().mean().sqrt()
 )
@@ -2139,7 +2319,8 @@ order_gap = {}
 for rule, s_value in (("muP", 1.0), ("SP", 0.5)):
     net = reference_weights(7, 96, 2, [1 / 8, math.sqrt(2 / 96), math.sqrt(2 / 96), 0.1 * 96**-s_value])
     reference_loss(net, DIGITS_X[:20], DIGITS_Y[:20]).backward()
-    order_gap[rule] = relative_gap(orders_small[rule]["squared"][0], [float(W.grad.square().sum()) for W in net])
+    for key, norm in (("squared", NORMS["SGD"]), ("moduli", NORMS["Adam"]), ("nuclear", NORMS["Muon"])):
+        order_gap[rule, key] = relative_gap(orders_small[rule][key][0], [norm(W.grad.double()) for W in net])
 update_net = reference_weights(7, 128, 2, muP_stds)
 chosen_rows = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:24]
 reference_loss(update_net, DIGITS_X[chosen_rows], DIGITS_Y[chosen_rows]).backward()
@@ -2181,7 +2362,7 @@ for rule in ("SP", "muP"):
     ran = language_grid(cpu, toy_text, rule, 32, [-7.0, -5.0], [3, 4], toy_shape | {"vocabulary": 30}, batch=4, steps=4, bf16=False)
     theirs = [[reference_language(rule, 32, e, seed, 4, 4) for seed in (3, 4)] for e in (-7.0, -5.0)]
     language_gap[rule] = relative_gap(ran.tolist(), theirs)
-plays_ids, plays_alphabet = data.encode_characters(data.shakespeare())
+plays_ids, _ = data.encode_characters(data.shakespeare())
 parts_found, alphabet_size = plays()
 probe_shape = {"depth": 1, "head": 8, "context": 8, "base": 16}
 probe_ours = language_check(cpu, widths=[32], seeds=[3], shape=probe_shape, exponent=-8.0, batch=2, steps=2)
@@ -2214,7 +2395,7 @@ nb.claim(
             zero(f"coordinate check, {case}, d = 128: losses of four steps, largest relative gap", gap, 1e-4)
             for case, gap in check_gap.items()
         ],
-        zero("the same: RMS changes of the hidden layers", max(change_gap.values()), 0.01),
+        zero("the same: RMS changes of the hidden layers and the logits", max(change_gap.values()), 0.01),
         zero("RMS of the logits at the start", start_gap, 1e-5),
         zero("the family, d = 128, s = 0.75: changes and decreases", family_gap),
         *[
@@ -2244,7 +2425,7 @@ nb.claim(
             ledger.close(f"a gradient of known singular values: {name}", measured_known[name], value, rel=2e-3, machine=True)
             for name, value in expected_known.items()
         ],
-        *[zero(f"first gradient, {rule}: squared norms of four layers", gap, 1e-4) for rule, gap in order_gap.items()],
+        *[zero(f"first gradient, {rule}: {MEASURES[key]} of four layers", gap, 1e-4) for (rule, key), gap in order_gap.items()],
         zero("RMS of Muon's update", update_gap, 1e-3),
         *[zero(f"transformer, {rule}, two rates, two seeds: validation loss", gap, 1e-4) for rule, gap in language_gap.items()],
         *[zero(f"coordinate check of the transformer, {rule}: changes in two steps", gap, 0.01) for rule, gap in probe_gap.items()],
@@ -2256,8 +2437,105 @@ nb.claim(
         ledger.more("and the seeds differ", float((drawn_net[0][0] - drawn_net[0][1]).detach().abs().max()), 0.1, digits=2),
         ledger.close("characters to train on, of all", len(parts_found[0]) / len(plays_ids), 0.9, abs=1e-6),
         zero("validation text: the last tenth", float((parts_found[1] != plays_ids[len(parts_found[0]) :]).sum()), 0.5),
-        ledger.close("size of the alphabet", alphabet_size, len(plays_alphabet), abs=0.5),
+        ledger.close("size of the alphabet", alphabet_size, len(set(data.shakespeare())), abs=0.5),
         ledger.close("divergence is written as 9", float(finite(torch.tensor([float("nan"), float("inf"), 1.0])).sum()), 19, abs=1e-6),
+    ],
+)
+
+# %% tags=["hide-input"]
+# The statistics and the figures: small numbers worked out by hand, and the drawn lines against the record.
+line_of = lambda axes, label: next(line for line in axes.get_lines() if line.get_label() == label).get_ydata()
+hand = {"exponents": {"a": {"64": [-3.0, -2.0, -1.0], "128": [-3.0, -2.0, -1.0], "256": [-9.0, -8.0, -7.0]}}}
+hand["result"] = {
+    "a": {
+        "64": [[2.0, 4.0], [1.0, 1.0], [2.0, 2.0]],
+        "128": [[4.0, 8.0], [1.0, 2.0], [16.0, 32.0]],
+        "256": [[5.0, 5.0], [7.0, 7.0], [6.0, 8.0]],
+    }
+}
+hand_at, hand_carried, hand_best = carried(hand, "a", "64")  # means 3, 1, 2: vertex at -2 + 1/6
+hand_apart = [apart("hand", [top_value - 1, top_value, top_value + 1], [-1.0, 0.0, 1.0], scope="hand").passed for top_value in (3.0, 4.0)]
+recorded_column = max(abs(x - y) for row in e1_rows for x, y in zip(numbers_in(row[2]), numbers_in(row[3]), strict=True))
+slope_of_line = lambda line: metrics.loglog_slope(line.get_xdata(), line.get_ydata()).slope
+guides = {key: [line for line in axes.get_lines() if line.get_color() == GREY] for key, axes in norm_panels.items()}
+moonlight_guide = line_of(muon_axes, "slope −1/2")
+bar = lambda arm: muon_bars[arm][2][0].get_segments()[0]
+seeds_at_32 = e5_optima["√(out/in)"][32]
+star_x = [float(line.get_xdata()[0]) for line in first_panels[0].get_lines() if line.get_marker() == "*"]
+nb.claim(
+    "X7",
+    "The statistics behind tables and figures give the numbers worked out by hand, and the figures draw the record.",
+    "verified",
+    holds=[
+        ledger.close("half of a 95% interval, seeds 1, 2, 3: 4.3027/√3", t_half([1.0, 2.0, 3.0]), 2.48414, abs=1e-4),
+        ledger.close("range of mean optima 2, 5, 1", spread({64: [1, 3], 128: [5, math.nan], 256: [0, 2]}), 4, abs=1e-9),
+        sym.enumeration(
+            "apart: 3.67 standard errors of 3 seeds do not suffice, 4.9 do", range(2), lambda i: int(hand_apart[i]), lambda i: i
+        ),
+        ledger.close("drift of 1, 0, none and of 0, 2, 4: sum", sum(drift({2: [1, 0], 4: [0, 2], 8: [math.nan, 4]})), 1, abs=1e-9),
+        ledger.close("carried rate: vertex", hand_at, -2 + 1 / 6, abs=1e-9),
+        ledger.close("loss there, a sixth of the way from 1 to 16", hand_carried["128"][0], 16 ** (1 / 6), abs=1e-9),
+        ledger.close("the second seed's", hand_carried["128"][1], 2 * 16 ** (1 / 6), abs=1e-9),
+        ledger.close("beyond the grid: its last rate", hand_carried["256"][1], 8, abs=1e-9),
+        ledger.close("re-tuned: the least mean", sum(hand_best["128"]), 3, abs=1e-9),
+        ledger.close("three standard errors", standard_errors([3.0, 5.0], [0.0, 2.0]), 3 / math.sqrt(2), abs=1e-9),
+        ledger.more("E1's table: largest distance of the recorded column from the count", recorded_column, 0.03, digits=2),
+        ledger.less("and below", recorded_column, 0.1, digits=2),
+        *[
+            ledger.more(
+                f"E4's table, {row[0]}: carried over re-tuned loss", float(row[2].split()[0]) / float(row[3].split()[0]), 0.99, digits=2
+            )
+            for row in e4_rows
+        ],
+        ledger.more("E4's table, SP: the same", float(e4_rows[0][2].split()[0]) / float(e4_rows[0][3].split()[0]), 2, digits=2),
+        zero(
+            "first figure: SP's last state and logits as recorded",
+            relative_gap(
+                [*line_of(right, "SP, last state"), *line_of(right, "SP, logits")], [r[k] for k in (-2, -1) for r in changes.result["SP"]]
+            ),
+            1e-9,
+        ),
+        zero(
+            "first figure: SP's stars at the fitted minima",
+            relative_gap(
+                star_x, [mup.best_rate(curves.config["grids"]["SP"][w], np.mean(v, 1))[0] for w, v in curves.result["SP"].items()]
+            ),
+            1e-9,
+        ),
+        *[
+            ledger.close(
+                f"guides of {MEASURES[key]}, {LAYERS[k]}: slope",
+                slope_of_line(line),
+                PREDICTED["muP"][key][k],
+                abs=1e-9,
+                digits=2,
+                machine=True,
+            )
+            for key in guides
+            for k, line in enumerate(guides[key])
+        ],
+        zero(
+            "figure of E3: loss decreases as recorded",
+            relative_gap(family_panels[1].get_lines()[0].get_ydata(), np.mean(e3_record.result["0.5"]["step"], 1)),
+            1e-9,
+        ),
+        zero(
+            "figure of E4: SP re-tuned is the least mean of the recorded curve",
+            relative_gap(
+                line_of(transfer_panels[1, 1], "SP, re-tuned at each width"),
+                [min(np.mean(rows, 1)) for rows in e4_record.result["SP"].values()],
+            ),
+            1e-9,
+        ),
+        ledger.close(
+            "figure of E5: fall of the guide over five doublings", float(moonlight_guide[-1] - moonlight_guide[0]), -2.5, abs=1e-9
+        ),
+        ledger.close(
+            "figure of E5: length of the first error bar over the seeds' deviation, 2 · 3.1824/√4",
+            float(bar("√(out/in)")[1][1] - bar("√(out/in)")[0][1]) / float(np.std(seeds_at_32, ddof=1)),
+            3.1824,
+            abs=1e-3,
+        ),
     ],
 )
 
@@ -2274,15 +2552,19 @@ nb.results(
     [
         [
             "networks",
-            "post-norm transformers on WikiText-2, widths 128 to 8192 (its figure 1, from memory, unconfirmed)",
+            "proxies of 13M and 40M parameters for BERT-large and GPT-3 6.7B (abstract)",
             f"pre-norm transformers on Shakespeare, widths {e6_full[0]} to {e6_full[-1]}; digits networks, widths {e4_full[0]} to {e4_full[-1]}",
         ],
         [
             "SP",
-            "best rate shifts with the width",
+            "no number in the abstract",
             f"{with_interval(e6_drift['SP'])} and {with_interval(e4_drift['SP'])} octaves per doubling",
         ],
-        ["muP", "best rate stays", f"{with_interval(e6_drift['muP'])} and {with_interval(e4_drift['muP'])} octaves per doubling"],
+        [
+            "muP",
+            "“many optimal HPs remain stable” (abstract)",
+            f"{with_interval(e6_drift['muP'])} and {with_interval(e4_drift['muP'])} octaves per doubling",
+        ],
         [
             "headline",
             "13M proxy: better than published BERT-large (350M), tuning cost one pre-training; 40M proxy: better than published GPT-3 6.7B, tuning cost 7% (abstract)",
@@ -2331,8 +2613,7 @@ nb.claim(
 
 # %% [markdown]
 # **Transfer is not optimality.** muP promises that the best rate stays, not that the resulting loss is the best to be had. On the digits with all constants equal, SP re-tuned at
-# width 2048 reaches a third of muP's loss, since its smaller rate slows the input layer, too, which muP leaves where the base width had it. Tuned at width 64 (E4b: input rate halved, readout rate × 16), the constants carry over and most of the gap closes. On the transformers the order is the reverse: there SP, re-tuned, gets *worse* beyond width 128, and
-# muP better at every doubling.
+# width 2048 reaches a third of muP's loss. With constants chosen at width 64 (E4b: input rate halved, readout rate × 16) muP closes most of the gap, while SP gets worse with them. On the transformers the order is the reverse: at 1024 SP, re-tuned, is worse than at 128 and worse than muP.
 
 # %% tags=["hide-input"]
 best_at = lambda runs, arm, w: runs[arm][2][w]
@@ -2377,11 +2658,13 @@ nb.claim(
 #
 # ## What does not hold
 #
-# - **"Every layer is of order one at the start"** (C15). The logits are not: under muP they start at $d^{-1/2}$, since the readout does not know its inputs yet. A transient; `mup-spectral` follows it.
+# - **Order one in every layer at the start**, which the count takes for granted (C15). The logits are not: under muP they start at $d^{-1/2}$, since the readout does not know its inputs yet. A transient; `mup-spectral` follows it.
 # - **"$\partial Y_{out}/\partial W_k$ has RMS $\Theta(1)$"** (D5). Contracting with these Jacobians preserves the RMS; as tensors they shrink.
 # - **"With signals of order one $\lVert G\rVert_F^2\sim d^2$ in a hidden layer"** (D4) is the idealised case: in SP the backward signal is $d^{-1/2}$ already, and the measured exponent is 1 (E1).
-# - **"Muon does not satisfy $\mathrm{RMS}(\Delta W)=\Theta(1/d)$"** (C11). In the limit that the post itself takes, $d\to\infty$ at fixed batch, it does: the rank of a gradient is at most the batch. Nothing has to be imported from SGD and Adam (D9, E1b).
+# - **"Muon does not satisfy $\mathrm{RMS}(\Delta W)=\Theta(1/d)$"** (C11). In the limit that the post itself takes, $d\to\infty$ at fixed batch, it does: the rank of a gradient is at most the batch, and $s=1$ follows without SGD and Adam (D9). Measured for batches up to an eighth of the width; at larger batches the update falls more slowly (E1b).
 # - **"$\lVert G\rVert_*\approx\lVert G\rVert_F$"** (C12): same order, but two to four times as large at a batch of 64.
+# - **Free of $d$ for all of training** (E3). The family's count is of one step: over ten, $s=1.25$ decreases the loss more the wider the network.
+# - **$\eta\propto1/\sqrt d$ with Moonlight's factor** (C14): on all matrices the measured exponent is a little beyond $-\frac12$.
 # - **"Transfer"** (X3) is of the rate, not of the best loss.
 #
 # ## Exercises
