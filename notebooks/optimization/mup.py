@@ -53,7 +53,7 @@ for axes, rule in ((left, "SP"), (middle, "muP")):
         rates, means = curves.config["grids"][rule][w], np.mean(rows, 1)
         axes.plot(rates, means, color=color, ls=style, marker=marker, ms=3, lw=1.4, label=f"d = {w}")
         axes.plot(*mup.best_rate(rates, means), "*", color=color, ms=11, mec=BLACK, mew=0.5)
-    axes.set(xlabel="log₂ of the rate (stars: parabola's minimum)", ylim=(1.75, 2.6), xlim=(-12.3, -3.7))
+    axes.set(xlabel="log₂ rate (stars: fitted minimum)", ylim=(1.75, 2.6), xlim=(-12.3, -3.7))
     axes.set_title({"SP": "SP: the best rate moves", "muP": "muP: it nearly stays"}[rule], fontsize=10)
 left.set_ylabel("validation loss (nats a character)")
 middle.legend(fontsize=7.5)
@@ -64,7 +64,7 @@ for rule, color, style in (("SP", ORANGE, "--"), ("muP", BLUE, "-")):
 right.set(xscale="log", yscale="log", xlabel="width d (log axis)", ylabel="RMS change, 5 steps (log axis)")
 right.set_xticks(changes.config["widths"], [str(w) for w in changes.config["widths"]])
 right.minorticks_off()
-right.set_title("SP's changes grow with the width", fontsize=10)
+right.set_title("SP's changes grow", fontsize=10)
 right.legend(fontsize=7.5)
 figure.suptitle(
     f"Transformers on text, {len(curves.config['seeds'])} seeds: under muP the best rate of width 64 serves at 1024 (recorded)",
@@ -1050,7 +1050,7 @@ axes.plot(muon_full, np.sqrt(muon_full), color=GREY, ls=":", lw=1.4, label="if t
 axes.set(yscale="log", ylabel="d × RMS of the update (log axis)")
 axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
 width_axis(axes, muon_full)
-axes.set_title("Muon's update falls like 1/d where the width exceeds the batch (recorded)", fontsize=11)
+axes.set_title("Muon's update falls like 1/d where the width far exceeds the batch", fontsize=11)
 axes.legend(fontsize=7.5, ncols=2)
 nb.show(figure)
 
@@ -1226,7 +1226,7 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** Under muP the features' exponents are at most 0.06 in size over a factor of 64, for all three optimizers. In SP Adam's features and logits grow and the input layer of SGD and Muon is starved; Muon's later features move little. The logits' change *does* fall under muP, with an exponent of $-0.15$ for SGD and $-0.17$ for Adam, a halving
+# **What we saw.** Under muP the features' exponents are at most 0.06 in size over a factor of 64, for all three optimizers. In SP Adam's features and logits grow and the input layer of SGD and Muon is starved; Muon's later features depend on the width only weakly. The logits' change *does* fall under muP, with an exponent of $-0.15$ for SGD and $-0.17$ for Adam, a halving
 # over the range. Most of it comes with the starting logits (C15): live, with Adam and the readout started at a tenth of its size, the fall is much weaker.
 
 
@@ -1645,7 +1645,7 @@ e4_live = {rule: optima(e4[rule], e4_grids[rule]) for rule in ("SP", "muP")}
 widest = str(e4_full[-1])
 E4_LOOKS = {"SP": (ORANGE, "--", "s"), "muP": (BLUE, "-", "o"), "SP, tuned": (PURPLE, ":", "D"), "muP, tuned": (GREEN, "-.", "^")}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Four panels. Top: training loss against log2 of the rate, one curve a width from 32 to 2048; under SP the minima move left as the width grows, under muP the curves lie on each other. Bottom left: best rate against the width; SP falls by several octaves, muP is flat, with and without tuned constants. Bottom right: loss at the carried rate against the width; SP's rises steeply at large widths, muP's stays, lowest with tuned constants."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four panels. Top: training loss against log2 of the rate, one curve a width from 32 to 2048; under SP the minima move left as the width grows, under muP the curves lie on each other. Bottom left: best rate against the width; SP falls by several octaves, muP is flat, with and without tuned constants. Bottom right: loss at the carried rate against the width; SP's rises at large widths, muP's falls and levels off, lowest with tuned constants."}}
 figure, panels = plt.subplots(2, 2, figsize=(8.4, 6.6))
 transfer_panels = panels
 for axes, rule in zip(panels[0], ("SP", "muP"), strict=True):
