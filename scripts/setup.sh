@@ -10,7 +10,7 @@ fail() {
     exit 1
 }
 
-fingerprint=$(cksum <requirements.txt)
+fingerprint=$(cat requirements.txt requirements-no-deps.txt | cksum)
 if [ -x "$venv/bin/python" ] && { [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] || [ "$(cat "$venv/ready-test" 2>/dev/null)" = "$fingerprint" ]; }; then
     exit 0
 fi
@@ -49,5 +49,7 @@ fi
 rm "$venv/installed"
 if [ "$need" = test ]; then
     "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e . || fail "could not install the package itself"
+    "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -r requirements-no-deps.txt ||
+        fail "could not install the peers in requirements-no-deps.txt; they need the package index once"
 fi
 echo "$fingerprint" >"$stamp"
