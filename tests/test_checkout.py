@@ -73,8 +73,6 @@ def test_lower_modules_never_import_higher_ones():
     floors |= dict.fromkeys(("nn", "positions", "unet", "optim", "scan", "data", "numbers", "bpe", "bytepiece", "extrapolation"), 1)
     floors |= dict.fromkeys(("latent", "linear_attention", "lora", "minilm", "multimodal", "muon", "mup", "norms", "ranks"), 1)
     floors |= dict.fromkeys(("similarity", "simplex", "vq"), 1)
-    floors |= dict.fromkeys(("nn", "positions", "unet", "optim", "scan", "data", "numbers"), 1)
-    floors |= dict.fromkeys(("bpe", "bytepiece", "extrapolation", "minilm", "multimodal", "mup", "norms", "ranks", "similarity"), 1)
     floors |= dict.fromkeys(("train", "sweep", "diffusion", "metrics", "peers"), 2)
     floors |= dict.fromkeys(("notebook", "execute", "template"), 3) | {"__main__": 4, "__init__": 4}
     for file in (CHECKOUT.root / "kexue_nb").glob("*.py"):
