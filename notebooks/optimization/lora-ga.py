@@ -579,7 +579,7 @@ axes.plot(gap_rates, gap_curves["antitone"], color=BLUE, ls="--", label="large w
 axes.plot(gap_rates, gap_rates**2 * tail(G_example, 4), color=GREY, ls=":", label="η² Σ σᵢ² beyond 2r")
 axes.set(xscale="log", yscale="log", xlabel="learning rate η (log axis)", ylabel="squared distance of W₁ (log axis)")
 axes.legend()
-axes.set_title("The dropped term takes over at large rates, whatever the order")
+axes.set_title("The dropped term takes over at large rates")
 nb.show(figure)
 
 # %% [markdown]
