@@ -2289,7 +2289,7 @@ axes.set(
     xscale="log", yscale="log", xlabel="query tokens m that share the cache (log axis)", ylabel="ms, one layer, 2048 tokens (log axis)"
 )
 axes.legend()
-axes.set_title("The forms change places between 384 and 512 queries, later than the flops say")
+axes.set_title("The forms change places between 384 and 512 queries")
 nb.show(figure)
 
 # %% tags=["hide-input"]
