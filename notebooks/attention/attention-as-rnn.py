@@ -40,7 +40,7 @@ import torch
 import kexue_nb
 from kexue_nb import data, ledger, nn, optim, train
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE
 
 # %%
 nb = kexue_nb.notebook("attention-as-rnn")
@@ -108,7 +108,8 @@ class Counting:
 def flipped_steps(n, width=3):
     cell = Counting(width)
     ends = page_flip(cell, np.zeros(width), np.random.default_rng(2).normal(size=(n, width)))
-    assert cell.sizes == {width} and len(ends) == n
+    assert cell.sizes == {width}
+    assert len(ends) == n
     return cell.steps
 
 
@@ -1404,7 +1405,7 @@ def exact(net, inputs, targets, source):
 def table(pairs, source, target):
     """Rows source + separator + target without its last token, and the targets, as int64 tensors."""
     rows = [(digits(a, source), digits(b, target)) for a, b in pairs]
-    return torch.tensor([s + [SEP] + t[:-1] for s, t in rows]), torch.tensor([t for _, t in rows])
+    return torch.tensor([[*s, SEP, *t[:-1]] for s, t in rows]), torch.tensor([t for _, t in rows])
 
 
 # %% tags=["hide-input"]
