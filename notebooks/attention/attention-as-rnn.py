@@ -1503,7 +1503,7 @@ def doubling_chain(device, d, tops, ways, steps, rates, seeds):
     return {"cells": cells}
 
 
-def decode_costs(device, d, layers, lengths, repeats=5):
+def decode_costs(device, d, heads, layers, lengths, repeats=9):
     """Seconds and extra bytes for the n-th token of a toy transformer, with a KV cache and by running the whole prefix again."""
     g = torch.Generator().manual_seed(0)
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
@@ -1511,13 +1511,13 @@ def decode_costs(device, d, layers, lengths, repeats=5):
     rows = []
     for n in lengths:
         x = torch.randn(n, d, generator=g).to(device, dtype)
-        _, cache = prefix(weights, x[:-1])
-        again, with_cache = prefix(weights, x)[0][-1], next_token(weights, x[-1:], cache)
-        gap = float((again - with_cache[0]).float().norm() / again.float().norm())
-        timed = {"cached": lambda x=x, c=cache: next_token(weights, x[-1:], c), "again": lambda x=x: prefix(weights, x, keep=False)}
-        row = {"n": n, "gap": gap, "cache_numbers": sum(k.numel() + v.numel() for k, v in cache)}
-        for name, call in timed.items():
-            row[name + "_s"], row[name + "_bytes"] = cost(call, device, repeats)
+        cache = torch.zeros(layers, 2, n, d, device=device, dtype=dtype)
+        run_prefix(weights, x[:-1], heads, cache)
+        again = run_prefix(weights, x, heads)[-1]
+        gap = float((again - next_token(weights, x[-1:], heads, cache)[0]).float().norm() / (again - x[-1]).float().norm())
+        row = {"n": n, "gap": gap, "cache_bytes": cache.numel() * cache.element_size()}
+        row["cached_s"], row["cached_bytes"] = cost(lambda x=x, c=cache: next_token(weights, x[-1:], heads, c), device, repeats)
+        row["again_s"], row["again_bytes"] = cost(lambda x=x: run_prefix(weights, x, heads), device, repeats)
         rows.append(row)
     return {"d": d, "layers": layers, "rows": rows}
 
@@ -1526,11 +1526,11 @@ def cost(call, device, repeats):
     """Median seconds of a call, and the bytes it takes beyond what stood before (on a GPU; 0 elsewhere)."""
     cuda = torch.device(device).type == "cuda"
     wait = torch.cuda.synchronize if cuda else lambda: None
-    before = 0
-    call()
+    for _ in range(3):
+        call()
     wait()
+    before = torch.cuda.memory_allocated() if cuda else 0
     if cuda:
-        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(repeats):
@@ -1541,28 +1541,35 @@ def cost(call, device, repeats):
     return statistics.median(seconds), torch.cuda.max_memory_allocated() - before if cuda else 0
 
 
-def attend(q, k, v, causal):
-    return torch.nn.functional.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], is_causal=causal)[0, 0]
+def attend(q, k, v, heads, causal):
+    """Softmax attention of q (m, d) on k, v (n, d) with heads of width d/heads."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(0, 1)[None] for t in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)[0].transpose(0, 1).flatten(1)
 
 
-def prefix(weights, x, keep=True):
-    """The toy transformer on a whole prefix x (n, d): outputs, and the keys and values of every layer."""
-    cache = []
-    with torch.no_grad():
-        for wq, wk, wv in weights:
-            k, v = x @ wk, x @ wv
-            if keep:
-                cache.append((k, v))
-            x = x + torch.tanh(attend(x @ wq, k, v, causal=True))
-    return x, cache
-
-
-def next_token(weights, x, cache):
-    """The same for one new token x (1, d) after the cached ones."""
-    with torch.no_grad():
-        for (wq, wk, wv), (k, v) in zip(weights, cache, strict=True):
-            x = x + torch.tanh(attend(x @ wq, torch.cat([k, x @ wk]), torch.cat([v, x @ wv]), causal=False))
+@torch.no_grad()
+def run_prefix(weights, x, heads, cache=None):
+    """The toy transformer on a whole prefix x (n, d); keys and values go into the first n rows of ``cache`` (layers, 2, .., d)."""
+    for layer, (wq, wk, wv) in enumerate(weights):
+        k, v = x @ wk, x @ wv
+        if cache is not None:
+            cache[layer, 0, : len(x)], cache[layer, 1, : len(x)] = k, v
+        x = x + torch.tanh(attend(x @ wq, k, v, heads, causal=True))
     return x
+
+
+@torch.no_grad()
+def next_token(weights, x, heads, cache):
+    """The same for one new token x (1, d), whose key and value become the last row of the cache."""
+    for (wq, wk, wv), kv in zip(weights, cache, strict=True):
+        kv[0, -1:], kv[1, -1:] = x @ wk, x @ wv
+        x = x + torch.tanh(attend(x @ wq, kv[0], kv[1], heads, causal=False))
+    return x
+
+
+def direct_cells(device, cells, steps, rates, seeds):
+    """direct_powers over pairs (width, X)."""
+    return {"cells": [c for d, X in cells for c in direct_powers(device, [d], [X], [steps], rates, seeds)["cells"]]}
 
 
 # %%
@@ -1597,9 +1604,10 @@ e2c = nb.run(
 e3 = nb.run(
     "E3b",
     decode_costs,
-    d=nb.at_scale(cpu=128, gpu=1024, full=1024),
+    d=nb.at_scale(cpu=128, gpu=1024, full=2048),
+    heads=nb.at_scale(cpu=4, gpu=8, full=16),
     layers=nb.at_scale(cpu=4, gpu=8, full=8),
-    lengths=nb.at_scale(cpu=[256, 1024], gpu=[512, 1024, 2048, 4096], full=[512, 1024, 2048, 4096, 8192, 16384]),
+    lengths=nb.at_scale(cpu=[256, 1024], gpu=[512, 1024, 2048, 4096], full=[1024, 2048, 4096, 8192, 16384, 32768]),
 )
 e6 = nb.run(
     "E6",
@@ -1608,6 +1616,26 @@ e6 = nb.run(
     tops=nb.at_scale(cpu=[32, 128], gpu=[32, 64, 128], full=[64, 128, 256, 512]),
     steps=nb.at_scale(cpu=[400], gpu=[800, 3000], full=[800, 4000]),
     rates=nb.at_scale(cpu=[0.01], gpu=[0.003, 0.01], full=all_rates),
+    seeds=nb.at_scale(cpu=[0], gpu=[0, 1], full=[0, 1, 2]),
+)
+e6c = nb.run(
+    "E6c",
+    direct_cells,
+    cells=nb.at_scale(
+        cpu=[[8, 24]],
+        gpu=[[8, 80], [8, 96]],
+        full=[[8, 80], [8, 96], [8, 112], [16, 160], [16, 192], [16, 224], [32, 320], [32, 384], [32, 448]],
+    ),
+    steps=nb.at_scale(cpu=100, gpu=3000, full=4000),
+    rates=nb.at_scale(cpu=[0.03], gpu=[0.03], full=[0.01, 0.03, 0.06]),
+    seeds=nb.at_scale(cpu=[0], gpu=[0, 1], full=[0, 1, 2]),
+)
+e6d = nb.run(
+    "E6d",
+    direct_cells,
+    cells=nb.at_scale(cpu=[[8, 128]], gpu=[[8, 128]], full=[[8, 128], [16, 256]]),
+    steps=nb.at_scale(cpu=50, gpu=3000, full=16000),
+    rates=nb.at_scale(cpu=[0.03], gpu=[0.03], full=[0.01, 0.03, 0.06]),
     seeds=nb.at_scale(cpu=[0], gpu=[0, 1], full=[0, 1, 2]),
 )
 e6b = nb.run(
