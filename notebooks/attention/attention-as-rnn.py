@@ -40,13 +40,29 @@ import torch
 import kexue_nb
 from kexue_nb import data, ledger, nn, optim, train
 from kexue_nb import symbolic as sym
-from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE
+from kexue_nb.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 # %%
 nb = kexue_nb.notebook("attention-as-rnn")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "HEADALT"}}
-pass
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Recall of one of 30 pairs against the number of units. A GRU that re-reads knowing the question rises to one at four units, attention of width four does too. One-pass GRUs stay near 0.2, a little above chance, up to 64 units. A one-pass matrix state climbs from 0.3 at four to 0.94 at sixteen."}}
+recorded_2 = {i: nb.recorded(i).result["cells"] for i in ("E2", "E2b")}
+best_row = lambda cell, kind: cell["reported"][kind][int(np.argmax([np.mean(r) for r in cell["choosing"][kind]]))]
+figure, axes = plt.subplots()
+styles = (("E2", 1, "GRU that re-reads, knowing the question", BLUE, "-o"), ("E2", 0, "GRU, one pass", ORANGE, "--s"))
+styles += (("E2b", 1, "attention", GREEN, "-.^"), ("E2b", 0, "matrix state h × h, one pass", PURPLE, ":D"))
+for run, kind, name, color, style in styles:
+    cells = sorted((c for c in recorded_2[run] if c["n"] == 30), key=lambda c: c["h"])
+    samples = np.array([best_row(c, kind) for c in cells])
+    low, high = samples.mean(1) - samples.min(1), samples.max(1) - samples.mean(1)
+    axes.errorbar([c["h"] for c in cells], samples.mean(1), [low, high], fmt=style, color=color, label=name, capsize=3, ms=5)
+axes.axhline(1 / 8, color=GREY, lw=1, ls=":")
+axes.annotate("chance", (50, 0.135), color=GREY, fontsize=9)
+axes.set(xscale="log", ylim=(0, 1.05), xlabel="units h, or width of the head (log axis)", ylabel="recall of one of 30 pairs")
+axes.set_xticks([2, 4, 16, 64], ["2", "4", "16", "64"])
+axes.set_title("Four units that re-read do what 64 units in one pass do not")
+axes.legend(loc="center right", fontsize=8)
+nb.show(figure)
 
 # %% [markdown]
 # ## The question
@@ -1648,3 +1664,559 @@ e6b = nb.run(
     rates=nb.at_scale(cpu=[0.01], gpu=[0.003, 0.01], full=all_rates),
     seeds=nb.at_scale(cpu=[0], gpu=[0, 1], full=[0, 1, 2]),
 )
+
+# %% [markdown]
+# ### E4: a linearised recursion
+#
+# The author's later idea {cite}`su2026delta`: replace softmax attention by a state $A_t$ with $o_t=\bar v_t+A_tq_t$. To first order in the scores the softmax gives exactly the running covariance of $v$ and $k$, which has a recursion of its
+# own (with $\delta k=k_t-\bar k_t$):
+#
+# $$A_t=\bigl(1-\tfrac1t\bigr)A_{t-1}+\tfrac1t\bigl(v_t-\bar v_{t-1}\bigr)\delta k^\top,\qquad\text{the delta version:}\quad
+# A_t=\bigl(1-\tfrac1t\bigr)A_{t-1}+\tfrac1t\bigl(v_t-\bar v_{t-1}-A_{t-1}\,\delta k\bigr)\delta k^\top .$$
+#
+# Is the delta version closer to softmax? Where does it tend? Its fixed point under independent keys of covariance $\Sigma$ solves $A=C-A\Sigma$, so $A=C(I+\Sigma)^{-1}$: it shrinks the covariance $C$. And for *normal* keys the covariance
+# needs no correction: tilting a normal density by $e^{q\cdot k}$ shifts its mean by $\Sigma q$, so softmax attention over many keys with values $v=Mk$ is $M\Sigma q=Cq$, exactly linear.
+
+
+# %%
+def linearised(k, v, q, delta):
+    """o after each token from the running state A, with or without the correction by the old prediction."""
+    A, k_mean, v_mean, out = np.zeros((v.shape[1], k.shape[1])), np.zeros(k.shape[1]), np.zeros(v.shape[1]), []
+    for t, (key, value, query) in enumerate(zip(k, v, q, strict=True), start=1):
+        k_mean = k_mean + (key - k_mean) / t
+        dk = key - k_mean
+        A = (1 - 1 / t) * A + np.outer(value - v_mean - (A @ dk if delta else 0), dk) / t
+        v_mean = v_mean + (value - v_mean) / t
+        out.append(v_mean + A @ query)
+    return np.stack(out)
+
+
+def linearised_errors(scale, seed, n=128, d=16):
+    """Relative error of both versions against causal softmax over the second half; the scores have standard deviation ``scale``."""
+    g = np.random.default_rng(seed)
+    q, k = g.normal(size=(2, n, d)) * math.sqrt(scale / math.sqrt(d))
+    v = k @ g.normal(size=(d, d)) / np.std(k) / math.sqrt(d) + g.normal(size=(n, d)) / 2
+    true = masked_softmax(q, k, v)[n // 2 :]
+    return [float(np.linalg.norm(linearised(k, v, q, delta)[n // 2 :] - true) / np.linalg.norm(true)) for delta in (False, True)]
+
+
+scales = [0.1, 0.25, 0.5, 1.0, 2.0]
+e4_table = {s: np.array([linearised_errors(s, 400 + seed) for seed in range(20)]) for s in scales}
+t_, k_new, vbar, C_old, kbar = sp.symbols("t k vbar C kbar", real=True)
+cov_values = sp.symbols("a1:4"), sp.symbols("b1:4")
+x, mu_q, sigma2 = sp.symbols("x q sigma2", positive=True)
+normal_mean = lambda f: sp.integrate(f * sp.exp(-(x**2) / (2 * sigma2)) / sp.sqrt(2 * sp.pi * sigma2), (x, -sp.oo, sp.oo))
+
+
+def covariance(a, b):
+    n = len(a)
+    return sum((x - sum(a) / n) * (y - sum(b) / n) for x, y in zip(a, b, strict=True)) / n
+
+
+def welford(a, b):
+    """The running state of one-dimensional keys a and values b, without the correction."""
+    A, ka, vb = 0, 0, 0
+    for t, (key, value) in enumerate(zip(a, b, strict=True), start=1):
+        ka = ka + (key - ka) / sp.Integer(t)
+        A, vb = (1 - sp.Rational(1, t)) * A + (value - vb) * (key - ka) / t, vb + (value - vb) / sp.Integer(t)
+    return A
+
+
+# %%
+A_, C_, S_ = sp.symbols("A C Sigma", positive=True)
+eps = sp.Symbol("epsilon")
+one_dim = attention_by_definition([eps * k for k in cov_values[0]], cov_values[1])
+nb.claim(
+    "X1",
+    "Without the correction the linearised state is the running covariance, the exact first order of softmax attention and all of it for normal keys; with the correction it tends to C(I + Σ)⁻¹.",
+    "verified",
+    holds=[
+        sym.identity("the recursion gives the covariance, 3 tokens", welford(*cov_values), covariance(*cov_values)),
+        sym.series(
+            "softmax to first order in the scores: mean + covariance × q",
+            one_dim,
+            sum(cov_values[1]) / 3 + eps * covariance(*cov_values),
+            eps,
+            order=2,
+        ),
+        sym.identity(
+            "normal keys: the tilted mean is Σq", normal_mean(x * sp.exp(mu_q * x)) / normal_mean(sp.exp(mu_q * x)), sigma2 * mu_q
+        ),
+        sym.solves("fixed point of the delta version, one dimension", sp.Eq(A_, C_ - A_ * S_), A_, C_ / (1 + S_)),
+    ],
+)
+pairs_of = lambda s: (e4_table[s][:, 1].tolist(), e4_table[s][:, 0].tolist())
+nb.claim(
+    "C12",
+    "The linearised delta recursion approximates softmax attention better than plain linear attention (the author's later claim).",
+    "not reproduced",
+    fails=[ledger.better(f"its error exceeds the plain one's, score deviation {s}", *pairs_of(s), scope="20 seeds, n = 128, d = 16") for s in scales[:2]]
+    + [ledger.more(f"mean difference of the errors, same seeds, score deviation {s}", float((e4_table[s][:, 1] - e4_table[s][:, 0]).mean()), 0, machine=True) for s in scales[2:]],
+)  # fmt: skip
+differences = {s: e4_table[s][:, 1] - e4_table[s][:, 0] for s in scales}
+nb.experiment(
+    "E4",
+    "On random data the plain covariance state is closer to softmax attention than the delta version, at every score scale.",
+    "verified",
+    holds=[
+        ledger.more(f"paired difference over its standard error, deviation {s}", float(d.mean() / (d.std(ddof=1) / math.sqrt(20))), 2.1, machine=True, scope="20 seeds")
+        for s, d in differences.items()
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# ### E8: bits for the leading digit
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "First exponent x at which the leading digit of two to the x comes out wrong, against the number of bits kept of the constant, log axis. The measured points climb from 6 at six bits to several hundred at twenty bits and scatter around the rising line of the prediction."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+axes.plot(bits, [predicted[B] for B in bits], color=ORANGE, ls="--", label="√(2/(9ε)), expected")
+axes.plot(bits, [wrong[B][0] for B in bits], "o", color=BLUE, label="first wrong x")
+axes.set(yscale="log", xlabel="bits B kept of log₁₀ 2 (rounded up)", ylabel="x (log axis)")
+axes.set_title("The leading digit of 2^x needs memory like 2 log₂ x, not like x")
+axes.legend()
+nb.show(figure)
+
+# %% tags=["hide-input"]
+slope_of_failures = np.polyfit(bits, [math.log2(wrong[B][0]) for B in bits], 1)[0]
+nb.experiment(
+    "E8",
+    "The exponent that B bits reach doubles about every two bits.",
+    "verified",
+    holds=[
+        ledger.close("slope of log₂ x against B", float(slope_of_failures), 0.5, abs=0.12, method="least squares", scope="B = 6, 8, .., 20")
+    ],
+)
+
+# %% [markdown]
+# ### E2: what re-reading buys
+#
+# **Expected.** Both kinds are one module; only the input differs. If memory were the point, the one-pass reader should catch up as its state grows. If knowing the question is the point, the re-reader should need next to no state.
+#
+# **Seen** (H100, three rates, three seeds, the rate chosen on one set of 2,048 sequences and reported on another):
+
+# %% tags=["hide-input"]
+cells_2, cells_2b, cells_2c = (nb.recorded(i).result["cells"] for i in ("E2", "E2b", "E2c"))
+
+
+def tuned(cell, kind):
+    """Reported accuracies, one a seed, at the rate with the best mean on the choosing set."""
+    chosen = [float(np.mean(row)) for row in cell["choosing"][kind]]
+    return cell["reported"][kind][int(np.argmax(chosen))]
+
+
+def at_size(cells, n, h):
+    return next(c for c in cells if (c["n"], c["h"]) == (n, h))
+
+
+shown_accuracy = lambda sample: f"{np.mean(sample):.3f} ({min(sample):.3f} to {max(sample):.3f})"
+table_rows = []
+for n in (4, 16, 30):
+    for h in (2, 4, 16, 64):
+        cell = at_size(cells_2, n, h)
+        row = [str(n), str(h), shown_accuracy(tuned(cell, 0)), shown_accuracy(tuned(cell, 1))]
+        peers = at_size(cells_2b, n, h) if h in (4, 16) else None
+        table_rows.append(row + (["", ""] if peers is None else [shown_accuracy(tuned(peers, k)) for k in (0, 1)]))
+nb.results(
+    "E2",
+    "Recall of one of n pairs, chance 0.125: mean accuracy of three seeds (least to largest)",
+    ["pairs n", "units h", "GRU, one pass", "GRU, re-reads", "matrix state h × h, one pass", "attention, width h"],
+    table_rows,
+)
+
+# %% tags=["hide-input"]
+reread_4 = [tuned(at_size(cells_2, n, 4), 1) for n in (16, 30)]
+once_64 = [tuned(at_size(cells_2, n, 64), 0) for n in (16, 30)]
+small_live = e2["cells"][0]
+nb.experiment(
+    "E2",
+    "A GRU of 4 units that re-reads with the question in hand recalls one of 30 pairs; one-pass GRUs of up to 64 units, trained as long, do not.",
+    "verified",
+    holds=[
+        *[ledger.more(f"re-reading, 4 units, n = {n}: least of 3 seeds", min(a), 0.95) for n, a in zip((16, 30), reread_4, strict=True)],
+        *[ledger.less(f"one pass, 64 units, n = {n}: best of 3 seeds", max(a), 0.4) for n, a in zip((16, 30), once_64, strict=True)],
+        ledger.more(
+            "live, n = 16, 4 units: worse seed of re-reading minus better seed of one pass",
+            min(small_live["reported"][1][0]) - max(small_live["reported"][0][0]),
+            0.25,
+            machine=True,
+            scope="cpu, 300 steps, 2 seeds",
+        ),
+    ],
+)  # fmt: skip
+nb.experiment(
+    "E2b",
+    "Two peers: attention of width 4 recalls all of 30 pairs; a one-pass matrix state of 256 numbers recalls most of them.",
+    "verified",
+    holds=[
+        ledger.more("attention, width 4, n = 30: least of 3 seeds", min(tuned(at_size(cells_2b, 30, 4), 1)), 0.99),
+        ledger.more("matrix state 16 × 16, n = 16: least of 3 seeds", min(tuned(at_size(cells_2b, 16, 16), 0)), 0.95),
+        ledger.more("matrix state 16 × 16, n = 30: least of 3 seeds", min(tuned(at_size(cells_2b, 30, 16), 0)), 0.9),
+        ledger.less("matrix state 4 × 4, n = 30: best of 3 seeds", max(tuned(at_size(cells_2b, 30, 4), 0)), 0.4),
+    ],
+)
+nb.experiment(
+    "E2c",
+    "In the post's literal form, where the cell gets no product of query and key and must learn to compare, 64 units that re-read still beat one pass, after 6,000 steps.",
+    "verified",
+    holds=[
+        ledger.more("re-reading, n = 4: least of 3 seeds", min(tuned(at_size(cells_2c, 4, 64), 1)), 0.99),
+        ledger.more("re-reading, n = 8: least of 3 seeds", min(tuned(at_size(cells_2c, 8, 64), 1)), 0.9),
+        ledger.better("n = 8: re-reading over one pass", tuned(at_size(cells_2c, 8, 64), 1), tuned(at_size(cells_2c, 8, 64), 0), sigmas=4.3, scope="3 seeds"),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# Four units hold the answer and a flag; nothing else is needed when the question is known. One pass must hold 30 pairs for any question. But read the one-pass column with care: a GRU of 64 units failing is a failure of *training*, not
+# a proof about its capacity. The proof is D8. And the last two columns say what the comparison leaves open: a one-pass reader with a well-organised state, $16\times16$ numbers,
+# also recalls. Memory does it, too. What is special about attention and re-reading is that they do not need it.
+
+# %% tags=["hide-input"]
+nb.claim(
+    "C8",
+    "Any RNN can be run in page-flipping mode with constant space, by changing its input alone.",
+    "verified",
+    holds=[
+        sym.enumeration("a tanh cell: steps, with a state of constant size", [1, 2, 5, 9], flipped_steps, lambda n: n * (n + 1) // 2),
+        ledger.better("a GRU, the post's literal input, n = 8: over its one-pass form", tuned(at_size(cells_2c, 8, 64), 1), tuned(at_size(cells_2c, 8, 64), 0), sigmas=4.3, scope="3 seeds"),
+    ],
+)  # fmt: skip
+nb.claim(
+    "C9",
+    "If attention has an advantage, it comes from computation, not from memory.",
+    "partly",
+    holds=[ledger.close("re-reading GRU of 4 units minus attention of width 4, n = 30", float(np.mean(reread_4[1]) - np.mean(tuned(at_size(cells_2b, 30, 4), 1))), 0, abs=0.02)],
+    fails=[
+        ledger.more("but memory without re-reading does it, too: matrix state 16 × 16, n = 16", min(tuned(at_size(cells_2b, 16, 16), 0)), 0.95),
+        sym.enumeration("and computing needs the input to be readable again: good maps to 3 states, query unknown or told", (False, True), lambda told: answerable(3, told), lambda told: 18 if told else 0),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# ### E3b: the ladder in seconds and bytes
+#
+# A toy transformer of 8 layers, width 2,048, 16 heads, in bfloat16. At short contexts both are bound by kernel launches; beyond 4,096 tokens the rerun grows with the context, to 31 times the cached step, while it needs a third of the cache's memory.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against context length on log axes, recorded on an H100. Left: seconds for one more token; running the prefix again takes longer than the cached step and grows faster. Right: bytes; the cache grows in proportion to the context, and so do the activations of the rerun, which are smaller."}}
+ladder_rows = nb.recorded("E3b").result["rows"]
+context = [r["n"] for r in ladder_rows]
+figure, (left_axes, right_axes) = plt.subplots(1, 2, figsize=(7.2, 3.0))
+for key, name, color, style in (("cached", "KV cache", BLUE, "-o"), ("again", "prefix run again", ORANGE, "--s")):
+    left_axes.plot(context, [1e3 * r[key + "_s"] for r in ladder_rows], style, color=color, label=name, ms=4)
+right_axes.plot(context, [r["cache_bytes"] / 2**20 for r in ladder_rows], "-o", color=BLUE, label="the cache", ms=4)
+right_axes.plot(context, [r["again_bytes"] / 2**20 for r in ladder_rows], "--s", color=ORANGE, label="activations of the rerun", ms=4)
+left_axes.set(xscale="log", yscale="log", xlabel="context n (log axis)", ylabel="ms for the next token (log axis)")
+right_axes.set(xscale="log", yscale="log", xlabel="context n (log axis)", ylabel="MiB (log axis)")
+left_axes.legend()
+right_axes.legend()
+figure.suptitle("The cache buys time; without it the next token costs the whole context", fontsize=11, fontweight="bold", x=0.01, ha="left")
+nb.show(figure)
+
+# %% [markdown]
+# ### E6: $2^x$ with and without a chain of thought
+#
+# `direct` learns $x\mapsto2^x$ for *all* $x\le X$ at once, and is asked the same $x$ again: training accuracy, in the post's own terms. The chain learns one doubling, $a\mapsto2a$, and is then started at 1 and run $X$ times on its own output. Greedy decoding is
+# exact if and only if each true token is the most likely one given the true ones before it, so one forward pass decides a whole chain.
+#
+# **Expected** from the post: a ceiling on $X$ for every fixed model; from D12 and D13: none for the chain. What sets the ceiling? If it is the hidden state, it should grow like the width $d$; if it is what the parameters can store, like $d^2$.
+
+# %% tags=["hide-input"]
+direct_records = [c for i in ("E6", "E6c") for c in nb.recorded(i).result["cells"] if c["steps"] == 4000]
+long_records, chain_records = nb.recorded("E6d").result["cells"], nb.recorded("E6b").result["cells"]
+short_records = [c for c in nb.recorded("E6").result["cells"] if c["steps"] == 800]
+best_exact = lambda c: max((list(row) for row in c["train_exact"]), key=np.mean)
+bits_to_store = lambda X: disk(X) * math.log2(10)
+last_learned = {d: max(c["X"] for c in direct_records if c["d"] == d and min(best_exact(c)) >= 0.95) for d in (8, 16, 32)}
+first_failed = {d: min(c["X"] for c in direct_records if c["d"] == d and max(best_exact(c)) < 0.5) for d in (8, 16, 32)}
+
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Exact match on the training set against bits to store per parameter, log axis, for widths 8, 16 and 32 after 4,000 steps. All three curves stay at one up to 1.8 bits per parameter, fall to about 0.3 at 2.4 and are near zero from 3.2 on. The chains of doublings lie at one far to the left, to right as well: exact for every X."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.6))
+for d, color, marker, style in ((8, BLUE, "o", "-"), (16, ORANGE, "s", "--"), (32, GREEN, "^", "-.")):
+    cells = sorted((c for c in direct_records if c["d"] == d), key=lambda c: c["X"])
+    loads = [bits_to_store(c["X"]) / c["parameters"] for c in cells]
+    means = [float(np.mean(best_exact(c))) for c in cells]
+    axes.plot(loads, means, ls=style, marker=marker, color=color, label=f"direct, width {d}, X = {cells[0]['X']} to {cells[-1]['X']}")
+for c in (c for c in chain_records if c["way"] == "chain"):
+    label = "chain of doublings, width 32, X = 64 to 256" if c["X"] == 64 else None
+    axes.plot(
+        bits_to_store(c["X"]) / c["parameters"], max(np.mean(r) for r in c["right"]), "D", mfc="none", color=PURPLE, ms=9, label=label
+    )
+axes.axvline(2, color=GREY, lw=1, ls=":")
+axes.set(xscale="log", ylim=(-0.05, 1.1), xlabel="bits of the answers over parameters (log axis)", ylabel="exact match, training set")
+axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+axes.set_title("Without a chain 2^x is a lookup table: the ceiling is near 2 bits a parameter")
+axes.legend()
+nb.show(figure)
+
+# %% [markdown]
+# **Seen.** There is a ceiling, on the training set, as the post predicts. It stands at the same place for three widths when $X$ is expressed in *bits of the answers per parameter*: all learn 1.8 (at width 8 one seed of three stops at 86%) and none learns 2.4. (Two bits a parameter is also what large language models were found to
+# store of facts {cite}`allenzhu2025capacity`.) From width 8 to 32 the hidden state grows 4-fold; what is stored grows at least 10-fold. Sixteen thousand steps instead of 4,000 do not move it. So the direct model is a table in ROM: parameters set the ceiling,
+# not the RAM. "Not learned in 16,000 steps at three rates" is, again, no proof of a limit.
+#
+# At 800 steps the picture is another one: some sizes that fit the table have not been learned yet. The post's thought experiment needs the long runs.
+
+# %% tags=["hide-input"]
+load = lambda c: bits_to_store(c["X"]) / c["parameters"]
+learned = [c for c in direct_records if load(c) < 1.9]
+failed = [c for c in direct_records if load(c) > 2.3]
+chains = {c["X"]: c for c in chain_records if c["way"] == "chain"}
+randoms = {c["X"]: c for c in chain_records if c["way"] == "random"}
+best_rate = lambda c: int(np.argmax([np.mean(r) for r in c["right"]]))
+stored_ratio = bits_to_store(last_learned[32]) / bits_to_store(first_failed[8])
+nb.results(
+    "E6",
+    "x → 2^x for all x ≤ X: exact match on the training set at the best of three rates (mean of 3 seeds)",
+    ["width", "parameters", "X", "bits per parameter", "800 steps", "4,000 steps", "16,000 steps"],
+    [
+        [str(c["d"]), f"{c['parameters']:,}", str(c["X"]), f"{load(c):.2f}"]
+        + [
+            next((f"{np.mean(best_exact(o)):.3f}" for o in group if (o["d"], o["X"]) == (c["d"], c["X"])), "")
+            for group in (short_records, direct_records, long_records)
+        ]
+        for c in sorted(direct_records, key=lambda c: (c["d"], c["X"]))
+    ],
+)
+nb.experiment(
+    "E6",
+    "Direct models learn 2^x up to about 2 bits of answers per parameter at each of three widths; a model that doubles step by step is exact to X = 256.",
+    "verified",
+    holds=[
+        ledger.more(
+            f"below 1.9 bits a parameter ({len(learned)} sizes): least mean exact match",
+            min(float(np.mean(best_exact(c))) for c in learned),
+            0.98,
+        ),
+        ledger.less(f"above 2.3 bits a parameter ({len(failed)} sizes): largest", max(float(np.mean(best_exact(c))) for c in failed), 0.5),
+        ledger.more("chain, trained on the chain, X = 256: least of 3 seeds", min(chains[256]["right"][best_rate(chains[256])]), 0.999),
+        ledger.more("live: width 16, X = 32", e6["cells"][0]["train_exact"][0][0], 0.9, machine=True, scope="cpu, 400 steps, 1 seed"),
+        ledger.less("live: width 16, X = 128", e6["cells"][1]["train_exact"][0][0], 0.6, machine=True, scope="cpu, 400 steps, 1 seed"),
+        ledger.more(
+            "live: doubling, width 32, right to X = 32", e6b["cells"][0]["right"][0][0], 0.9, machine=True, scope="cpu, 400 steps, 1 seed"
+        ),
+    ],
+)
+nb.experiment(
+    "E6b",
+    "Trained on random numbers alone, the doubling model runs the chain to 2^128 without an error and to about 2^255 of 2^256.",
+    "verified",
+    holds=[
+        ledger.more(
+            "X = 128: first wrong power, least of 3 seeds (129: none)", min(randoms[128]["first_wrong"][best_rate(randoms[128])]), 128.5
+        ),
+        ledger.more(
+            "X = 256: first wrong power, least of 3 seeds (257: none)", min(randoms[256]["first_wrong"][best_rate(randoms[256])]), 250
+        ),
+    ],
+)
+nb.claim(
+    "C20",
+    "Without a chain of thought the accuracy of a fixed model on x → 2^x falls below 100% for large x, on the training set too, for its memory is bounded.",
+    "partly",
+    holds=[
+        ledger.less(
+            "width 8 at X = 128 and width 16 at X = 256 after 16,000 steps: largest exact match at any rate",
+            max(float(np.max(c["train_exact"])) for c in long_records),
+            0.2,
+        )
+    ],
+    fails=[
+        ledger.more(
+            "the ceiling follows the parameters, not the state: growth of what is stored, width 8 to 32, where the state grows 4-fold",
+            stored_ratio,
+            4,
+            margin=4,
+        )
+    ],
+)
+nb.claim(
+    "C22",
+    "The failure is not one of unseen positions.",
+    "verified",
+    holds=[ledger.less("exact match on the training set itself, every position seen, above 2.3 bits a parameter", max(float(np.mean(best_exact(c))) for c in failed), 0.5)],
+)  # fmt: skip
+nb.claim(
+    "C19",
+    "Among the works that its author knew, 2112.05682 is the first to use the recursion to save memory.",
+    "not checkable",
+    reason="A question of the literature that no computation decides. The running-sum softmax itself is older: 1805.02867 appeared in May 2018, three and a half years before.",
+)
+nb.claim(
+    "C25",
+    "With big models and short sequences gradient descent prefers RAM to disk, and hidden size and depth should grow first.",
+    "not checkable",
+    reason="Advice on how to scale, with no stated quantity: it would take a study of training runs over widths, depths and context lengths at equal cost.",
+)
+
+# %% [markdown]
+# ### Are the recorded models what the text says?
+#
+# Recorded numbers do not move when code breaks. So, live and small: the stacked GRU cell against `torch.nn.GRU`, the re-reader's input against the text, the position table, and greedy decoding against the one-pass test.
+
+
+# %% tags=["hide-input"]
+def gru_gap():
+    """Largest difference between Reader's cell and torch.nn.GRU with the same weights, over 7 steps of a stack of 2."""
+    g = torch.Generator().manual_seed(21)
+    x, U, c = torch.randn(2, 3, 7, 5, generator=g), torch.randn(2, 4, 12, generator=g), torch.randn(2, 1, 12, generator=g)
+    W, b, worst = torch.randn(2, 5, 12, generator=g), torch.randn(2, 1, 12, generator=g), 0.0
+    state = torch.zeros(2, 3, 4)
+    for step in x.unbind(2):
+        state = gru_cell(torch.bmm(step, W) + b, state, U, c)
+    for r in range(2):
+        peer = torch.nn.GRU(5, 4, batch_first=True)
+        with torch.no_grad():
+            peer.weight_ih_l0.copy_(W[r].T), peer.weight_hh_l0.copy_(U[r].T), peer.bias_ih_l0.copy_(b[r, 0]), peer.bias_hh_l0.copy_(c[r, 0])
+            worst = max(worst, float((peer(x[r])[1][0] - state[r]).abs().max()))
+    return worst
+
+
+with torch.no_grad():
+    probe = Reader(nn.Init([3, 3]), torch.tensor([0, 1]), 6)
+    keys_, values_, at_, answer_ = data.associative_recall((2, 5), 4, 32, 8, torch.Generator().manual_seed(4))
+    keys_[1], values_[1], at_[1], answer_[1] = keys_[0], values_[0], at_[0], answer_[0]
+    query_ = keys_.gather(-1, at_[..., None])[..., 0]
+    other_ = (query_ + 1) % 32
+    fed = []
+    hook = probe.inward.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0]))
+    probe(keys_, values_, query_), probe(keys_, values_, other_)
+    hook.remove()
+    by_hand = probe.key.weight[1][keys_[1]] * probe.key.weight[1][query_[1]][:, None]
+    literal = LiteralReader(nn.Init([3, 3]), torch.tensor([0, 1]), 6)
+    order = []
+    hook = literal.inward.register_forward_pre_hook(lambda module, inputs: order.append(inputs[0]))
+    literal(keys_, values_, query_)
+    hook.remove()
+    lookup = Lookup(nn.Init([3, 3]), torch.tensor([0, 1]), 6)
+    q6, k6, v6 = lookup.q.weight[1][query_[1]], lookup.k.weight[1][keys_[1]], lookup.v.weight[1][values_[1]]
+    attention_out = (torch.softmax((k6 @ q6[..., None])[..., 0] / math.sqrt(6), -1)[..., None] * v6).sum(1) @ lookup.out.weight[1]
+    matrix_state = torch.einsum("bjd,bje->bde", k6, v6)
+    state_out = torch.einsum("bd,bde->be", q6, matrix_state) / math.sqrt(6 * 4) @ lookup.out.weight[1]
+    looked = lookup(keys_, values_, query_)
+
+# %% tags=["hide-input"]
+live_net = train_copyist(torch.device("cpu"), from_pairs([(x, 2**x) for x in range(9)], 1, 4, "cpu"), 1, 4, 16, 120, [0.01], [0])
+
+
+def greedy(net, x, source, target):
+    """Digits of the answer decoded one by one, units first."""
+    ids = [*digits(x, source), SEP]
+    with torch.no_grad():
+        for _ in range(target):
+            ids.append(int(net(torch.tensor(ids)[None, None])[0, 0, -1].argmax()))
+    return tuple(ids[source + 1 :])
+
+
+one_pass = exact_rows(live_net, *table([(x, 2**x) for x in range(9)], 1, 4), 1)[0]
+place_table = copyist(nn.Init([0]), 3, 5, 8).positions
+drawn_a, drawn_double = random_doublings(6, "cpu")(torch.Generator().manual_seed(8), 400)
+number_of = lambda row: int("".join(str(d) for d in reversed([d for d in row.tolist() if d != END])))
+nb.claim(
+    "X2",
+    "The recorded models are those of the text: GRU, inputs, reading orders, peers, positions, targets and the exactness test agree with independent computations.",
+    "verified",
+    holds=[
+        ledger.less("gru_cell against torch.nn.GRU, 7 steps", gru_gap(), 1e-5, method="float32", machine=True),
+        ledger.less("one pass: largest difference of the pairs' inputs when another query is asked", float((fed[0][0, :, :-1] - fed[1][0, :, :-1]).abs().max()), 1e-9),
+        ledger.less("re-reading: product of key and query against the embeddings", float((fed[0][1, :, :-1, 32:] - by_hand).abs().max()), 1e-6, machine=True),
+        ledger.less("literal: the row is the one-pass sequence read backwards", float((order[0][1] - order[0][0].flip(1)).abs().max()), 1e-9),
+        ledger.less("attention peer against its formula", float((looked[1] - attention_out).abs().max()), 1e-5, method="float32", machine=True),
+        ledger.less("matrix state peer against q S", float((Lookup.forward(lookup, keys_, values_, query_)[0] - torch.einsum("bd,bde->be", lookup.q.weight[0][query_[1]], torch.einsum("bjd,bje->bde", lookup.k.weight[0][keys_[1]], lookup.v.weight[0][values_[1]])) / math.sqrt(24) @ lookup.out.weight[0]).abs().max()), 1e-5, method="float32", machine=True),
+        sym.enumeration("greedy decoding is exact where the one-pass test says so, x = 0..8", range(9), lambda x: (x, greedy(live_net, x, 1, 4) == tuple(digits(2**x, 4))), lambda x: (x, bool(one_pass[x]))),
+        sym.enumeration("place and segment of the 8 positions", range(8), lambda i: (int(place_table.places[i]), int(place_table.segments[i])), lambda i: (i, 0) if i < 3 else (i - 3, 1)),
+        sym.enumeration("random doublings: the target is twice the source, 400 rows", range(400), lambda i: number_of(drawn_double[i]), lambda i: 2 * number_of(drawn_a[i, :6])),
+        sym.enumeration("their lengths: every one from 1 to 5 digits", range(1, 6), lambda k: (k, any(len(str(number_of(r))) == k for r in drawn_a[:, :6])), lambda k: (k, True)),
+        ledger.less("decoding with the cache against the rerun, live", e3["rows"][1]["gap"], 1e-5, method="float32", machine=True),
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# ## The post's numbers beside ours
+
+# %% tags=["hide-input"]
+nb.results(
+    "C",
+    "Numbers in the post, and the same quantity here",
+    ["quantity", "post", "here", "why they differ"],
+    [
+        ["cell steps of page flipping", "1 + 2 + ... + n = O(n²)", "n(n + 1)/2", "the same"],
+        ["time of the cache-free decoder, L layers", "far beyond quadratic", "C(n+L+1, L+1) − 1 − n pairs", "exact count"],
+        ["RAM of a transformer", "at least hidden size × layers × 2", f"{frugal[2, 4][0]} numbers at 2 layers, any width", "vectors need not be held"],
+        ["LLaMA2-70B, hidden size × layers × 2", "640K × 2, about 1M", f"{ram:,}", "rounded"],
+        ["input length at which it may bind", "about 1M tokens", f"{tokens_even:,.0f} tokens", "equal bits, 16 a number"],
+        ["largest x of a direct model, width 8, 16, 32", "finite", ", ".join(f"{last_learned[d]} to {first_failed[d]}" for d in (8, 16, 32)), "set by parameters"],
+    ],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Beyond the post
+#
+# - **How the cache-free decoder's time grows**, $n^{L+1}/(L+1)!$, and that its RAM does not even depend on the width (D7, C15).
+# - **Which cells gain from re-reading** (D6): not a single affine layer, RWKV's or Mamba's kind included; only what couples query and key inseparably.
+# - **What one pass must hold** (D8), and what 2 bits a parameter mean for $2^x$ (E6).
+# - The recursion as a trainable module with a prefix scan is Aaren {cite}`feng2024attention`. Reading the prompt twice helps recurrent language models on recall {cite}`arora2024justread`, the practical form of D15. Lower bounds for one-pass readers that copy are in
+#   {cite}`jelassi2024repeat`. The recursion itself, with its running maximum, is the online softmax of 2018 {cite}`milakov2018online`, used for attention in {cite}`rabe2021self` and, by blocks on a GPU, in {cite}`dao2022flash`.
+# - The author came back to the subject twice: an RNN of quadratic complexity is more attractive than one with a larger constant state {cite}`su2025square`, and the delta-rule form {cite}`su2026delta`.
+#
+# ## What does not hold
+#
+# - **"At least hidden size × layers × 2 numbers"** (C15): five numbers a layer are enough, by the post's own move. "About 1M" (C16) is 24% below the product it rounds, and the bottleneck at a million tokens (C17) compares numbers with tokens.
+# - **"The same bottleneck as an RNN"** (C10): true of the state of one row, but a row begins with its query known. That is the whole difference in E2.
+# - **$2^x$** (C20, C21): the ceiling is there, on the training set; but it follows the parameters and not the state, and $2\log_2x$ bits of precision would do for the leading digit.
+# - **"Repetition brings nothing"** (C23) is exact for the last token of one layer and false from the second layer on.
+# - **"From computation, not from memory"** (C9): a one-pass matrix state of 256 numbers solves the same task by memory.
+#
+# What survives: the recursion, the constant state, the price in time, the block form, and the reading of attention as a machine that turns pages.
+#
+# ## Exercises
+#
+# 1. Write sliding-window attention of width $w$ as a page-flipping RNN. How many steps does it take, and which links are cut in addition?
+# 2. Two segments of a row are merged with weights $z_1e^{m_1}$ and $z_2e^{m_2}$. Show that the merged output is their convex combination, and that the prefix formula of D14 is a special case.
+# 3. How many pairs does the *coordinate-wise* decoder of C15 evaluate for one layer and $n$ tokens of width $d$?
+
+# %% [markdown]
+# ```{admonition} Solution 1
+# :class: dropdown
+# Row $i$ reads $\min(i,w)$ tokens, newest first, and stops: $nw-w(w-1)/2$ steps for $n\ge w$. The links from token $i-w+1$ to older ones are cut. Time is linear in $n$, and with $L$ layers the past still reaches back $L(w-1)$ tokens.
+# ```
+
+# %% tags=["hide-cell"]
+window_steps = lambda n, w: len([(i, j) for i in range(n) for j in range(i, max(-1, i - w), -1)])
+print("steps for n = 20, w = 4:", window_steps(20, 4), "=", 20 * 4 - 4 * 3 // 2)
+
+# %% [markdown]
+# ```{admonition} Solution 2
+# :class: dropdown
+# $o=y/z=\frac{y_1e^{m_1}+y_2e^{m_2}}{z_1e^{m_1}+z_2e^{m_2}}=\lambda o_1+(1-\lambda)o_2$ with $\lambda=z_1e^{m_1}/(z_1e^{m_1}+z_2e^{m_2})$. With the prefix as segment 1, $z_1e^{m_1}=Z_p$.
+# ```
+
+# %% tags=["hide-cell"]
+a_, b_ = segment(calm[:50], value_rows[:50]), segment(calm[50:], value_rows[50:])
+share = a_[1] * np.exp(a_[0]) / (a_[1] * np.exp(a_[0]) + b_[1] * np.exp(b_[0]))
+both_ = merge(a_, b_)
+gap_ = np.abs(both_[2] / both_[1] - share * a_[2] / a_[1] - (1 - share) * b_[2] / b_[1]).max()
+print("convex combination to within 1e-14:", bool(gap_ < 1e-14))
+
+# %% [markdown]
+# ```{admonition} Solution 3
+# :class: dropdown
+# Each of the $d$ coordinates of token $i$ runs over $i$ keys, so there are $d\,n(n+1)/2$ pairs: $d$ times as many. With more layers every pair costs $2d+d^2$ coordinates of the layer below, and the count grows by a power of $d$ with each.
+# ```
+
+
+# %% tags=["hide-cell"]
+def coordinate_pairs(n, d):
+    return sum(1 for i in range(n) for c in range(d) for j in range(i + 1))
+
+
+print("n = 6, d = 3:", coordinate_pairs(6, 3), "=", 3 * 6 * 7 // 2)
+
+# %% [markdown]
+# ## The ledger
+
+# %%
+nb.ledger()
+
+# %% [markdown]
+# ## References
+#
+# The post: {cite}`su2024attentionrnn`. Softmax attention: {cite}`vaswani2017attention`. Recurrent models it names: {cite}`peng2023rwkv`, {cite}`sun2023retnet`, {cite}`gu2023mamba`. Memory-saving attention: {cite}`rabe2021self`, {cite}`dao2022flash`, {cite}`milakov2018online`.
