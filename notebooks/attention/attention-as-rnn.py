@@ -552,6 +552,68 @@ nb.claim(
 )
 
 # %% [markdown]
+# ### E1: all forms at once
+#
+# The plain recursion in both orders, the delta rule, the safe recursion and the blocks, in three precisions, at scores of growing size; the reference is a shifted softmax in float64.
+
+
+# %% tags=["hide-input"]
+def form_errors(scale, dtype, n=64, seed=31):
+    """Relative error of each form in ``dtype`` against a float64 softmax, scores N(0, scale^2); infinite where it is not finite."""
+    g = np.random.default_rng(seed)
+    s, v = scale * g.normal(size=n), g.normal(size=(n, 4))
+    true = shifted(s) @ v
+    s, v = s.astype(dtype), v.astype(dtype)
+    with np.errstate(all="ignore"):
+        forms = {
+            "plain, oldest first": plain(s, v)[0],
+            "plain, newest first": plain(s[::-1], v[::-1])[0],
+            "delta rule": delta_rule(s, v)[-1],
+            "safe": safe(s, v)[0],
+            "blocks of 7": in_blocks(s, v, 7),
+        }
+    return {name: error(out.astype(float), true) if np.isfinite(out).all() else math.inf for name, out in forms.items()}
+
+
+e1_scales = [1, 10, 100, 1000]
+e1_errors = {(t, a): form_errors(a, np.dtype(t)) for t in ("float64", "float32", "float16") for a in e1_scales}
+limits = {"float64": 1e-13, "float32": 1e-4, "float16": 0.1}
+stable = ("delta rule", "safe", "blocks of 7")
+nb.experiment(
+    "E1",
+    "All forms agree while nothing overflows; beyond, only the delta rule, the safe recursion and the blocks stay right, in every precision.",
+    "verified",
+    holds=[
+        *[
+            ledger.less(
+                f"{t}: worst stable form at any scale",
+                max(e1_errors[t, a][f] for a in e1_scales for f in stable),
+                limit,
+                method=t,
+                machine=True,
+            )
+            for t, limit in limits.items()
+        ],
+        *[
+            ledger.less(
+                f"{t}: plain forms at scale 1",
+                max(e1_errors[t, 1][f] for f in e1_errors[t, 1] if "plain" in f),
+                limit,
+                method=t,
+                machine=True,
+            )
+            for t, limit in limits.items()
+        ],
+        sym.enumeration(
+            "scales at which the plain form still gives numbers",
+            list(limits),
+            lambda t: tuple(a for a in e1_scales if math.isfinite(e1_errors[t, a]["plain, oldest first"])),
+            {"float64": (1, 10, 100), "float32": (1, 10), "float16": (1,)}.get,
+        ),
+    ],
+)
+
+# %% [markdown]
 # ## When re-reading is wasted
 #
 # The post says that any cell can turn pages, RWKV and Mamba included {cite}`peng2023rwkv,gu2023mamba`. It can, but it need not gain anything. Let a *single* layer be affine in its state and blind to
@@ -1589,15 +1651,11 @@ def read_and_answer(device, model, n, h, steps, rates, seeds, batch=64, symbols=
     with torch.no_grad():
         chosen, reported = [sum(hits(net, draw(256)) for _ in range(8)) / 2048 for _ in range(2)]
     return {
-        "n": n,
-        "h": h,
-        "steps": steps,
-        "rates": rates,
-        "seeds": seeds,
+        "n": n, "h": h, "steps": steps, "rates": rates, "seeds": seeds,
         "parameters": sum(p[0].numel() for p in net.parameters()),
         "choosing": chosen.view(2, len(rates), len(seeds)).tolist(),
         "reported": reported.view(2, len(rates), len(seeds)).tolist(),
-    }
+    }  # fmt: skip
 
 
 def hits(net, sample):
@@ -1756,17 +1814,11 @@ def direct_powers(device, widths, tops, steps, rates, seeds):
         pairs = [(x, 2**x) for x in range(X + 1)]
         net = train_copyist(device, from_pairs(pairs, source, target, device), source, target, d, count, rates, seeds)
         right = exact_rows(net, *(t.to(device) for t in table(pairs, source, target)), source)
-        cells.append(
-            {
-                "d": d,
-                "X": X,
-                "steps": count,
-                "rates": rates,
-                "seeds": seeds,
-                "parameters": sum(p[0].numel() for p in net.parameters()),
-                "train_exact": right.float().mean(1).view(len(rates), len(seeds)).tolist(),
-            }
-        )
+        cells.append({
+            "d": d, "X": X, "steps": count, "rates": rates, "seeds": seeds,
+            "parameters": sum(p[0].numel() for p in net.parameters()),
+            "train_exact": right.float().mean(1).view(len(rates), len(seeds)).tolist(),
+        })  # fmt: skip
     return {"cells": cells}
 
 
@@ -1780,19 +1832,12 @@ def doubling_chain(device, d, tops, ways, steps, rates, seeds):
         net = train_copyist(device, draw, K, K, d, steps, rates, seeds)
         right = exact_rows(net, *(t.to(device) for t in table(chain, K, K)), K)
         first = torch.where(right.all(1), X + 1, right.long().argmin(1) + 1)
-        cells.append(
-            {
-                "d": d,
-                "X": X,
-                "way": way,
-                "steps": steps,
-                "rates": rates,
-                "seeds": seeds,
-                "parameters": sum(p[0].numel() for p in net.parameters()),
-                "right": right.float().mean(1).view(len(rates), len(seeds)).tolist(),
-                "first_wrong": first.view(len(rates), len(seeds)).tolist(),
-            }
-        )
+        cells.append({
+            "d": d, "X": X, "way": way, "steps": steps, "rates": rates, "seeds": seeds,
+            "parameters": sum(p[0].numel() for p in net.parameters()),
+            "right": right.float().mean(1).view(len(rates), len(seeds)).tolist(),
+            "first_wrong": first.view(len(rates), len(seeds)).tolist(),
+        })  # fmt: skip
     return {"cells": cells}
 
 
