@@ -79,7 +79,7 @@ nb.show(figure)
 #
 # $n$ is the length of the sequence (the post's $L$), $L$ the number of layers (its $N$). *Row* $i$ is the pass over the past that token $i$ triggers.
 # Linear attention and its capacity are the subject of `attention-concentration`; how to run a non-linear RNN in parallel that of `nonlinear-rnn-parallel`; the
-# cache itself, and how small it can be made, that of `mha-to-mla`.
+# cache itself, and how small it can be made, that of [](mha-to-mla).
 
 # %% [markdown]
 # ## Turning pages
@@ -2646,4 +2646,4 @@ nb.ledger()
 # %% [markdown]
 # ## References
 #
-# The post: {cite}`su2024attentionrnn`. Softmax attention: {cite}`vaswani2017attention`. Recurrent models it names: {cite}`peng2023rwkv`, {cite}`sun2023retnet`, {cite}`gu2023mamba`. Memory-saving attention: {cite}`rabe2021self`, {cite}`dao2022flash`, {cite}`milakov2018online`.
+# The post: {cite}`su2024attentionrnn`. Softmax attention: {cite}`vaswani2017attention`. Recurrent models it names: {cite}`peng2023rwkv`, {cite}`sun2023retentive`, {cite}`gu2023mamba`. Memory-saving attention: {cite}`rabe2021self`, {cite}`dao2022flash`, {cite}`milakov2018online`.
