@@ -14,9 +14,9 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-as-rnn.ipynb)
 #
 # **The point.** Causal attention is an RNN that starts over at every token and reads the whole past again: constant state, quadratic time. The recursion
-# is exact, and cut into blocks it is FlashAttention. What re-reading buys is *knowing the question while reading*: a GRU of four units then solves a recall
-# task that one-pass GRUs of 64 units fail. The post's second half, that such a machine has a RAM of fixed size which caps what it can compute, holds less
-# well: its size is no lower bound, and the example $2^x$ meets a limit of stored parameters and training instead.
+# is exact, and cut into blocks it is FlashAttention. What re-reading buys is reading *with the question in hand*: given the product of each key with the question, a GRU of four units
+# solves a recall task on which one-pass GRUs of 64 units, trained as long, fail (a one-pass matrix state of 256 numbers nearly solves it). The post's second half, that such a machine has
+# a RAM of fixed size which caps what it computes, stands less firmly: its size is no lower bound, and the ceiling of the example $2^x$ is there, but our runs cannot say what sets it.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -708,15 +708,15 @@ for i in range(64):
     by_state.append(phi_q[i] @ S)
 nb.experiment(
     "E5",
-    "Quadratic simulation and linear pass agree for affine cells and for separable scores; for exp(q·k) the best three features miss.",
+    "Quadratic simulation and linear pass agree for affine cells and for separable scores; 2^{ij} has no exact three features, though good ones.",
     "verified",
     holds=[
         ledger.less(
             "separable scores: rows against the state S, n = 64", error(np.stack(by_state), by_rows), 1e-12, method="float64", machine=True
         ),
         ledger.more(
-            "smallest singular value of 2^{ij} over the entries' root mean square",
-            float(np.linalg.svd(np.array(kernel, dtype=float), compute_uv=False)[-1]) / 1e4,
+            "2^{ij}: smallest singular value over the largest, the least relative error of three features",
+            float(np.divide(*np.linalg.svd(np.array(kernel, dtype=float), compute_uv=False)[[3, 0]])),
             1e-6,
             method="float64",
         ),
@@ -942,7 +942,7 @@ for axes, L in zip(panels, (1, 2, 4), strict=True):
     axes.set_title(f"{L} layer{'s' if L > 1 else ''}", fontsize=9)
 panels[0].set_ylabel("pairs (log axis)")
 panels[0].legend(fontsize=8)
-figure.suptitle("Without a cache, time grows by one power of n for every layer", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("By full recursion, time grows by one power of n for every layer", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
 
 # %% [markdown]
@@ -1104,15 +1104,15 @@ nb.claim(
     "At about a million input tokens this memory may become the bottleneck.",
     "partly",
     holds=[ledger.less("bits of the RAM over bits of a million tokens", ram * 16 / (1e6 * math.log2(32000)), 2)],
-    fails=[ledger.more("the count of numbers is no lower bound: times that 5 numbers a layer go into it", ram / (5 * 80), 3000)],
+    fails=[ledger.more("but numbers are not tokens: millions of tokens at which the bits are equal", tokens_even / 1e6, 1.3)],
 )
 
 # %% [markdown]
-# So "O(1) space" proves too much: by the post's own argument the RAM of a transformer need not even grow with its width. What a fixed state *can* limit is a reader who may not turn back.
+# So "O(1) space" proves too much: by the post's own argument the RAM of this toy (one head, no feed-forward part) need not even grow with its width, loop counters aside. What a fixed state *can* limit is a reader who may not turn back.
 #
 # ## What re-reading buys, exactly
 #
-# To answer *any* later query about $n$ key-value pairs over $V$ symbols, a one-pass reader must keep all $V^n$ contents apart: $n\log_2V$ bits. A reader who is told the query first needs only "not yet seen" or
+# To answer *any* later query about $n$ key-value pairs over $V$ symbols, a one-pass reader must keep all $V^n$ contents apart: $n\log_2V$ bits. A reader who is told the query first needs, beside the query itself, only "not yet seen" or
 # the value: $\log_2(V+1)$ bits and a pointer. For $n=V=2$ this can be enumerated. Of all maps from the 4 contents to $s$ states, those that can answer both queries number
 # $s(s-1)(s-2)(s-3)$: none for three states.
 
@@ -1147,7 +1147,7 @@ all_questions = [(c, q) for c in itertools.product(range(3), repeat=4) for q in 
 
 nb.derivation(
     "D8",
-    "After one pass, all queries about n pairs need Vⁿ states; told the query first, V + 1 states and a pointer do.",
+    "After one pass, all queries about n pairs need Vⁿ states; told the query first, V + 1 states do, beside the query and a pointer.",
     sym.enumeration(
         "maps of 4 contents to s = 2..5 states that can answer every query",
         range(2, 6),
@@ -1169,18 +1169,9 @@ nb.derivation(
 nb.claim(
     "C13",
     "Not every problem can be brought to O(1) space by spending time.",
-    "verified",
-    holds=[
-        sym.enumeration(
-            "one pass over 2 pairs of bits: good maps to 2, 3 and 4 states",
-            (2, 3, 4),
-            lambda s: answerable(s, told=False),
-            lambda s: 24 if s == 4 else 0,
-        )
-    ],
+    "not checkable",
+    reason="The post gives no example. D8 is a bound for readers of one pass, who may not spend time; for re-readers it would take a lower bound on space.",
 )
-
-# %%
 nb.claim(
     "C10",
     "Attention has the same memory bottleneck as an RNN.",
@@ -2024,7 +2015,7 @@ def linearised_errors(scale, seed, n=128, d=16):
 
 
 # %%
-scales = [0.1, 0.25, 0.5, 1.0, 2.0]
+scales = [0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0]
 e4_table = {s: np.array([linearised_errors(s, 400 + seed) for seed in range(20)]) for s in scales}
 t_, k_new, vbar, C_old, kbar = sp.symbols("t k vbar C kbar", real=True)
 cov_values = sp.symbols("a1:4"), sp.symbols("b1:4")
@@ -2071,45 +2062,44 @@ nb.claim(
         sym.solves("fixed point of the delta version, one dimension", sp.Eq(A_, C_ - A_ * S_), A_, C_ / (1 + S_)),
     ],
 )
-pairs_of = lambda s: (e4_table[s][:, 1].tolist(), e4_table[s][:, 0].tolist())
-
-# %%
+differences = {a: e4_table[a][:, 1] - e4_table[a][:, 0] for a in scales}
+paired_t = {a: float(d.mean() / (d.std(ddof=1) / math.sqrt(len(d)))) for a, d in differences.items()}
+on_pairs = "paired, 20 seeds, n = 128, d = 16"
 nb.claim(
     "C12",
     "The linearised delta recursion approximates softmax attention better than plain linear attention (the author's later claim).",
-    "not reproduced",
-    fails=[
-        ledger.better(f"its error exceeds the plain one's, score deviation {s}", *pairs_of(s), scope="20 seeds, n = 128, d = 16")
-        for s in scales[:2]
-    ]
-    + [
-        ledger.more(
-            f"mean difference of the errors, same seeds, score deviation {s}",
-            float((e4_table[s][:, 1] - e4_table[s][:, 0]).mean()),
-            0,
+    "partly",
+    holds=[
+        ledger.less(
+            f"score deviation {a}: its error minus the plain one's, over the standard error",
+            paired_t[a],
+            -2.1,
             machine=True,
+            scope=on_pairs,
         )
-        for s in scales[2:]
+        for a in (3.0, 4.0)
+    ],
+    fails=[
+        ledger.more(
+            f"score deviation {a}: its error minus the plain one's, over the standard error", paired_t[a], 2.1, machine=True, scope=on_pairs
+        )
+        for a in (0.1, 0.25, 0.5, 1.0)
     ],
 )
-differences = {s: e4_table[s][:, 1] - e4_table[s][:, 0] for s in scales}
-
-# %%
 nb.experiment(
     "E4",
-    "On random data the plain covariance state is closer to softmax attention than the delta version, at every score scale.",
+    "On normal keys the plain covariance state is closer to softmax attention up to a score deviation of 2, the delta version from 3 on, where both are bad.",
     "verified",
     holds=[
-        ledger.more(
-            f"paired difference over its standard error, deviation {s}",
-            float(d.mean() / (d.std(ddof=1) / math.sqrt(20))),
-            2.1,
-            machine=True,
-            scope="20 seeds",
-        )
-        for s, d in differences.items()
+        ledger.more("deviation 2: delta's error minus the plain one's", float(differences[2.0].mean()), 0, machine=True, scope=on_pairs),
+        ledger.less("deviation 3: the same", float(differences[3.0].mean()), 0, machine=True, scope=on_pairs),
+        ledger.more("deviation 3: relative error of the better one", float(e4_table[3.0][:, 1].mean()), 0.5, machine=True),
+        ledger.less("deviation 0.25: relative error of the plain one", float(e4_table[0.25][:, 0].mean()), 0.06, machine=True),
     ],
 )
+
+# %% [markdown]
+# Normal keys favour the plain state, by X1; other distributions were not tried.
 
 # %% [markdown]
 # ### E8: bits for the leading digit
@@ -2127,7 +2117,7 @@ nb.show(figure)
 slope_of_failures = np.polyfit(bits, [math.log2(wrong[B][0]) for B in bits], 1)[0]
 nb.experiment(
     "E8",
-    "The exponent that B bits reach doubles about every two bits.",
+    "The exponent that B bits reach doubles about every 2.3 bits (two in the limit; x = 335, a near tie, stops both 18 and 20 bits).",
     "verified",
     holds=[
         ledger.close("slope of log₂ x against B", float(slope_of_failures), 0.5, abs=0.12, method="least squares", scope="B = 6, 8, .., 20")
@@ -2267,9 +2257,9 @@ nb.claim(
 # %% [markdown]
 # ### E3b: the ladder in seconds and bytes
 #
-# A toy transformer of 8 layers, width 2,048, 16 heads, in bfloat16. At short contexts both are bound by kernel launches; beyond 4,096 tokens the rerun grows with the context, to 31 times the cached step, while it needs a third of the cache's memory.
+# A toy transformer of 8 layers, width 2,048, 16 heads, in bfloat16. Up to 2,048 tokens the rerun is no slower than the cached step; from there it grows with the context, while it needs a third of the cache's memory.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against context length on log axes, recorded on an H100. Left: seconds for one more token; running the prefix again takes longer than the cached step and grows faster. Right: bytes; the cache grows in proportion to the context, and so do the activations of the rerun, which are smaller."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against context length on log axes, recorded on an H100. Left: milliseconds for one more token; up to 2,048 tokens running the prefix again is as fast as the cached step, beyond it grows far above. Right: bytes; the cache grows in proportion to the context, and so do the activations of the rerun, which are smaller."}}
 ladder_rows = nb.recorded("E3b").result["rows"]
 context = [r["n"] for r in ladder_rows]
 figure, (left_axes, right_axes) = plt.subplots(1, 2, figsize=(7.2, 3.0))
@@ -2281,8 +2271,33 @@ left_axes.set(xscale="log", yscale="log", xlabel="context n (log axis)", ylabel=
 right_axes.set(xscale="log", yscale="log", xlabel="context n (log axis)", ylabel="MiB (log axis)")
 left_axes.legend()
 right_axes.legend()
-figure.suptitle("The cache buys time; without it the next token costs the whole context", fontsize=11, fontweight="bold", x=0.01, ha="left")
+figure.suptitle("From 4,096 tokens on the cache buys time", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
+
+# %% tags=["hide-input"]
+slower = {r["n"]: r["again_s"] / r["cached_s"] for r in ladder_rows}
+nb.experiment(
+    "E3b",
+    "On an H100 the rerun costs as much as the cached step up to 2,048 tokens and over twenty times as much at 32,768, with a third of the memory.",
+    "verified",
+    holds=[
+        ledger.less("1,024 tokens: time of the rerun over the cached step", slower[1024], 1.2, machine=True, scope="H100"),
+        ledger.more("32,768 tokens", slower[32768], 20, machine=True, scope="H100"),
+        ledger.less(
+            "32,768 tokens: memory of the rerun over the cache",
+            ladder_rows[-1]["again_bytes"] / ladder_rows[-1]["cache_bytes"],
+            0.4,
+            scope="H100",
+        ),
+        ledger.less(
+            "largest difference of the two outputs, relative, bfloat16",
+            max(r["gap"] for r in ladder_rows),
+            0.01,
+            machine=True,
+            scope="H100",
+        ),
+    ],
+)
 
 # %% [markdown]
 # ### E6: $2^x$ with and without a chain of thought
@@ -2290,7 +2305,7 @@ nb.show(figure)
 # `direct` learns $x\mapsto2^x$ for *all* $x\le X$ at once, and is asked the same $x$ again: training accuracy, in the post's own terms. The chain learns one doubling, $a\mapsto2a$, and is then started at 1 and run $X$ times on its own output. Greedy decoding is
 # exact if and only if each true token is the most likely one given the true ones before it, so one forward pass decides a whole chain.
 #
-# **Expected** from the post: a ceiling on $X$ for every fixed model without a chain; from D12: one rule for every $X$ with it. What sets the ceiling? If it is the hidden state, it should grow like the width $d$; if it is what the parameters can store, like $d^2$.
+# **Expected** from the post: a ceiling on $X$ for every fixed model without a chain; from D12: one rule for every $X$ with it. Sizes are chosen at the same $X/d$ for three widths $d$.
 
 # %% tags=["hide-input"]
 direct_records = [c for i in ("E6", "E6c") for c in nb.recorded(i).result["cells"] if c["steps"] == 4000]
@@ -2302,45 +2317,43 @@ last_learned = {d: max(c["X"] for c in direct_records if c["d"] == d and min(bes
 first_failed = {d: min(c["X"] for c in direct_records if c["d"] == d and max(best_exact(c)) < 0.5) for d in (8, 16, 32)}
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Exact match on the training set against bits to store per parameter, log axis, for widths 8, 16 and 32 after 4,000 steps. All three curves stay at one up to 1.8 bits per parameter, fall to about 0.3 at 2.4 and are near zero from 3.2 on. Larger loads stay near zero."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Exact match on the training set against the largest exponent over the width, log axis, for widths 8, 16 and 32 after 4,000 steps. All three curves stay near one up to 10 times the width, fall to about 0.3 at 12 and are near zero from 14 on."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.6))
 for d, color, marker, style in ((8, BLUE, "o", "-"), (16, ORANGE, "s", "--"), (32, GREEN, "^", "-.")):
     cells = sorted((c for c in direct_records if c["d"] == d), key=lambda c: c["X"])
-    loads = [bits_to_store(c["X"]) / c["parameters"] for c in cells]
+    loads = [c["X"] / c["d"] for c in cells]
     means = [float(np.mean(best_exact(c))) for c in cells]
     axes.plot(loads, means, ls=style, marker=marker, color=color, label=f"direct, width {d}, X = {cells[0]['X']} to {cells[-1]['X']}")
-axes.axvline(2, color=GREY, lw=1, ls=":")
-axes.set(xscale="log", ylim=(-0.05, 1.1), xlabel="bits of the answers over parameters (log axis)", ylabel="exact match, training set")
-axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+axes.set(xscale="log", ylim=(-0.05, 1.1), xlabel="largest exponent X over the width (log axis)", ylabel="exact match, training set")
+axes.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
 axes.minorticks_off()
-axes.set_title("2^x learned directly is a lookup table of about 2 bits a parameter")
+axes.set_title("2^x learned directly: the ceiling is at 10 to 12 times the width")
 axes.legend()
 nb.show(figure)
 
 # %% [markdown]
-# **Seen.** There is a ceiling, on the training set, as the post predicts. It stands at the same place for three widths when $X$ is expressed in *bits of the answers per parameter*: all learn 1.8 (at width 8 one seed of three stops at 86%) and none learns 2.4. (Two bits a parameter is also what large language models were found to
-# store of facts {cite}`allenzhu2025capacity`.) From width 8 to 32 the hidden state grows 4-fold; what is stored grows at least 10-fold. Sixteen thousand steps instead of 4,000 do not move it. So the direct model is a table in ROM: parameters set the ceiling,
-# not the RAM. "Not learned in 16,000 steps at three rates" is, again, no proof of a limit.
+# **Seen.** There is a ceiling, on the training set, as the post predicts: after 4,000 steps all widths have learned $X=8d$, almost all $X=10d$ (one seed of three stops at 86% at width 8), and none $X=12d$. At twice the ceiling, 16,000 steps change nothing; just above it longer runs were not made, and there
+# the largest of the rates, 0.06, is the best one. So read "ceiling" as what 4,000 steps at these rates reach.
 #
-# At 800 steps the picture is another one: some sizes that fit the table have not been learned yet. The post's thought experiment needs the long runs.
+# What sets it? Two readings fit equally well. The longest answer has $0.30X$ digits, so a ceiling at $X\propto d$ is what a memory that grows with the hidden state would give: the post's reading. But all answers together have about $0.15X^2$ digits, and the parameters grow like $d^2$: the same runs show a table
+# of 1.7 to 2.4 bits a parameter (at 3.32 bits a digit; by D12 a digit carries fewer). To tell state from parameters one would have to change depth or the width of the feed-forward part at fixed $d$. That is not done here.
 #
-# **The chain.** At width 32 a model trained on the doublings $2^t\mapsto2^{t+1}$ alone, or on random numbers it has never met in the chain, gets the powers to $2^{128}$ without an error, and the first kind to $2^{256}$. It needs no table: one local rule serves all. But at this width
+# **The chain.** At width 32 a model trained on the doublings $2^t\mapsto2^{t+1}$ alone, or on random numbers it has never met in the chain, gets the powers to $2^{128}$ without an error, and the first kind to $2^{256}$ (at the best of three rates, chosen on the chain itself; at other rates errors begin earlier). It needs no table: one local rule serves all. But at this width
 # the table also holds 256 powers; a chain beyond the table's ceiling was not recorded, so the advantage of the chain rests on D12, not on these runs.
 
 # %% tags=["hide-input"]
 load = lambda c: bits_to_store(c["X"]) / c["parameters"]
-learned = [c for c in direct_records if load(c) < 1.9]
-failed = [c for c in direct_records if load(c) > 2.3]
+learned = [c for c in direct_records if c["X"] <= 10 * c["d"]]
+failed = [c for c in direct_records if c["X"] >= 12 * c["d"]]
 chains = {c["X"]: c for c in chain_records if c["way"] == "chain"}
 randoms = {c["X"]: c for c in chain_records if c["way"] == "random"}
 best_rate = lambda c: int(np.argmax([np.mean(r) for r in c["right"]]))
-stored_ratio = bits_to_store(last_learned[32]) / bits_to_store(first_failed[8])
 nb.results(
     "E6",
-    "x → 2^x for all x ≤ X: exact match on the training set at the best of three rates (mean of 3 seeds)",
-    ["width", "parameters", "X", "bits per parameter", "800 steps", "4,000 steps", "16,000 steps"],
+    "x → 2^x for all x ≤ X: exact match on the training set at the best of three rates (0.003 to 0.03, or 0.01 to 0.06 between 10 and 14 times the width), mean of 3 seeds",
+    ["width", "parameters", "X", "X / width", "bits per parameter", "800 steps", "4,000 steps", "16,000 steps"],
     [
-        [str(c["d"]), f"{c['parameters']:,}", str(c["X"]), f"{load(c):.2f}"]
+        [str(c["d"]), f"{c['parameters']:,}", str(c["X"]), f"{c['X'] / c['d']:g}", f"{load(c):.2f}"]
         + [
             next((f"{np.mean(best_exact(o)):.3f}" for o in group if (o["d"], o["X"]) == (c["d"], c["X"])), "")
             for group in (short_records, direct_records, long_records)
@@ -2350,15 +2363,17 @@ nb.results(
 )
 nb.experiment(
     "E6",
-    "Direct models learn 2^x up to about 2 bits of answers per parameter at each of three widths; a model that doubles step by step is exact to X = 256, too.",
+    "Direct models of three widths learn all 2^x up to X = 10 times the width and fail from 12 times on; a model that doubles step by step is exact to X = 256, too.",
     "verified",
     holds=[
         ledger.more(
-            f"below 1.9 bits a parameter ({len(learned)} sizes): least mean exact match",
+            f"X up to 10 times the width ({len(learned)} sizes): least mean exact match",
             min(float(np.mean(best_exact(c))) for c in learned),
             0.9,
         ),
-        ledger.less(f"above 2.3 bits a parameter ({len(failed)} sizes): largest", max(float(np.mean(best_exact(c))) for c in failed), 0.5),
+        ledger.less(
+            f"X from 12 times the width on ({len(failed)} sizes): largest", max(float(np.mean(best_exact(c))) for c in failed), 0.5
+        ),
         ledger.more("chain, trained on the chain, X = 256: least of 3 seeds", min(chains[256]["right"][best_rate(chains[256])]), 0.999),
         ledger.more("live: width 16, X = 32", e6["cells"][0]["train_exact"][0][0], 0.9, machine=True, scope="cpu, 300 steps, 1 seed"),
         ledger.less("live: width 16, X = 128", e6["cells"][1]["train_exact"][0][0], 0.6, machine=True, scope="cpu, 300 steps, 1 seed"),
@@ -2392,12 +2407,16 @@ nb.claim(
         )
     ],
     fails=[
-        ledger.more(
-            "the ceiling follows the parameters, not the state: growth of what is stored, width 8 to 32, where the state grows 4-fold",
-            stored_ratio,
-            4,
-            margin=4,
-        )
+        ledger.less(
+            "the cause is not shown: the ceiling follows bits per parameter as well as X per width; ratio of the least failed to the largest learned load",
+            min(load(c) for c in failed) / max(load(c) for c in learned),
+            1.5,
+        ),
+        ledger.less(
+            "and 2 log₂ x bits hold its leading digit: bits over log₂ x at the first failure",
+            max(B / math.log2(wrong[B][0]) for B in bits if B >= 10),
+            3,
+        ),
     ],
 )
 nb.claim(
@@ -2406,7 +2425,7 @@ nb.claim(
     "verified",
     holds=[
         ledger.less(
-            "exact match on the training set itself, every position seen, above 2.3 bits a parameter",
+            "exact match on the training set itself, every position seen, X from 12 times the width on",
             max(float(np.mean(best_exact(c))) for c in failed),
             0.5,
         )
@@ -2569,7 +2588,7 @@ nb.results(
             "largest x of a direct model, width 8, 16, 32",
             "finite",
             ", ".join(f"{last_learned[d]} to {first_failed[d]}" for d in (8, 16, 32)),
-            "set by parameters",
+            "10 to 12 times the width; the cause is open",
         ],
     ],
 )
@@ -2579,7 +2598,7 @@ nb.results(
 #
 # - **How the cache-free decoder's time grows**, $n^{L+1}/(L+1)!$, and that its RAM does not even depend on the width (D7, C15).
 # - **Which cells gain from re-reading** (D6): not a single affine layer, RWKV's or Mamba's kind included; only what couples query and key inseparably.
-# - **What one pass must hold** (D8), and what 2 bits a parameter mean for $2^x$ (E6).
+# - **What one pass must hold** (D8), and where the ceiling of $2^x$ lies for three widths (E6).
 # - The recursion as a trainable module with a prefix scan is Aaren {cite}`feng2024attention`. Reading the prompt twice helps recurrent language models on recall {cite}`arora2024justread`, the practical form of D15. Lower bounds for one-pass readers that copy are in
 #   {cite}`jelassi2024repeat`. The recursion itself, with its running maximum, is the online softmax of 2018 {cite}`milakov2018online`, used for attention in {cite}`rabe2021self` and, by blocks on a GPU, in {cite}`dao2022flash`.
 # - The author came back to the subject twice: an RNN of quadratic complexity is more attractive than one with a larger constant state {cite}`su2025square`, and the delta-rule form {cite}`su2026delta`.
@@ -2588,7 +2607,7 @@ nb.results(
 #
 # - **"At least hidden size × layers × 2 numbers"** (C15): five numbers a layer are enough, by the post's own move. "About 1M" (C16) is 24% below the product it rounds, and the bottleneck at a million tokens (C17) compares numbers with tokens.
 # - **"The same bottleneck as an RNN"** (C10): true of the state of one row, but a row begins with its query known. That is the whole difference in E2.
-# - **$2^x$** (C20, C21): the ceiling is there, on the training set; but it follows the parameters and not the state, and $2\log_2x$ bits of precision would do for the leading digit.
+# - **$2^x$** (C20, C21): the ceiling is there, on the training set, but what sets it is not decided, and $2\log_2x$ bits of precision would do for the leading digit.
 # - **"Repetition brings nothing"** (C23) is exact for the last token of one layer and false from the second layer on.
 # - **"From computation, not from memory"** (C9): a one-pass matrix state of 256 numbers solves the same task by memory.
 #
