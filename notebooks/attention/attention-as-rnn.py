@@ -1165,7 +1165,7 @@ nb.derivation(
     ),
 )
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C13",
     "Not every problem can be brought to O(1) space by spending time.",
@@ -2037,7 +2037,7 @@ def welford(a, b):
     return A
 
 
-# %%
+# %% tags=["hide-input"]
 A_, C_, S_ = sp.symbols("A C Sigma", positive=True)
 eps = sp.Symbol("epsilon")
 one_dim = attention_by_definition([eps * k for k in cov_values[0]], cov_values[1])
