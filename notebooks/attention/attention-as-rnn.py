@@ -1484,12 +1484,13 @@ nb.claim(
             "but stores nothing about the input: the prefix's part u(q) of two inputs with the same query differs by",
             error(
                 *[
-                    prefixed(q_rows[-1:], (x @ Wk)[:1], 0 * (x @ Wv)[:1], prefix_k, prefix_v)
-                    / (Z_prefix[-1] / (Z_prefix[-1] + np.exp(q_rows[-1] @ (x @ Wk)[0])))
+                    prefixed(q_rows[-1:], (x @ Wk)[:1], (x @ Wv)[:1], prefix_k, prefix_v)
+                    * (1 + np.exp(q_rows[-1] @ (x @ Wk)[0]) / Z_prefix[-1])
+                    - (x @ Wv)[:1] * np.exp(q_rows[-1] @ (x @ Wk)[0]) / Z_prefix[-1]
                     for x in (tokens, other_input)
                 ]
             ),
-            1e-12,
+            1e-10,
             method="float64",
             machine=True,
         )
@@ -2209,7 +2210,7 @@ nb.experiment(
 )
 
 # %% [markdown]
-# Four units hold the answer and a flag; nothing else is needed when the question is known. One pass must hold 30 pairs for any question. But read the one-pass column with care: a GRU of 64 units failing is a failure of *training*, not
+# Four units hold the answer and a flag; nothing else is needed, for the question comes with every pair, from outside the state. One pass must hold 30 pairs for any question. But read the one-pass column with care: a GRU of 64 units failing is a failure of *training*, not
 # a proof about its capacity. The proof is D8. And the last two columns say what the comparison leaves open: a one-pass reader with a well-organised state, $16\times16$ numbers,
 # also recalls. Memory does it, too. What is special about attention and re-reading is that they do not need it.
 
