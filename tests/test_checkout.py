@@ -1,5 +1,6 @@
 """The table of contents, the one repository address, ruff, and the paths that must not leak."""
 
+import graphlib
 import json
 import re
 import subprocess
@@ -19,6 +20,12 @@ def test_the_catalogue_has_the_37_posts():
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", post.date)
         assert post.title
         assert re.search(r"[一-鿿]", post.original)
+
+
+def test_no_notebook_builds_on_itself():
+    graph = {slug: set(post.needs) for slug, post in CHECKOUT.posts.items()}
+    assert set().union(*graph.values()) <= set(graph)
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_the_table_of_contents_lists_what_exists():
