@@ -16,8 +16,8 @@
 # **The point.** A nonlinear RNN such as $x_t=\tanh(Ax_{t-1}+u_t)$ looks serial, but it can be solved in parallel over time: guess all $T$ states, linearise, solve the linear recurrence in $\log T$
 # rounds, and repeat. Every scheme of the post is exact after at most $T$ such *sweeps*. Its base scheme is *slower than no linearisation* once tanh saturates; its last one is Newton's method and needs a
 # handful of sweeps for tame weights (left). Does that pay? On an H100 against cuDNN, NVIDIA's fused serial kernel, only for small states and long sequences (right): a GRU of size 1, forward, is 3 times
-# as fast at 100,000 steps and 3 times as slow at 10,000 with a Newton that decides by itself when to stop; told the number of sweeps beforehand it is 9 and 3.5 times as fast. At sizes 16 and 64
-# neither wins the GRU's forward pass at any length.
+# as fast at 100,000 steps and 3 times as slow at 10,000 with a Newton that decides by itself when to stop; told the number of sweeps beforehand, and as one CUDA graph, it is 9 and 3.5 times as fast. At
+# sizes 16 and 64 neither wins the GRU's forward pass at any length.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
