@@ -1565,7 +1565,7 @@ nb.experiment(
 # %% [markdown]
 # The reader is one module for both: the same weights, the same order, the same number of parameters. Its input at a pair is the embedded key, the embedded value,
 # and the *product of key and query*. A one-pass reader does not know the query yet, so it gets zeros there; at the last position it is given the query itself.
-# A page-flipping reader reads the row that the query has opened. The stack trains both kinds, all rates and all seeds at once.
+# A page-flipping reader reads the row that the query has opened. The stack trains both kinds, all learning rates and all seeds at once.
 
 
 # %%
@@ -2138,7 +2138,7 @@ nb.experiment(
 #
 # **Expected.** Both kinds are one module; only the input differs. If memory were the point, the one-pass reader should catch up as its state grows. If knowing the question is the point, the re-reader should need next to no state.
 #
-# **Seen** (H100, three rates, three seeds, the rate chosen on one set of 2,048 sequences and reported on another):
+# **Seen** (H100, three learning rates, three seeds, the rate chosen on one set of 2,048 sequences and reported on another):
 
 # %% tags=["hide-input"]
 cells_2, cells_2b, cells_2c = (nb.recorded(i).result["cells"] for i in ("E2", "E2b", "E2c"))
@@ -2345,7 +2345,7 @@ nb.show(figure)
 # the largest of the rates, 0.06, is the best one. So read "ceiling" as what 4,000 steps at these rates reach.
 #
 # What sets it? Two readings fit equally well. The longest answer has $0.30X$ digits, so a ceiling at $X\propto d$ is what a memory that grows with the hidden state would give: the post's reading. But all answers together have about $0.15X^2$ digits, and the parameters grow like $d^2$: the same runs show a table
-# of 1.7 to 2.4 bits a parameter (at 3.32 bits a digit; by D12 a digit carries fewer). To tell state from parameters one would have to change depth or the width of the feed-forward part at fixed $d$. That is not done here.
+# that is full somewhere between 1.8 and 2.4 bits a parameter at every width (at 3.32 bits a digit; by D12 a digit carries fewer). To tell state from parameters one would have to change depth or the width of the feed-forward part at fixed $d$. That is not done here.
 #
 # **The chain.** At width 32 a model trained on the doublings $2^t\mapsto2^{t+1}$ alone, or on random numbers it has never met in the chain, gets the powers to $2^{128}$ without an error, and the first kind to $2^{256}$ (at the best of three rates, chosen on the chain itself; at other rates errors begin earlier). It needs no table: one local rule serves all. But at this width
 # the table also holds 256 powers; a chain beyond the table's ceiling was not recorded, so the advantage of the chain rests on D12, not on these runs.
@@ -2576,6 +2576,8 @@ nb.claim(
 
 # %% [markdown]
 # ## The post's numbers beside ours
+#
+# The post has no table; these are the quantities in its text.
 
 # %% tags=["hide-input"]
 nb.results(
