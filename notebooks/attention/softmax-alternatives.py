@@ -2053,7 +2053,7 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** Map *and* rate (which sets how large the logits grow) decide what is left of the weight among 1,024 keys. After 3,200 steps at rates 0.01 and 0.03 entmax 1.5 keeps 0.54 and
+# **What we saw.** Map *and* learning rate (which sets how large the logits grow) decide what is left of the weight among 1,024 keys. After 3,200 steps at rates 0.01 and 0.03 entmax 1.5 keeps 0.54 and
 # 0.77, plain softmax 0.20 and 0.32. At 0.1 softmax keeps 0.89, more than entmax 1.5 and sparsemax, and as much as entmax 1.25. Validation at $n=16$ does not choose among them: softmax's
 # accuracy there is 1.000, 1.000 and 0.998.
 #
