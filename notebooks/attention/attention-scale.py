@@ -1643,10 +1643,14 @@ nb.claim(
 # - **"The gradient vanishes at infinite scale"** (C3) is true of one score vector and false of the mean over normal ones, which tends to $\mathbb E\max s$.
 # - **"2 to 3 is optimal"** (C8, C9) is a true statement about $f$ and no statement about the gradient. $f$ is negative at $\alpha=2.5$ for every
 #   $n<e^{6.25}=518$; the gradient never is.
-# - **"2.5 trains better"** (C9): with tuned learning rates it learns more slowly in both experiments; on the smallest recall task it ends best, in the language
+# - **"Both sums may be replaced by their means"** (C6): right at $\alpha=1$, absurd at $\alpha=3$, where for $n=1000$ the true mean is 2.6 and the approximation $-21$.
+# - **"2.5 trains better"** (C9, E3b): with tuned learning rates it learns more slowly in both experiments; on the smallest recall task it ends best, in the language
 #   model it is far behind.
 # - **$\log\log n$** (C15): the entropy at the claimed optimum grows faster than the approximation says.
 # - **$3.5\log n$** (C11): a line through a curve that bends like $\sqrt{\log n}$, 23% off at $n=40$.
+# - **"25 to 35 for $d=128$"** (C12) is true of the approximation; the exact mean gradient still rises from 30 to 60.
+# - **"Not elementary"** (C10): the moment generating function of a cosine is, for odd $d$.
+# - **"Take $n=L/2$ for a decoder"** (C16): not the best constant even in the post's own objective, averaged over positions; with $\sum p^2$ clipped at 1 it loses less than 2%.
 # - **"Explains 30"** (C14): in SimCSE's own setting it predicts 43 to 56, and SimCSE uses 20.
 #
 # What survives: the algebra, the entropy reading, and the advice for *cosine* scores that the scale must be far above 1.
