@@ -2350,7 +2350,7 @@ nb.claim(
 # - **The stop-gradient loss** (C20) is printed with the operator on the wrong factor.
 # - **Monotone "iff"** (C14): no map with exact zeros can have it; all of them have the weak form. Perturb-max has it only for noise with full support (C11).
 # - **"Invariance is hard"** (C12): any increasing $h$ of $x-\max x$ will do.
-# - **"The larger the variance the closer to the maximum"** (C2): it is the gap at the top that counts. A tie at the top has no one-hot limit (C1).
+# - **"The larger the variance the closer to the maximum"** (C2): it is the gap at the top that counts. (And the one-hot limit of C1 needs a unique largest logit.)
 # - **Sparse softmax for fine-tuning** (C9): less efficient from scratch it is, at 4,096 classes; fine-tuning with it did not help our (under-trained) language model.
 # - **Calibration by Taylor softmax** (C8): it lowers the confidence of a model that was not over-confident, and it can prefer the worse logit (X1).
 # - **Sparse attention keeps its weight where softmax does not** (E2): at two rates of three; a higher rate or a factor $\log n$ does as much for softmax.
