@@ -2620,6 +2620,8 @@ nb.results(
 # - **"The same bottleneck as an RNN"** (C10): true of the state of one row, but a row begins with its query known. That is the whole difference in E2.
 # - **$2^x$** (C20, C21): the ceiling is there, on the training set, but what sets it is not decided, and $2\log_2x$ bits of precision would do for the leading digit.
 # - **"Repetition brings nothing"** (C23) is exact for the last token of one layer and false from the second layer on.
+# - **"A trained prefix enlarges memory"** (C24): it changes what is read, but it is the same for every input and holds nothing of it.
+# - **The delta version as the better approximation of softmax** (C12, the author's later claim): on normal keys only from a score deviation of 3 on, where both are bad; below it the plain state is closer.
 # - **"From computation, not from memory"** (C9): a one-pass matrix state of 256 numbers solves the same task by memory.
 #
 # What survives: the recursion, the constant state, the price in time, the block form, and the reading of attention as a machine that turns pages.
