@@ -2607,6 +2607,7 @@ nb.claim(
 # - **"More heads are free"** (C11): in bytes. In time 128 heads cost 1.4 to 1.8 times as much as 32 in plain products on the H100; by the limits of the card alone it would be 1.16 times.
 # - **"Only absolute positions"** (C7) for rotations inside the latent: a share $1/(2K)$ of a random matrix stays relative (1/512 for DeepSeek-V2's latent), and scaled rotations do altogether.
 # - **"The merged matrix loses precision over many layers"** (C12): not in one layer of random weights. Trained weights, and whether it adds up over 60 layers, we did not test.
+# - **"Compressed queries save memory in training"** (C13): parameters and gradients yes, activations only if the queries are made again backwards.
 # - **"MLA is better than MHA"** (C16): in five of six rows of the paper; not seen in our small models, which cannot decide it. Their order of MHA, GQA and MQA is the paper's, unresolved (E6).
 #
 # Two expectations of our own did not hold either, both in plain products, without a kernel made for MLA: *eightfold faster than MHA* (E4) is four to five times, and two passes cannot reach eight (X4); *the switch of forms at 171 queries* (E5) comes between 384 and 512.
