@@ -3031,10 +3031,10 @@ nb.experiment(
 # last rate of the grid, so its ratio is at least 8). Seed 0 of the Adam rule trains at $N=384$ up to 0.0024, seed 1 nowhere. Near the limit the two
 # seeds of DeepNorm part as well (2.72 and 3.36 at 0.0048).
 #
-# Why the Adam rule fails here and not in E5, where $\lambda$ is smaller still and three seeds
-# train at 0.006, we do not know. E5b has half of E5's warm-up and half of its batch, and the two are confounded. We suspect the warm-up: at 0.0012 the
-# steps add up to the initial entries after 12 steps, well inside it, against 24 for DeepNorm, and the budget is a statement about initial matrices (E6
-# measures what follows). So the lead of the Adam rule in E5 is real, and it is not robust.
+# Why the Adam rule fails here and not in E5, where $\lambda$ is smaller still and three seeds train at 0.006, we do not know. E5b has half of E5's warm-up and
+# half of its batch, and the two are confounded. We suspect the warm-up: at 0.0012 the steps add up to the initial entries after 12 steps, well inside it,
+# against 24 for DeepNorm, and the budget is a statement about initial matrices (E6 measures what follows). So the lead of the Adam rule in E5 is real, and it
+# is not robust.
 
 # %% [markdown]
 # ## E6: the first steps

@@ -1575,9 +1575,10 @@ if nb.scale != "cpu":  # only where there is time: without clipping, with few ch
 # %% [markdown]
 # ### Three treatments of the attention logits
 #
-# The post ends on the attention logits. Gemma 2 capped them softly (at 50, from memory); Gemma 3 dropped the cap and normalises queries and keys instead {cite}`gemma3`. The author's reading: a cap only moves the explosion
-# elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains (positions are learned vectors; {cite}`henry2020qknorm` had L2 norms and one scale, the RMS norm with gains is a later variant). Expected: QK-norm holds the logits near 4, the cap does not. We watch the largest logit
-# $|q\cdot k|/\sqrt{d_h}$ *before* the cap.
+# The post ends on the attention logits. Gemma 2 capped them softly (at 50, from memory); Gemma 3 dropped the cap and normalises queries and keys instead {cite}`gemma3`. The author's reading: a cap
+# only moves the explosion elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains
+# (positions are learned vectors; {cite}`henry2020qknorm` had L2 norms and one scale, the RMS norm with gains is a later variant). Expected: QK-norm holds the logits near 4, the cap does not. We watch
+# the largest logit $|q\cdot k|/\sqrt{d_h}$ *before* the cap.
 
 
 # %% tags=["hide-input"]

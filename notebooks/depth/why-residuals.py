@@ -1477,9 +1477,9 @@ nb.claim(
 # $\varepsilon=1$, on three fresh seeds, with rates a factor of two apart around each optimum (four apart for $\varepsilon=1$). (A residual layer has two matrices, a plain one
 # has one: depth is compared, not parameters.) We call a net *bad* if at its best rate it stays behind logistic regression.
 #
-# **Expected.** Plain ReLU worst, for it
-# does not even see its input (D4). By E1 the tanh nets have no growing increment: what they lose, they lose by their signal. The post's own mechanism is
-# tested by the orthogonal *linear* net: signals and angles intact, both increments $\propto N$. It should need a rate $\propto1/N$; can it then learn?
+# **Expected.** Plain ReLU worst, for it does not even see its input (D4). By E1 the tanh nets have no growing increment: what they lose, they lose by their
+# signal. The post's own mechanism is tested by the orthogonal *linear* net: signals and angles intact, both increments $\propto N$. It should need a rate
+# $\propto1/N$; can it then learn?
 
 
 # %%
@@ -1919,13 +1919,13 @@ nb.claim(
 # %% [markdown]
 # **What we saw.** Three different things go by "trains badly".
 #
-# *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its
-# best rate halves with each doubling of the depth, as a sum of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else.
-# With $\varepsilon=1$ nothing trains beyond 25 layers: there $\varepsilon$ does decide.
+# *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its best rate halves with each doubling of the depth, as a sum
+# of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else. With $\varepsilon=1$ nothing trains beyond 25 layers:
+# there $\varepsilon$ does decide.
 #
-# *Signal:* the tanh
-# nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal matrices help a good deal.
-# (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step does not explain that net.)
+# *Signal:* the tanh nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal
+# matrices help a good deal. (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step
+# does not explain that net.)
 #
 # *Blindness:* the plain ReLU net does not see its input. Its training loss at $N=100$ is below $\ln10=2.30$ although its accuracy is chance; we did not look into why.
 # So the order of E3 does not test the post's argument; E3c and E5 do.

@@ -103,8 +103,8 @@ nb.show(figure)
 # rotation at position $m$; $r=i-j$ a distance and $\delta(r)$ the distance a method makes of it; $r_i=L\theta_i/2\pi$ the *turns* that pair $i$ made
 # in training; $w$ a window; $k$ the leak of Leaky ReRoPE; $\lambda$ a factor on the logits.
 #
-# How large the base must be for a given length is [another notebook's question](rope-base.ipynb); factors like $\lambda$ are the matter of
-# [the attention scale](../attention/attention-scale.ipynb). All equations below stand as functions in `kexue_nb.positions`. Where the `transformers` package has the same method, a unit test compares the two to $10^{-6}$.
+# How large the base must be for a given length is [another notebook's question](rope-base.ipynb); factors like $\lambda$ are the matter of [the attention scale](../attention/attention-scale.ipynb).
+# All equations below stand as functions in `kexue_nb.positions`. Where the `transformers` package has the same method, a unit test compares the two to $10^{-6}$.
 
 # %% [markdown]
 # ## One rotation, one distance
@@ -1224,9 +1224,9 @@ control_off = [
 # 64, trained on $L=256$ (numbers of the recorded run; the live one is far smaller). So that there is something to find beyond $L$, half of the training sequences are
 # periodic (period up to $L/2$), and all carry twelve *notes*, a name followed by a value, each asked for once later.
 #
-# Tests on held-out text, contexts of
-# $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters repeated again and again, the
-# post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss by position.
+# Tests on held-out text, contexts of $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters
+# repeated again and again, the post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss
+# by position.
 #
 # Four learning rates for every architecture and three seeds; the rate by the loss at $L$ on all test texts, plain text and notes together; parameters of a method by
 # the loss at $8L$ on one half of the texts, results from the other half. The verdicts call the methods on RoPE E2, the NTK-aware bases E3, the
@@ -1866,9 +1866,9 @@ nb.show(figure)
 # %% [markdown]
 # ## The post's tables, and a rule they obey
 #
-# The author's own measurements: a language model of 100M parameters with gated attention units (GAU) and Post-Norm, trained on 512 tokens, accuracy in % of predicting the last tokens at 512, in a text of 512 tokens
-# repeated to 4096, and in a text of 4096 that does not repeat. They come from the three earlier posts on ReRoPE {cite}`su2023rerope`, HWFA2
-# {cite}`su2023hwfa2` and KeyNorm {cite}`su2023keynorm`, which this review sums up.
+# The author's own measurements: a language model of 100M parameters with gated attention units (GAU) and Post-Norm, trained on 512 tokens, accuracy in % of predicting the last tokens at 512, in a
+# text of 512 tokens repeated to 4096, and in a text of 4096 that does not repeat. They come from the three earlier posts on ReRoPE {cite}`su2023rerope`, HWFA2 {cite}`su2023hwfa2` and KeyNorm
+# {cite}`su2023keynorm`, which this review sums up.
 
 # %% tags=["hide-input"]
 POST = {

@@ -1011,9 +1011,10 @@ nb.results(
 # a strip, and the margin is 500 times below RoPE-Tie's. Inside a picture RoPE-TV, M-RoPE's rows and columns, and the page are the same
 # grid of unit steps, and a head that is best on the seven sizes is right on the three larger ones too.
 #
-# RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes
-# ("nearest in my column", whatever the size). But the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best
-# head goes on to be right, although its steps depend on the size as well (from width 13 on it fails too, see the figure). So a step that depends on the size need not be fatal for the *best* head; what training finds is E1.
+# RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes ("nearest in my column", whatever the size). But
+# the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best head goes
+# on to be right, although its steps depend on the size as well (from width 13 on it fails too, see the figure). So a step that depends on the size need not be fatal for the *best* head; what training
+# finds is E1.
 #
 # Flattening allows no head at all, whatever its size: in a picture of width 4 the offset 4 has to beat the offset 6, in one of width 6 the reverse.
 
@@ -1266,9 +1267,9 @@ nb.show(figure)
 # its own, as in real models, so that it is known to be a patch). Every patch below the first row has to name the symbol of the patch *above*, every text token that of the text token *before*. One causal layer, $d=64$, two
 # heads of size 32, trained on seven sizes with 4 to 8 columns, tested on all sizes from $2\times2$ to $12\times12$.
 #
-# **Baselines.** Flattening, also with a token at the end of each row, as Fuyu does; the page; the page with
-# repeated frequencies, which is the RoPE-2D of vision models. Five learning rates for each arm, the best by the loss on fresh data of *seen* sizes; five seeds. **Expected**, by the margins: flattening fails outright, RoPE-Tie fails beyond
-# the sizes it saw, all unit-step schemes generalise; text works everywhere but on the page.
+# **Baselines.** Flattening, also with a token at the end of each row, as Fuyu does; the page; the page with repeated frequencies, which is the RoPE-2D of vision models. Five learning rates for each
+# arm, the best by the loss on fresh data of *seen* sizes; five seeds. **Expected**, by the margins: flattening fails outright, RoPE-Tie fails beyond the sizes it saw, all unit-step schemes
+# generalise; text works everywhere but on the page.
 #
 # The whole model is this. It is stacked: every parameter leads with an axis of runs, and each sequence comes with the cosines and sines of its own positions.
 
@@ -2126,8 +2127,8 @@ for name, row in live_far.items():
 # (2) The best rate lies at the upper edge of the grid for most arms, so the table may understate them. The comparison does not hang on it: at *every* rate of the
 # grid RoPE-TV with one layer is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less; flattening with two layers has its best rate inside.
 #
-# (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do
-# about equally well, a little worse in the strip $3\times12$. The fractions of "wh tokens" lie in between. (The real M-RoPE, with three axes, is in E2 and E4.)
+# (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do about equally well, a little worse in the strip $3\times12$. The fractions of "wh
+# tokens" lie in between. (The real M-RoPE, with three axes, is in E2 and E4.)
 
 # %% tags=["hide-input"]
 far1 = {name: at_sizes(e1_record.result, e1_record.config, far_sizes)[a] for a, name in enumerate(names1)}

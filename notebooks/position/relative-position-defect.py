@@ -1506,9 +1506,11 @@ e2 = nb.run(
 #
 # **Question.** The post pre-trained masked language models and reports two observations without numbers: with $l_2$ Attention + FFN is slightly worse than with softmax, and pure GAU slightly better.
 #
-# **Set-up.** Characters of Shakespeare. E3: causal models, Pre-Norm, four layers of width 128, trained on 64 characters and read at 64, 128 and 256 (the last 32 positions). E4: masked models, Post-Norm, 15% of the characters masked, four layers of width 192, 128 characters, and the
-# initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs, which have about as many parameters (6 to 8% more). Recorded: 700 steps of 32 × 64 characters (E3) and 16 × 128 (E4), 1.4 million characters, Adam with $\beta=(0.9,0.98)$, bf16. Every arm has its own rate, the best of a grid on one seed and the same held-out text; four other seeds are reported.
-# This is far below BERT-base: signs can be compared, sizes cannot. relu²/n divides by the visible keys here, not by $n$ as GAU does.
+# **Set-up.** Characters of Shakespeare. E3: causal models, Pre-Norm, four layers of width 128, trained on 64 characters and read at 64, 128 and 256 (the last 32 positions). E4: masked models,
+# Post-Norm, 15% of the characters masked, four layers of width 192, 128 characters, and the initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs,
+# which have about as many parameters (6 to 8% more). Recorded: 700 steps of 32 × 64 characters (E3) and 16 × 128 (E4), 1.4 million characters, Adam with $\beta=(0.9,0.98)$, bf16. Every arm has its
+# own rate, the best of a grid on one seed and the same held-out text; four other seeds are reported. This is far below BERT-base: signs can be compared, sizes cannot. relu²/n divides by the visible
+# keys here, not by $n$ as GAU does.
 
 # %%
 attention = lambda rule, *gains: {"layer": "attention", "rule": rule, "gains": list(gains)}

@@ -1784,13 +1784,11 @@ nb.claim(
 # two tables. With one they differ by more than the seeds do: at $0.2\,b^*$ 35% against 46% are found, at $0.3\,b^*$ 67% against 79%, a factor of
 # about 1.2 in $b$. The live points of a head a quarter the size, at 128 tokens, show the same rise.
 #
-# From 1,024 to 4,096 tokens the half-way base
-# grows 5.4-fold (tied) and 6.4-fold (untied); $b^*$ grows 6.3-fold, and $L/x_0$ only 4-fold. So between these two lengths the demand on random
-# vectors predicts how the necessary base scales, up to a constant that depends on the model, here 0.21 to 0.24 or 0.09.
+# From 1,024 to 4,096 tokens the half-way base grows 5.4-fold (tied) and 6.4-fold (untied); $b^*$ grows 6.3-fold, and $L/x_0$ only 4-fold. So between these two
+# lengths the demand on random vectors predicts how the necessary base scales, up to a constant that depends on the model, here 0.21 to 0.24 or 0.09.
 #
-# Below, the failure is of
-# the expected kind: at $0.2\,b^*$ and 4,096 tokens (tied) the nearest quarter of the distances is found in 96% of the cases, the farthest in 0.5%.
-# And half-rotated heads retrieve with a base of 10.
+# Below, the failure is of the expected kind: at $0.2\,b^*$ and 4,096 tokens (tied) the nearest quarter of the distances is found in 96% of the cases, the
+# farthest in 0.5%. And half-rotated heads retrieve with a base of 10.
 #
 # We read the failure as having a reason beyond the sign of the mean, which we did not measure: a right key must beat the *largest* of $L$ random
 # scores, so the mean gap has to exceed a few standard deviations, not zero. X4 shows only that the sign does not suffice.
