@@ -837,7 +837,7 @@ nb.claim(
 # $\exp\bigl(-1/(8\sqrt{2N})\bigr)$: the tokens stay as they were. (That attention loses rank with depth is known {cite}`dong2021attention`, and its
 # effect on Post-LN and Pre-LN gradients too {cite}`noci2022signal`; the post predates the second.)
 #
-# For real attention the averaging has a causal mask. The same argument then runs over the matrix $K$ of all inner products, with the rows of weights
+# For real attention the averaging has a causal mask. The same argument then runs over the matrix $K$ of all inner products (no longer a count), with the rows of weights
 # in a matrix $A$: $K\leftarrow\alpha^2K+\lambda^4AKA^\top$ and $K\leftarrow\alpha^2K+c_F\lambda^4\kappa(K)$, scaled to a unit diagonal after each
 # (for Pre-LN: not scaled). That is the function below. It needs no fit.
 #

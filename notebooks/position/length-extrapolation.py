@@ -101,7 +101,7 @@ nb.show(figure)
 #
 # Notation: $L$ training length, $n$ test length, $s=n/L$; $d$ head size; $\theta_i=b^{-2i/d}$, $i<d/2$, with base $b=10^4$; $\mathcal R_m$ the
 # rotation at position $m$; $r=i-j$ a distance and $\delta(r)$ the distance a method makes of it; $r_i=L\theta_i/2\pi$ the *turns* that pair $i$ made
-# in training; $w$ a window; $k$ the leak of Leaky ReRoPE; $\lambda$ a factor on the logits.
+# in training; $w$ a window; $k$ the leak of Leaky ReRoPE; $\lambda$ a factor on the logits. ($i$ counts pairs where it is an index, tokens in $i-j$.)
 #
 # How large the base must be for a given length is [another notebook's question](rope-base.ipynb); factors like $\lambda$ are the matter of [the attention scale](../attention/attention-scale.ipynb).
 # All equations below stand as functions in `kexue_nb.positions`. Where the `transformers` package has the same method, a unit test compares the two to $10^{-6}$.
@@ -109,7 +109,8 @@ nb.show(figure)
 # %% [markdown]
 # ## One rotation, one distance
 #
-# Write the two coordinates of pair $i$ as one complex number, $q_{(i)}=q_{2i}+\mathrm i\,q_{2i+1}$. Then a logit is
+# Write the two coordinates of pair $i$ as one complex number, $q_{(i)}=q_{2i}+\mathrm i\,q_{2i+1}$. With the query at position $m$ and the key at position
+# $n$ (in this section $n$ is no test length) the logit is
 #
 # $$(\mathcal R_mq)^\top(\mathcal R_nk)=\operatorname{Re}\sum_i q_{(i)}\,\overline{k_{(i)}}\;e^{\mathrm i(m-n)\theta_i} .$$
 #

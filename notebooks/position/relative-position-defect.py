@@ -778,7 +778,7 @@ nb.claim(
 # Close the sequence to a ring, with offsets modulo $n$. Then all rows contain the same numbers in another order, and *every* rule gives a constant row sum. Whatever D4 to D6 found out about position, they
 # found at the two ends. Without marks, no rule whose rows sum to a constant can look there.
 #
-# Convolutions know this story {cite}`islam2020position`. Zero padding marks the ends, and each layer carries the mark one half kernel further in: after $L$ layers of kernel 3 exactly the $L$ positions at each end are told
+# Convolutions know this story {cite}`islam2020position`. Zero padding marks the ends, and each layer carries the mark one half kernel further in: after $k$ layers of kernel 3 exactly the $k$ positions at each end are told
 # apart. Padding that wraps around is the ring, padding that repeats the edge is like softmax: constant in, constant out. (Rescaling by the *number* of visible taps, "partial convolution", is not: the taps differ. Softmax divides by
 # the sum of the visible *weights*.)
 
