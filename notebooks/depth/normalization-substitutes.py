@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/normalization-substitutes.ipynb)
 #
-# **The point.** Normalisation divides a token $x\in\mathbb R^d$ by its root mean square $\rho$: $y=x/\rho$. What could stand in for it, one channel at a time? The post keeps the diagonal of its Jacobian and solves for
-# $y$: with $\rho$ held constant comes $\sqrt d\tanh\frac x{\rho\sqrt d}$, the "dynamic tanh" (DyT); with $\rho=x/y$ comes $\sqrt d\,x/\sqrt{x^2+C}$ ("DyISRU"). The second is exact along a channel, $C$ being the energy of the
-# others; the first freezes $\rho$ in one place and not in the other. Which map is best depends on the tokens: for Student-t tokens, in the limit of infinite width, it is of the second form; for tokens of two sizes no monotone function is.
-# At the norms of a real network (MiniLM) and in a race of three-layer models the curve hardly matters. The post's other advice, to keep $\sqrt d$, helps at the best learning rate, but no more than the identity with slope 1 does; and it hurts at a high one.
+# **The point.** Normalisation divides a token $x\in\mathbb R^d$ by its root mean square $\rho$: $y=x/\rho$. What could stand in for it, one channel at a time? The post keeps the diagonal of its Jacobian and solves for $y$:
+# with $\rho$ held constant comes $\sqrt d\tanh\frac x{\rho\sqrt d}$, the "dynamic tanh" (DyT); with $\rho=x/y$ comes $\sqrt d\,x/\sqrt{x^2+C}$ ("DyISRU"), exact along a channel if $C$ is the energy of the others.
+# Which map is best depends on the tokens: for Student-t tokens, in the limit of infinite width, it is of the second form; for tokens of two sizes no monotone function is. At the norms of a real network (MiniLM) and in a race of three-layer
+# models the curve hardly matters. The post's other advice, to keep $\sqrt d$, helps at the best learning rate, but no more than the identity with slope 1 does; and it hurts at a high one.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys

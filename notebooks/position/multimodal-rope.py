@@ -14,10 +14,9 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/multimodal-rope.ipynb)
 #
 # **The point.** A text token has one coordinate, a patch of a picture two; the post fits RoPE to both by linear equations. Text on the diagonal $(n,n)$, with the frequencies shared out between rows and columns,
-# *is* the RoPE of a language model. A grid of patches can be scaled (RoPE-Tie) so that it lies symmetrically between the texts around it, or also counts as many positions as it has patches. All of this holds, but the
-# step to the patch above now depends on the width again: a trained layer finds that patch in 7 to 46% of the cases at three sizes that it never saw. *Shifting* the grid instead (RoPE-TV, the author's later proposal) keeps steps of one
-# and finds it in 91 to 98%; the price is a gap between text and picture that depends on the size. And positions are not all: to give each axis one contiguous block of *frequencies* costs a single head a factor of
-# thousands in the margin by which it prefers that patch.
+# *is* the RoPE of a language model. A grid of patches can be scaled (RoPE-Tie) to lie symmetrically between the texts around it. All of this holds, but the step to the patch above then depends on the width: a trained
+# layer finds that patch in 7 to 46% of the cases at three sizes that it never saw. *Shifting* the grid instead (RoPE-TV, the author's later proposal) keeps steps of one and finds it in 91 to 98%; now the gap between text and
+# picture depends on the size. And to give each axis one contiguous block of *frequencies* costs a single head a factor of thousands in the margin by which it prefers the right patch.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
