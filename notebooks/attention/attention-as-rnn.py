@@ -2588,7 +2588,7 @@ nb.results(
         ["cell steps of page flipping", "1 + 2 + ... + n = O(n²)", "n(n + 1)/2", "the same"],
         ["time of the cache-free decoder, L layers", "far beyond quadratic", "C(n+L+1, L+1) − 1 − n pairs", "exact count"],
         [
-            "RAM of a transformer",
+            "RAM of a Transformer",
             "at least hidden size × layers × 2",
             f"{frugal[2, 4][0]} numbers at 2 layers, any width",
             "vectors need not be held",
