@@ -13,9 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/multimodal-autoregression.ipynb)
 #
-# **The point.** Cut an image into patches of real numbers, without loss, and next-token prediction breaks in two places. *Loss*: squared error assumes one Gaussian of fixed width, which for a patch that is black or white with a little noise $s$ costs about $\log(1/s)$.
-# Noising the patch in $T$ small steps repairs that at the rate $T^{-1}$, or $T^{-2}$ if the step's variance may depend on where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A small Transformer with four heads shows what that
-# means for drawing (figure): squared error draws one prototype per class, or dust if its noise is added; a diffusion head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak against codes. What codes cost is information, and whether the reader misses it depends on the question.
+# **The point.** How should a model that predicts the next token draw pictures, if a picture is cut into patches of real numbers and nothing
+# is quantized? Two things break. *Loss*: squared error assumes one Gaussian of fixed width, and the less noise a patch has, the worse that
+# is, without bound. Taking the patch apart into $T$ small noising steps repairs it: the cost falls like $T^{-1}$, or like $T^{-2}$ if a
+# step's variance may depend on where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A
+# small Transformer with four heads shows what that means for drawing (figure): squared error draws one prototype per class, or dust if its
+# noise is added; a diffusion head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak
+# against codes. What codes cost is information, and whether the reader misses it depends on the question.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -68,14 +72,25 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# A language model predicts the next token and is trained by cross-entropy. How should a model that reads *and* draws images learn? The usual answer quantizes images into a finite vocabulary. The post, an
-# essay {cite}`su2024multimodal2`, refuses: whoever reads an image through a codebook has already lost part of it. It keeps patches of real numbers, cut from the image without loss, and asks what breaks in
-# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has none. (A first remedy, which the post also names, is to keep squared error and make the input milder: Emu2 {cite}`sun2024emu2` regresses on the latents of an image encoder. We follow the second, diffusion.) An essay makes few checkable claims; this notebook
-# turns them into measurements.
+# A language model predicts the next token and is trained by cross-entropy. How should a model that reads *and* draws images learn? The
+# usual answer quantizes images into a finite vocabulary. The post, an essay {cite}`su2024multimodal2`, refuses: whoever reads an image
+# through a codebook has already lost part of it. It keeps patches of real numbers, cut from the image without loss, and asks what breaks in
+# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has
+# none.
 #
-# Notation. $x_1,\dots,x_n\in\mathbb R^p$ are the patches of an image in some order, $x_{<k}$ those before $x_k$. Inside one patch $x^{(t)}=\bar\alpha_tx+\bar\beta_t\varepsilon$ is its noised state after $t$ of $T$ steps, with the
-# letters of {doc}`ddpm-vae <../diffusion/ddpm-vae>`: $\bar\alpha_t^2+\bar\beta_t^2=1$, one step is $x^{(t)}=\alpha_tx^{(t-1)}+\beta_t\varepsilon$, and $\varsigma=\bar\beta/\bar\alpha$ is the noise relative to the signal. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$ the number of noise levels that a training step draws for one $z_k$. Entropy and KL are in nats (natural logarithms), $h(p)$ is the entropy of a density. Prerequisites:
-# {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` for the reverse step, {doc}`ddim <../diffusion/ddim>` for why a prediction of the clean $x_0$ is enough. {doc}`ddcm <../diffusion/ddcm>` is another way to turn an image into one-dimensional codes.
+# A first remedy, which the post also names, is to keep squared error and make the input milder: Emu2 {cite}`sun2024emu2` regresses on the
+# latents of an image encoder. We follow the second, diffusion. An essay makes few checkable claims; this notebook turns them into
+# measurements.
+#
+# Notation. $x_1,\dots,x_n\in\mathbb R^p$ are the patches of an image in some order, $x_{<k}$ those before $x_k$. Inside one patch
+# $x^{(t)}=\bar\alpha_tx+\bar\beta_t\varepsilon$ is its noised state after $t$ of $T$ steps, with the letters of
+# [ddpm-vae](../diffusion/ddpm-vae.ipynb): $\bar\alpha_t^2+\bar\beta_t^2=1$, one step is $x^{(t)}=\alpha_tx^{(t-1)}+\beta_t\varepsilon$, and
+# $\varsigma=\bar\beta/\bar\alpha$ is the noise relative to the signal. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$
+# the number of noise levels that a training step draws for one $z_k$. Entropy and KL are in nats (natural logarithms), $h(p)$ is the
+# entropy of a density.
+#
+# Neighbours: [ddpm-bayes](../diffusion/ddpm-bayes.ipynb) has the reverse step, [ddim](../diffusion/ddim.ipynb) says why a prediction of the
+# clean $x_0$ is enough, and [ddcm](../diffusion/ddcm.ipynb) is another way to turn an image into one-dimensional codes.
 #
 # ## What goes in: patches or codes
 #
@@ -1482,7 +1497,7 @@ nb.claim(
 #
 # - *FD* is the Fréchet distance to the test pictures in the 32 features of a small classifier (accuracy 0.99): that of two Gaussians with the samples' means and covariances. *Floor*: the same measure for 597 training pictures with the same classes.
 # - *Spread* is the variance within a class over the real one, *SW2* the sliced Wasserstein-2 distance of the patches, *edges* the difference of neighbouring pixels over the real one.
-# - In E1 every arm has the same three rates, three seeds and grid of $\tau$, and the best is found by the FD to the *training* pictures. E1b to E4 train longer at the middle rate, which was the best of E1 for every head, and choose $\tau$ in the same way. Three seeds are few: "better" means that the difference exceeds its standard error by the 97.5 % quantile of Student's $t$, 2.8 (paired, 4.3).
+# - In E1 every arm has the same three learning rates, three seeds and grid of $\tau$, and the best is found by the FD to the *training* pictures. E1b to E4 train longer at the middle rate, which was the best of E1 for every head, and choose $\tau$ in the same way. Three seeds are few: "better" means that the difference exceeds its standard error by the 97.5% quantile of Student's $t$, 2.8 (paired, 4.3).
 # - *Recorded* runs come from a CPU and are as small as that demands (width 48, two layers; 150 steps in E1, 300 in the others); *live* runs are smaller (width 32; 20, 90 and 25 steps in E1, E1b and E2 to E4). Nothing here is trained to its end.
 
 
@@ -1605,7 +1620,7 @@ apart_by = lambda a, b: (
 # %% [markdown]
 # ### E1: four heads
 #
-# First the rates, in short runs.
+# First the learning rates, in short runs.
 
 # %% tags=["hide-input"]
 rows = []
