@@ -13,13 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/multimodal-autoregression.ipynb)
 #
-# **The point.** How should a model that predicts the next token draw pictures, if a picture is cut into patches of real numbers and nothing
-# is quantized? Two things break. *Loss*: squared error assumes one Gaussian of fixed width, and the less noise a patch has, the worse that
-# is, without bound. Taking the patch apart into $T$ small noising steps repairs it: the cost falls like $T^{-1}$, or like $T^{-2}$ if a
-# step's variance may depend on where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A
-# small Transformer with four heads shows what that means for drawing (figure): squared error draws one prototype per class, or dust if its
-# noise is added; a diffusion head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak
-# against codes. What codes cost is information, and whether the reader misses it depends on the question.
+# **The point.** Let a next-token model draw pictures that are cut into patches of real numbers, nothing quantized, and two things break.
+# *Loss*: squared error assumes one Gaussian of fixed width, and the less noise a patch has, the worse that is, without bound. Taking the
+# patch apart into $T$ small noising steps repairs it: the cost falls like $T^{-1}$, or like $T^{-2}$ if a step's variance may depend on
+# where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A small Transformer with four
+# heads shows what that means for drawing (figure): squared error draws one prototype per class, or dust if its noise is added; a diffusion
+# head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak against codes. What codes
+# cost is information, and whether the reader misses it depends on the question.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1820,7 +1820,7 @@ nb.claim(
 # ### E2: why likelihood heads fail, and what repairs them
 #
 # A mixture head names its own deviations. Where the background is constant it names tiny ones, and the likelihood of those places drowns everything else. The post's "wonder of noise" can be had in one knob: train on patches with Gaussian noise. The plain alternative is a *floor*
-# under the deviation. All arms: mixture of 8, one rate (untuned), each at its best $\tau$ of the same grid, which lets the arm trained on noise leave some of it away.
+# under the deviation. All arms: mixture of 8, one learning rate (untuned), each at its best $\tau$ of the same grid, which lets the arm trained on noise leave some of it away.
 
 # %% tags=["hide-input"]
 knobs = {"nothing": R2["noise 0"], "noise 0.25 in training": R2["noise 0.25"], "floor 0.2": R1["mixture"], "floor 0.4": R2["floor 0.4"]}
@@ -1905,7 +1905,7 @@ nb.claim(
 #
 # ### E3: several noise levels for one $z$
 #
-# The Transformer's pass is the expensive part of a large model, its head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same starts, same batches, same number of Transformer steps, same rate, $\tau=0.8$:
+# The Transformer's pass is the expensive part of a large model, its head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same starts, same batches, same number of Transformer steps, same learning rate, $\tau=0.8$:
 
 # %% tags=["hide-input"]
 step_ratio = {K: e6["steps"][K] / e6["steps"]["1"] for K in ("2", "4", "8")}
@@ -2378,7 +2378,7 @@ nb.claim(
 # - **That a sparse mask makes the long sequence efficient** (E6). It removes attention pairs; where $nT\ll12d$ most of the work is elsewhere.
 # - **That likelihood cannot draw** (E2). A floor under the deviations repairs most of what noise repairs.
 #
-# **Limits of this notebook.** One data set of tiny pictures, three seeds, a short training at sizes for two CPU cores; E2 to E4 at one rate. MAR's numbers are ImageNet's; nothing here speaks of large models.
+# **Limits of this notebook.** One data set of tiny pictures, three seeds, a short training at sizes for two CPU cores; E2 to E4 at one learning rate. MAR's numbers are ImageNet's; nothing here speaks of large models.
 #
 # ## Exercises
 #
