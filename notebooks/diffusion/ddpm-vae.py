@@ -52,12 +52,6 @@ ENTROPY = float(-torch.trapezoid(log_p.exp() * log_p, line[:, 0]))
 NEGENTROPY = 0.5 * math.log(2 * math.pi * math.e * toy.variance) - ENTROPY
 
 
-# %% [markdown]
-# The figure evaluates one formula, derived below as D8; the folded cell holds it. (Its letters stand under *Notation*; `schedule.sigma` is the noise level
-# $\bar\beta_t/\bar\alpha_t$, not the $\sigma_t$ of a reverse step.) The law of the output is propagated exactly, step by step: push the distribution function
-# through the mean of a step, convolve with its noise (`diffusion.output_law`).
-
-
 # %% tags=["hide-input"]
 def variances(schedule, mixture):
     """β_t², β̃_t² and σ*_t² for t = 1..T of a schedule, on data whose score is known."""
@@ -123,6 +117,10 @@ axes.legend(loc="lower left", fontsize=9)
 nb.show(figure)
 
 # %% [markdown]
+# The figure evaluates one formula, derived below as D8; a folded cell above holds it. (Its letters stand under *Notation*; `schedule.sigma` is the noise level
+# $\bar\beta_t/\bar\alpha_t$, not the $\sigma_t$ of a reverse step.) The law of the output is propagated exactly, step by step: push the distribution function
+# through the mean of a step, then convolve with its noise (`diffusion.output_law`).
+#
 # ## The question
 #
 # A variational autoencoder {cite}`kingma2013vae` maps data to a Gaussian code in one step, and back in one step; each conditional law is a Gaussian. The
