@@ -267,7 +267,8 @@ nb.derivation(
 # How fast does the repair work? Take the two-point patch through levels $\sigma_0=0<\sigma_1<\dots<\sigma_T$, each state the one before plus noise of variance $\delta_t=\sigma_t^2-\sigma_{t-1}^2$. Going back, a state has come from one of *two* bells, white or black: far out it is clear which, in the middle
 # it is not. With $v_a=s^2+\sigma_{t-1}^2$, exactly
 #
-# $$p(x_{t-1}\mid x_t)=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),\quad \frac1V=\frac1{v_a}+\frac1{\delta_t},\quad m_c=V\Bigl(\frac c{v_a}+\frac{x_t}{\delta_t}\Bigr),\quad r_\pm=\mathrm{sigmoid}\Bigl(\pm\frac{2x_t}{s^2+\sigma_t^2}\Bigr).$$
+# $$\begin{aligned}p(x_{t-1}\mid x_t)&=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),& \frac1V&=\frac1{v_a}+\frac1{\delta_t},\\
+# m_c&=V\Bigl(\frac c{v_a}+\frac{x_t}{\delta_t}\Bigr),& r_\pm&=\mathrm{sigmoid}\Bigl(\pm\frac{2x_t}{s^2+\sigma_t^2}\Bigr).\end{aligned}$$
 #
 # Replace every step by a Gaussian with the right mean. The expected KLs of the steps add up, by the chain rule, to a bound on the KL of the samples. Four variances are in use:
 #
