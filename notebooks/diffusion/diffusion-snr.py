@@ -143,8 +143,8 @@ nb.show(figure)
 #
 # Notation of [ddpm-bayes](ddpm-bayes.ipynb): $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$ with $\bar\alpha_t^2+\bar\beta_t^2=1$. Here $t$
 # runs from 0 (data) to 1 (noise). $\mathrm{SNR}(t)=\bar\alpha_t^2/\bar\beta_t^2$ and $\sigma=\bar\beta/\bar\alpha$, the coordinate of
-# [ddim](ddim.ipynb), so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks. A picture is $d\times d$,
-# the resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
+# [ddim](ddim.ipynb) (called $\varsigma$ there), so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks.
+# A picture is $d\times d$, the resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
 #
 # (The post writes the signal as $\mathbb E[x_0]^2$. Everything is conditional on $x_0$, so the ratio of the coefficients is what counts.)
 #

@@ -116,11 +116,11 @@ nb.show(figure)
 # All four can be tested on small networks of which every part is at hand: the recorded teachers for 8 × 8 digits and for MNIST of
 # [ddpm-vae](ddpm-vae.ipynb). They predict the noise; the paper's networks (EDM {cite}`karras2022edm`) predict a mixture of noise and picture.
 #
-# Notation: $k+1$ skips, $i=0$ next to the input and $i=k$ next to the bottleneck; $\rho_i$ multiplies skip $i$, so that a decoder block sees
-# $[h_i;\rho_is_i]$. States are $x=x_0+\sigma\varepsilon$; $\epsilon(x,\sigma)$ is the predicted noise and $D=x-\sigma\epsilon$ the predicted
-# picture. A *call* is one evaluation of the network. FD is the Fréchet distance in the 32 features of a digit classifier, to the test pictures
-# (half of the training pictures have an FD of 0.25 on both data sets, and samples may have less, being more; below it an order means little; this is no FID of
-# an Inception network).
+# Notation: $k+1$ skips, $i=0$ next to the input and $i=k$ next to the bottleneck; $\rho_i$ multiplies skip $i$, so that a decoder block
+# sees $[h_i;\rho_is_i]$. States are $x=x_0+\sigma\varepsilon$ with the noise level $\sigma$ (called $\varsigma$ in [ddim](ddim.ipynb));
+# $\epsilon(x,\sigma)$ is the predicted noise and $D=x-\sigma\epsilon$ the predicted picture. A *call* is one evaluation of the network. FD
+# is the Fréchet distance in the 32 features of a digit classifier, to the test pictures (half of the training pictures have an FD of 0.25
+# on both data sets, and samples may have less, being more; below it an order means little; this is no FID of an Inception network).
 #
 # ## One knob for all skips
 #
