@@ -1542,7 +1542,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's table
+# ## The paper's numbers beside ours
 #
 # FID on 50,000 samples (Table 2 of the second version; the post read the first). Our solvers show its pattern at a smaller scale: second order
 # worst at 3 and 5 calls, AMED ahead of DDIM in FD, iPNDM catching up. What the table does not say is that AMED wins everywhere.

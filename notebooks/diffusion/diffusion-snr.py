@@ -1925,7 +1925,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's numbers
+# ## The paper's numbers beside ours
 #
 # FID on ImageNet, without guidance, as the public leaderboard lists them; the zero-shot FID on COCO at 256 x 256 is 8.30. The second table
 # is the paper's ablation as it circulates. **We could not confirm it**, and no verdict rests on it; it agrees with E2 on photographs in

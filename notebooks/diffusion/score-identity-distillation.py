@@ -1299,7 +1299,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's numbers
+# ## The paper's numbers beside ours
 #
 # The authors' repository states FID for one call; the teachers' numbers are EDM's {cite}`karras2022edm`, quoted from memory and unconfirmed. Nothing here reaches these
 # networks.

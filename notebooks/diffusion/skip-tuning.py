@@ -1670,7 +1670,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's numbers
+# ## The paper's numbers beside ours
 #
 # The paper's abstract is the only place where we could read its numbers (the post shows its tables as pictures). They concern EDM on ImageNet-64 and an FID with Inception
 # features, which nothing here reproduces; what can be compared is the direction. It is the
