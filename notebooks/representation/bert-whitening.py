@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/bert-whitening.ipynb)
 #
-# **The point.** Whitening makes the mean of all sentence vectors zero and their covariance the identity. It can lift the vectors of a raw language model and harm
-# those of one trained for similarity, so the post adds two knobs: $\beta$, how much of the mean goes, and $\gamma$, how much of the spectrum is flattened. With both
-# at 0 only a rotation is left, and of rotated vectors one may keep a third of the $d$ coordinates at little cost. Here both regimes show up *inside one encoder*: on the STS benchmark whitening
-# gains 7 to 16 points in the layers of all-MiniLM-L6-v2 below the top and loses 2 at the top. The cut costs the top layer 0.1 point, but only if the rotation was fitted to the test's own sentences:
-# fitted to other texts it costs 1.2 to 1.6, like a random projection. Two exact facts explain part of the rest: with $\gamma=1$ the knob
-# $\beta$ moves a single coordinate, and a LayerNorm at the end makes the covariance singular.
+# **The point.** Whitening makes the mean of sentence vectors zero and their covariance the identity. It can lift the vectors of a raw
+# language model and harm those of one trained for similarity, so the post adds two knobs: $\beta$, how much of the mean goes, and $\gamma$,
+# how much of the spectrum is flattened. With both at 0 only a rotation is left, after which two thirds of the coordinates may be cut at
+# little cost. Here both regimes show up *inside one encoder* (figure, right): on the STS benchmark whitening gains 7 to 16 points in the
+# layers of all-MiniLM-L6-v2 below the top and loses 2 at the top. The cut costs the top layer 0.1 point, but only if the rotation was
+# fitted to the test's own sentences: fitted to other texts it costs 1.2 to 1.6, as a random projection does.
 #
 # *Points* are hundredths of Spearman's correlation between the cosines of pairs and human scores, *raw* vectors are untransformed ones. *Recorded* results were made once, at full size; *live* ones are made by this page as it runs.
 
@@ -103,8 +103,9 @@ nb.show(figure)
 #
 # $$\tilde x=(x-\beta\mu)\,U\,\Lambda^{-\gamma/2},\qquad\text{of which the first }k\text{ coordinates are kept.}$$
 #
-# $d$ is the length of the vectors. The spectrum returns in `effective-rank`, the geometry of embeddings
-# in `shared-embedding`; {doc}`../attention/attention-scale` has cosines of random vectors.
+# $d$ is the length of the vectors. The spectrum returns in [effective-rank](../optimization/effective-rank.ipynb), the geometry of
+# embeddings in [shared-embedding](../depth/shared-embedding.ipynb); [attention-scale](../attention/attention-scale.ipynb) has cosines of
+# random vectors.
 #
 # ## The algorithm
 #
@@ -471,7 +472,7 @@ nb.derivation(
 #
 # $$\sum_j\frac{y_j}{w_j}=\sum_j\frac{b_j}{w_j}$$
 #
-# for *every* token, whatever it says, and for every average of tokens. The direction $1/w$ has no variance at all: $\operatorname{rank}\Sigma_1\le d-1$. BERT is a post-norm network: every layer ends like this. Full
+# for *every* token, whatever it says, and for every average of tokens. The direction $1/w$ has no variance at all: $\operatorname{rank}\Sigma_1\le d-1$. BERT is a Post-Norm network: every layer ends like this. Full
 # whitening of computed vectors divides the rounding noise of that direction by its own size (X2 has the factor).
 #
 # A second consequence completes D6. Along $1/w$ the mean of the vectors is not zero and nothing varies, so for $\beta\ne1$ this coordinate of $x-\beta\mu$ is a constant, which whitening normalises to $\pm1$: then
@@ -1753,7 +1754,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# P1 and P4 are poolings of post 8321: average of the first and last layers, and the pooler's output (from memory). The mean of SimBERT over five sets falls by six points with full whitening, our top layer by two;
+# P1 and P4 are two of post 8321's four poolings (averages of the first and last layers or of the last, the [CLS] vector, the pooler's output); which is which we could not check. The mean of SimBERT over five sets falls by six points with full whitening, our top layer by two;
 # the rotation costs little in both. What SimBERT loses depends on the set: 15 points on ATEC, 0.8 on STS-B, and on PAWSX it gains 3.4.
 #
 # Two discrepancies in print. Fitted to NLI, the re-implementation is several points below what the paper gives (63.65 against 68.19 in full); we cannot say why. And the target's own sentences are not always the best: in its README BERT-base cut to 256 has
