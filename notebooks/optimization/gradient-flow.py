@@ -84,6 +84,7 @@ nb.show(figure)
 #
 # The author says openly that he has no derivation of the last step. Here is a short one (D7), with an exactly solvable case (D8) and a numerical one (E1). Then come the questions of a user: does the flow end where the post
 # says (C15)? at what speed (E2, X2)? what does replacing the ODE by the SDE cost (E4, E6)? and if samples of $p$ are at hand, can the ODE be run with a learned ratio (E6c)?
+# (In the figure, ULA is Langevin's equation in steps of size $h$; the JKO step is the minimisation that defines the flow.)
 #
 # Related notebooks: [DDPM by Bayes' rule](../diffusion/ddpm-bayes.ipynb) and [DDIM](../diffusion/ddim.ipynb) run the same continuity equation backwards in time; [Muon](muon.ipynb) and [the spectral condition](mup-spectral.ipynb) descend in the spectral norm of D3.
 #
