@@ -14,7 +14,7 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/mup.ipynb)
 #
 # **The point.** A learning rate tuned on a narrow network fails on a wide one, because a step changes a wider network more. muP (the maximal update parametrisation) asks that forward signal, backward signal, loss decrease and feature change per step not depend on the width $d$. Counting powers of $d$
-# then fixes initial variance and learning rate of every layer, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free; feature change sets it. In our Transformers (width 64 to 1024, Shakespeare, 500 steps) the best rate falls 40-fold under the standard parametrisation (SP), where one rate serves all layers, and by a third of an octave under muP.
+# then fixes initial variance and learning rate of every layer, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free; feature change sets it. In our Transformers (width 64 to 1024, Shakespeare, 500 steps) the best rate falls 40-fold under the standard parametrisation (SP), where one rate serves all layers, and by a third of an octave (a factor of 1.3) under muP.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -86,7 +86,7 @@ nb.show(figure)
 #
 # $$Y_{in}=XW_{in},\qquad Y_0=Y_{in},\qquad Y_{k}=\varphi(Y_{k-1}W_k),\qquad Y_{out}=Y_K,\qquad Z=Y_{out}W_{out},$$
 #
-# with $X$ $(b,d_{in})$, $W_{in}$ $(d_{in},d)$, $W_k$ $(d,d)$, $W_{out}$ $(d,d_{out})$. The batch $b$, the depth $K$, $d_{in}$ and $d_{out}$ are constants; only $d$ grows. $A\sim d^p$ means that $A$ is of that exact order. "SP", the standard
+# with $X$ $(b,d_{in})$, $W_{in}$ $(d_{in},d)$, $W_k$ $(d,d)$, $W_{out}$ $(d,d_{out})$. The batch $b$, the depth $K$, $d_{in}$ and $d_{out}$ are constants, $\varphi$ is the activation; only $d$ grows. $A\sim d^p$ means that $A$ is of that exact order. "SP", the standard
 # parametrisation, is deviation $\propto1/\sqrt{\text{fan-in}}$ everywhere and one learning rate. Three exponents are wanted per block: of the initial variance, of the learning rate, and, for the readout, $\mathrm{RMS}(W_{out})\sim d^{-s}$.
 #
 # The sequel, [the spectral condition](mup-spectral.ipynb), replaces the table by one condition on spectral norms. The matrix sign of Muon, msign, is explained in [Muon](muon.ipynb).
