@@ -83,7 +83,7 @@ nb.show(figure)
 # only with a word about the rank of gradients. Is there one principle from which the table can be read off?
 #
 # The answer of the post {cite}`su2025spectral`, following {cite}`yang2023spectral`, asks for two things only. Let $x_k=\varphi(x_{k-1}W_k)$ be the output of layer $k$, a row vector, with
-# $W_k$ of shape $(d_{k-1},d_k)$, fan-in by fan-out, and write $\rho_k=d_k/d_{k-1}$. With the root mean square $\lVert x\rVert_{RMS}=\lVert x\rVert_2/\sqrt d$:
+# $W_k$ of shape $(d_{k-1},d_k)$, fan-in by fan-out, $\varphi$ an element-wise activation, and write $\rho_k=d_k/d_{k-1}$. With the root mean square $\lVert x\rVert_{RMS}=\lVert x\rVert_2/\sqrt d$:
 #
 # $$\lVert x_k\rVert_{RMS}=\Theta(1),\qquad \lVert\Delta x_k\rVert_{RMS}=\Theta(1),$$
 #
