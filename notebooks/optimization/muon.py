@@ -82,7 +82,9 @@ nb.show(figure)
 # $$\min_{\Delta W}\;\Delta\mathcal L\quad\text{subject to}\quad\rho(\Delta W)\le\eta,\qquad\Delta\mathcal L\approx\operatorname{Tr}(G^\top\Delta W).$$
 #
 # Everything hinges on $\rho$. The Frobenius norm gives gradient descent, the largest entry gives SignSGD (Adam without memory), and the spectral norm, the one that bounds the change of the layer's *output*, gives
-# $-\eta\,\mathrm{msign}(G)$: Muon {cite}`jordan2024muon`. The Moonlight report {cite}`liu2025moonlight`, of which the post's author is one of the authors, adds two repairs and scales it up: weight decay, and a factor $0.2\sqrt{\max(n,m)}$ that makes Muon's
+# $-\eta\,\mathrm{msign}(G)$, with $\mathrm{msign}(G)=UV^\top$ for $G=U\Sigma V^\top$: every non-zero singular value is set to one. That is Muon {cite}`jordan2024muon`.
+#
+# The Moonlight report {cite}`liu2025moonlight`, of which the post's author is one of the authors, adds two repairs and scales it up: weight decay, and a factor $0.2\sqrt{\max(n,m)}$ that makes Muon's
 # updates as large as Adam's, so that Adam's rates can be kept. Its headline: AdamW's loss for 52% of the training compute.
 #
 # We derive each step, then train. Prerequisite: steepest descent in other norms, in [gradient flow](gradient-flow.ipynb). How rates should scale with the width is the subject of [muP](mup.ipynb) and [the spectral condition](mup-spectral.ipynb); the entropy of singular values returns in [effective rank](effective-rank.ipynb).
