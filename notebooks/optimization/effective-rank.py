@@ -83,6 +83,7 @@ nb.show(figure)
 # The post {cite}`su2025erank` collects definitions of such a number, asks of each that it never exceed the rank, and ends on a remark that we take as our start: an
 # effective rank is a *sparsity measure of the vector of singular values*. It leaves two things vague. How do the definitions relate? ("Approximately equal", it says of
 # two of them.) And which inequalities of the rank survive? (It calls subadditivity for general matrices unknown.) Both have short, complete answers.
+# (In the figure, eH is the exponential of an entropy, PR the participation ratio, srank the stable rank, intdim the intrinsic dimension; each is defined below.)
 #
 # **Notation.** $M\in\mathbb R^{n\times m}$, $n\le m$, with singular values $\sigma_1\ge\dots\ge\sigma_n\ge0$; $\lVert M\rVert_2=\sigma_1$, $\lVert M\rVert_F^2=\sum\sigma_i^2$,
 # $\lVert M\rVert_*=\sum\sigma_i$. Shares $p_i^{(\gamma)}=\sigma_i^\gamma/\sum_j\sigma_j^\gamma$, with $\gamma=1$ or 2.
