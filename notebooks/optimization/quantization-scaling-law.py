@@ -14,9 +14,9 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/quantization-scaling-law.ipynb)
 #
 # **The point.** Suppose that what a model can learn comes in indivisible skills, and that the $k$-th commonest is needed with frequency $\propto k^{-(\gamma+1)}$. Then the
-# loss must fall like $N^{-\gamma}$ in the number $N$ of parameters and like $D^{-\gamma/(\gamma+1)}$ in the number $D$ of samples: two lines of algebra.
+# loss must fall like $N^{-\gamma}$ in the number $N$ of parameters and like $D^{-\gamma/(\gamma+1)}$ in the number $D$ of samples.
 # The networks that the hypothesis was tested on show other exponents. One reason is that every experiment has a *finite* list of skills, which bends the fitted slopes: at the paper's 500 tasks it explains why they stop falling at small $\gamma$ (figure).
-# It is not the whole story. In our own runs (200 tasks), where no constant is left to fit, it accounts for 60% of the excess of the exponent in training steps at $\gamma=0.4$ and for 23% at 0.6; the rest goes with rare skills that are learned sooner than their frequency allows.
+# In our own runs (200 tasks), where no constant is left to fit, it accounts only for 60% of the excess of the exponent in training steps at $\gamma=0.4$ and 23% at 0.6; the rest goes with rare skills that are learned sooner than their frequency allows.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
