@@ -76,7 +76,8 @@ nb.show(figure)
 # A Mixture-of-Experts layer scores its experts, keeps the $k$ best, multiplies each output by its score and adds up. Why this shape, and
 # why the multiplication? The usual story starts with the router. The post {cite}`su2025moegeometry` starts with a plain feed-forward
 # layer: it *is* a sum of $n$ smaller ones, so the question becomes which $k$ of $n$ vectors approximate their sum best. The answer for
-# orthogonal vectors, the longest ones, is then turned into an architecture.
+# orthogonal vectors, the longest ones, is then turned into an architecture. (In the figure, *projection* keeps the vectors with the largest
+# inner product with the sum, *greedy* adds one vector at a time.)
 #
 # Notation. A token is a row $x\in\mathbb R^d$, $f$ an element-wise activation. $W^A\in\mathbb R^{d\times D}$ and
 # $W^B\in\mathbb R^{D\times d}$ are cut into $n$ blocks of $c=D/n$ columns and rows, $v_i=f(xW^A_i)W^B_i$ and $S=\sum_iv_i$.
