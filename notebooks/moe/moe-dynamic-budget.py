@@ -100,6 +100,7 @@ nb.show(figure)
 #
 # Two questions, then. Can a bias hold balance and budget at once, and with which update rule? And do the experts that one token saves go
 # to a token that needs them? The post answers the first in words and leaves the second to its title. It gives no numbers.
+# (In the figure, *two-term* is the post's rule (4) below, *quantile* a rule that steps towards the batch's own quantile.)
 #
 # Notation, beyond [the geometric reading](moe-geometry.ipynb) where the layer $y=\sum_i\rho_ie_i$ comes from: $n$ experts, scores $\rho_i\ge0$
 # (the sigmoid of logits), bias $b\in\mathbb R^n$. $f_i\in\{0,1\}$ says whether a token chooses expert $i$; the *load*
