@@ -97,7 +97,20 @@ def test_a_page_is_whole(browser, path):
     sizes = sorted(((sent(f), f.stat().st_size, f.name) for f in visit.files if f.exists()), reverse=True)
     assert sum(size for size, _, _ in sizes) <= 1e6, f"a web server would send {sizes[:8]}"
     assert sum(size for _, size, _ in sizes) <= 2.5e6, f"on disk {sizes[:8]}"
+    assert len(visit.files) <= 70, "requests"
     visit.close()
+
+
+def test_a_page_is_soon_readable_on_a_slow_phone(browser):
+    heaviest = max((p for p in pages if p.startswith("notebooks/")), key=lambda p: (SITE / p).stat().st_size)
+    for path in ("book/index.html", "book/ledger.html", heaviest):
+        page = browser.new_context(viewport={"width": 390, "height": 900}).new_page()
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        page.goto(f"file://{SITE / path}", wait_until="commit")
+        painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        page.wait_for_function(painted, timeout=60_000)
+        assert page.evaluate(painted) <= 6000, f"{path}: milliseconds until the text stands, on a CPU slowed four times"
+        page.context.close()
 
 
 @pytest.mark.parametrize("path", [p for p in pages if p.startswith(("book/", "notebooks/"))])
