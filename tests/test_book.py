@@ -1,29 +1,28 @@
 """The words of the book: its notation, its bibliography, its links and its spelling."""
 
+import html
 import re
-from collections import Counter
+import runpy
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from pybtex.backends.plaintext import Backend
-from pybtex.database import parse_file
+from pybtex.database import Entry, parse_file, parse_string
 from pybtex.style.formatting.plain import Style
 
 from kexue_nb.checkout import Checkout
 
 CHECKOUT = Checkout.here()
 ROOT = CHECKOUT.root
+links = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "links.py")))
 BIBLIOGRAPHY = parse_file(ROOT / "book" / "references.bib").entries
 
 
-def prose(slug):
-    """The markdown of a notebook's source (by hand: jupytext needs half a minute for all of them)."""
-    cells = re.split(r"^# %%", CHECKOUT.source(slug).read_text(encoding="utf-8"), flags=re.M)[1:]
-    return "\n\n".join(re.sub(r"^# ?", "", c.partition("\n")[2], flags=re.M) for c in cells if c.startswith(" [markdown]"))
-
-
-PAGES = {f"book/{p.stem}": p.read_text(encoding="utf-8") for p in sorted((ROOT / "book").glob("*.md"))}
-NOTEBOOKS = {CHECKOUT.posts[slug].document: prose(slug) for slug in CHECKOUT.written()}
-SOURCES = PAGES | NOTEBOOKS
+SOURCES = links.sources(ROOT)
+SITE = ROOT / "_build" / "html"
 
 
 def cited(text):
@@ -37,18 +36,38 @@ def test_every_citation_has_an_entry_and_every_entry_a_citation():
     assert set(BIBLIOGRAPHY) - keys == set()
 
 
-@pytest.mark.parametrize("key", BIBLIOGRAPHY)
-def test_a_reference_says_who_when_and_where(key):
-    entry = BIBLIOGRAPHY[key]
-    assert entry.persons.get("author"), "no author"
-    assert re.fullmatch(r"(18|19|20)\d\d", entry.fields["year"])
-    assert any(entry.fields.get(f) for f in ("eprint", "doi", "url", "journal", "booktitle", "publisher", "institution")), (
-        "nowhere to be found"
-    )
-    assert re.fullmatch(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}", entry.fields.get("eprint", "0000.0000")), "no arXiv id"
-    assert entry.fields.get("url", "https://").startswith("https://")
-    shown = Style().format_entry("1", entry).text.render(Backend())
-    assert not re.search(r"[\\{}$]", shown), f"LaTeX would show: {shown}"
+def fault(entry, style):
+    """What is missing or wrong in a bibliography entry, or nothing."""
+    fields = entry.fields
+    if not entry.persons.get("author"):
+        return "no author"
+    if not re.fullmatch(r"(18|19|20)\d\d", fields.get("year", "")):
+        return "no year"
+    if not any(fields.get(f) for f in ("eprint", "doi", "url", "journal", "booktitle", "publisher", "institution")):
+        return "nowhere to be found"
+    if not re.fullmatch(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}", fields.get("eprint", "0000.0000")):
+        return "no arXiv id"
+    shown = style.format_entry("1", entry).text.render(Backend())
+    return f"LaTeX would show: {shown}" if re.search(r"[\\{}$]", shown) else ""
+
+
+def test_every_reference_says_who_when_and_where():
+    style = Style()
+    faults = {key: found for key, entry in BIBLIOGRAPHY.items() if (found := fault(entry, style))}
+    assert faults == {}
+
+
+def test_a_faulty_reference_is_noticed():
+    entry = parse_string(
+        r"@misc{a, author = {Su, Jianlin}, title = {On \\url{x}}, year = {2024}, eprint = {2405.04434}}", "bibtex"
+    ).entries["a"]
+    style = Style()
+    assert "LaTeX" in fault(entry, style)
+    entry.fields["title"] = "On x"
+    assert fault(entry, style) == ""
+    for field, value in (("year", "24"), ("eprint", "10122"), ("eprint", "")):
+        broken = Entry(entry.type, {**entry.fields, field: value}, entry.persons)
+        assert fault(broken, style)
 
 
 def test_no_work_stands_under_two_keys():
@@ -64,11 +83,11 @@ def test_the_posts_have_one_title():
         assert by_url[post.url]["year"] == post.date[:4]
     for slug in CHECKOUT.written():
         post = CHECKOUT.posts[slug]
-        assert f"[{post.original}]({post.url}) · {post.date} · Su Jianlin" in NOTEBOOKS[post.document]
+        assert f"[{post.original}]({post.url}) · {post.date} · Su Jianlin" in SOURCES[post.document]
 
 
 def test_the_notation_has_a_table_for_every_notebook():
-    sections = re.split(r"^#{2,3} ", PAGES["book/notation"], flags=re.M)
+    sections = re.split(r"^#{2,3} ", SOURCES["book/notation"], flags=re.M)
     tables = {s.splitlines()[0]: re.findall(r"^\| (?!symbol)(.+?) \|", s, re.M) for s in sections}
     assert set(CHECKOUT.posts) <= set(tables)
     assert {slug for slug in CHECKOUT.posts if not 4 <= len(tables[slug]) <= 12} == set()
@@ -81,7 +100,7 @@ def test_the_notation_lists_symbols_that_the_notebooks_use():
     def flat(text):
         return re.sub(r"[\s{}]", "", re.sub(r"\\[lr]?(?:Vert|\|)", r"\\|", text))
 
-    for section in re.split(r"^#{2,3} ", PAGES["book/notation"], flags=re.M):
+    for section in re.split(r"^#{2,3} ", SOURCES["book/notation"], flags=re.M):
         slug = section.splitlines()[0]
         if slug not in CHECKOUT.posts:
             continue
@@ -89,3 +108,60 @@ def test_the_notation_lists_symbols_that_the_notebooks_use():
         symbols = [s for row in re.findall(r"^\| (.+?) \| ", section, re.M) for s in re.findall(r"\$([^$]+)\$", row)]
         unused = [s for s in symbols if not any(part in source for part in flat(s).split("="))]
         assert len(unused) * 5 <= len(symbols), f"{slug} does not use {unused}"
+
+
+def internal_links(text):
+    """The targets of a page's links into the book: of markdown links, of {doc} and of images."""
+    roles = re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", text)
+    plain = re.sub(r"^```(?:bash|python).*?^```|\$[^$]*\$|`[^`\n]*`", "", text, flags=re.M | re.S)
+    return roles + [t for t in re.findall(r"\]\(([^)\s]+)\)", plain) if "://" not in t]
+
+
+def headings(text):
+    """The anchors that a page's headings make."""
+    found = re.findall(r"^#{1,3} (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in found}
+
+
+def test_links_are_found():
+    text = (
+        "[a](x.ipynb#b), {doc}`c <../d>`, {doc}`e`, ![f](g.svg), [h](https://i.org), `[j](k)`, $[l](m)$\n```python\nn[0](o)\n```\n[](p.md)"
+    )
+    assert internal_links(text) == ["../d", "e", "x.ipynb#b", "g.svg", "p.md"]
+    assert headings("# A b\n## mha-to-mla\n```\n# no\n```") == {"a-b", "mha-to-mla"}
+
+
+@pytest.mark.parametrize("page", SOURCES)
+def test_links_into_the_book_lead_to_pages_that_exist(page):
+    for target in internal_links(SOURCES[page]):
+        path, _, fragment = target.partition("#")
+        there = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        known = str(there.relative_to(ROOT).with_suffix("") if there.suffix in (".ipynb", ".md", ".py") else there.relative_to(ROOT))
+        assert known in SOURCES or there.exists(), f"{target} leads nowhere"
+        if fragment and known in SOURCES and not known.startswith("notebooks/"):
+            assert fragment in headings(SOURCES[known]), f"{target}: there is no such heading"
+
+
+def test_external_links_are_public_and_encrypted():
+    found = links.external_links(ROOT)
+    assert len(found) > 300
+    assert [a for a in found if urlsplit(a).scheme != "https"] == []
+    hosts = {urlsplit(a).hostname for a in found}
+    assert all("." in host and not re.fullmatch(r"[\d.:]+|.*\.(local|internal|lan|home|test|example)", host) for host in hosts), hosts
+
+
+@pytest.mark.skipif(not SITE.exists(), reason="run `make book` first")
+def test_every_fragment_of_the_site_has_its_anchor():
+    texts = {str(p.relative_to(SITE)): p.read_text(encoding="utf-8") for p in SITE.rglob("*.html") if "_static" not in p.parts}
+    ids = {page: set(re.findall(r'<[^>]*?\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()}
+    broken = defaultdict(list)
+    for page, text in texts.items():
+        for href in set(re.findall(r'<a\b[^>]*?\shref="([^"]+)"', text)):
+            where = urlsplit(html.unescape(href))
+            if where.scheme or where.netloc or not where.fragment:
+                continue
+            target = str(PurePosixPath(page).parent / unquote(where.path)) if where.path else page
+            target = str((SITE / target).resolve().relative_to(SITE.resolve()))
+            if target in ids and unquote(where.fragment) not in ids[target]:
+                broken[page].append(href)
+    assert broken == {}
