@@ -12,6 +12,7 @@ import pytest
 from pybtex.backends.plaintext import Backend
 from pybtex.database import Entry, parse_file, parse_string
 from pybtex.style.formatting.plain import Style
+from spellchecker import SpellChecker
 
 from kexue_nb.checkout import Checkout
 
@@ -165,3 +166,41 @@ def test_every_fragment_of_the_site_has_its_anchor():
             if target in ids and unquote(where.fragment) not in ids[target]:
                 broken[page].append(href)
     assert broken == {}
+
+
+DICTIONARY = SpellChecker(language="en")
+
+
+def known(word, listed):
+    """Whether the dictionary or the list (in small letters) has a word, or the dictionary its American spelling."""
+    plain = re.sub(r"['’]s$", "", word.lower())
+    american = re.sub(r"is(e|es|ed|er|ers|ing|ation|ations|able)$", r"iz\1", plain).replace("our", "or")
+    return plain in listed or any(w in DICTIONARY for w in (word.lower(), plain, american))
+
+
+def words_of(text):
+    """The words of a page's prose: no code, no formulas, no roles, no addresses."""
+    text = re.sub(r"^```(?:bash|python|text).*?^```", "", text, flags=re.M | re.S)
+    text = re.sub(r"^```\{.*$|^:class:.*$|&\w+;", "", text, flags=re.M)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`\n]*`|\{[\w:-]+\}|\]\([^)]*\)|https?://\S+|<[^>]+>", " ", text, flags=re.S)
+    return re.findall(r"(?<![\w.@/\\])[A-Za-zÀ-ɏ]+(?:['’][A-Za-z]+)?(?![\w@/])", text)
+
+
+def test_the_prose_is_spelt_as_the_dictionary_and_the_word_list_have_it():
+    listed = (ROOT / "book" / "words.txt").read_text(encoding="utf-8").split("\n")[2:-1]
+    assert listed == sorted(set(listed), key=lambda w: (w.lower(), w))
+    small = {w.lower() for w in listed}
+    unknown = {word: page for page, text in SOURCES.items() for word in set(words_of(text)) if not known(word, small)}
+    assert unknown == {}, "correct these, or add them to book/words.txt"
+
+
+@pytest.mark.parametrize("word", ["teh", "recieve", "occured", "normalisd", "Guassian", "derivaton", "behavoiur", "seperate", "thier"])
+def test_a_misspelling_is_noticed(word):
+    assert not known(word, {"softmax"})
+
+
+@pytest.mark.parametrize(
+    "word", ["normalised", "normalized", "Optimiser", "initialisation", "behaviour", "centred", "neighbour's", "softmax's"]
+)
+def test_both_spellings_pass(word):
+    assert known(word, {"softmax", "centred"})
