@@ -122,7 +122,7 @@ class Checkout:
                 lines += [f"  - caption: {name}", "    chapters:"]
                 lines += [f"      - file: {self.posts[s].document}" for s in slugs]
         lines += ["  - caption: The book", "    chapters:"]
-        lines += [f"      - file: book/{page}" for page in ("ledger", "results", "notation", "bibliography", "about")]
+        lines += [f"      - file: book/{page}" for page in ("ledger", "results", "notation", "glossary", "posts", "bibliography", "about")]
         return "\n".join(lines) + "\n"
 
     def address_files(self) -> list[Path]:

@@ -3,12 +3,14 @@
 import html
 import re
 import runpy
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from PIL import Image
 from pybtex.backends.plaintext import Backend
 from pybtex.database import Entry, parse_file, parse_string
 from pybtex.style.formatting.plain import Style
@@ -204,3 +206,44 @@ def test_a_misspelling_is_noticed(word):
 )
 def test_both_spellings_pass(word):
     assert known(word, {"softmax", "centred"})
+
+
+def test_the_glossary_is_sorted_bilingual_and_linked():
+    def plain(term):
+        return unicodedata.normalize("NFKD", term).encode("ascii", "ignore").decode().lower().replace("-", " ")
+
+    body = re.search(r"```\{glossary\}\n(.*?)```", SOURCES["book/glossary"], re.S)[1].strip()
+    entries = [entry.split("\n  ") for entry in body.split("\n\n")]
+    assert 80 <= len(entries) <= 150
+    assert [e[0] for e in entries] == sorted({e[0] for e in entries}, key=plain)
+    for term, definition in entries:
+        found = re.fullmatch(r"\{zh\}`[^`]+` · [^.]*\..* \[([\w-]+)\]\(\.\./(notebooks/\w+/[\w-]+)\.ipynb\)", definition)
+        assert found, term
+        assert found[2] == CHECKOUT.posts[found[1]].document
+        stem = max(re.findall(r"[^\W\d_]+", term), key=len)[:6].lower()
+        assert stem in SOURCES[found[2]].lower() or term in ("MLA", "GQA"), f"{found[1]} does not speak of {term}"
+
+
+@pytest.mark.skipif(not SITE.exists(), reason="run `make book` first")
+def test_every_page_tells_search_engines_what_it_is():
+    base = f"https://{CHECKOUT.repository.split('/')[3]}.github.io/{CHECKOUT.repository.split('/')[4]}/"
+    listed = re.findall(r"<loc>([^<]+)</loc>", (SITE / "sitemap.xml").read_text(encoding="utf-8"))
+    expected = sorted(f"{p.relative_to(SITE)}" for folder in ("book", "notebooks") for p in (SITE / folder).rglob("*.html"))
+    assert listed == [base + page for page in expected]
+    assert f"Sitemap: {base}sitemap.xml" in (SITE / "robots.txt").read_text(encoding="utf-8")
+    said = Counter()
+    for page in expected:
+        head = (SITE / page).read_text(encoding="utf-8").partition("</head>")[0]
+        assert f'<link rel="canonical" href="{base}{page}"' in head
+        tags = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', head))
+        assert {"og:title", "og:description", "og:url", "og:image", "twitter:card", "description"} <= set(tags), page
+        assert 40 <= len(html.unescape(tags["description"])) <= 300, page
+        assert not re.search(r"\\[a-z]|\$", tags["og:title"] + tags["description"]), page
+        assert (SITE / tags["og:image"].removeprefix(base)).exists()
+        said[tags["og:title"]] += 1
+    assert max(said.values()) == 1
+
+
+def test_the_card_has_the_size_that_networks_ask_for():
+    with Image.open(ROOT / "book" / "_static" / "card.png") as card:
+        assert card.size == (1200, 630)
