@@ -3,6 +3,7 @@
 import html
 import re
 import runpy
+import tomllib
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
@@ -10,12 +11,14 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from PIL import Image
 from pybtex.backends.plaintext import Backend
 from pybtex.database import Entry, parse_file, parse_string
 from pybtex.style.formatting.plain import Style
 from spellchecker import SpellChecker
 
+import kexue_nb
 from kexue_nb.checkout import Checkout
 
 CHECKOUT = Checkout.here()
@@ -229,7 +232,7 @@ def test_every_page_tells_search_engines_what_it_is():
     base = f"https://{CHECKOUT.repository.split('/')[3]}.github.io/{CHECKOUT.repository.split('/')[4]}/"
     listed = re.findall(r"<loc>([^<]+)</loc>", (SITE / "sitemap.xml").read_text(encoding="utf-8"))
     expected = sorted(f"{p.relative_to(SITE)}" for folder in ("book", "notebooks") for p in (SITE / folder).rglob("*.html"))
-    assert listed == [base + page for page in expected]
+    assert sorted(listed) == sorted(base + page for page in expected)
     assert f"Sitemap: {base}sitemap.xml" in (SITE / "robots.txt").read_text(encoding="utf-8")
     said = Counter()
     for page in expected:
@@ -247,3 +250,19 @@ def test_every_page_tells_search_engines_what_it_is():
 def test_the_card_has_the_size_that_networks_ask_for():
     with Image.open(ROOT / "book" / "_static" / "card.png") as card:
         assert card.size == (1200, 630)
+
+
+def test_the_licences_and_the_citation_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The editors of this edition"}]
+    assert citation["repository-code"] == CHECKOUT.repository
+    assert citation["version"] == kexue_nb.__version__
+    assert citation["title"] == yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
+    assert [p["family-names"] for r in citation["references"] for p in r["authors"]] == ["Su"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["license"] == [project["license"], "CC-BY-4.0"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+    assert (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8").startswith("Attribution 4.0 International")
+    assert all(f"]({name})" in SOURCES["README"] for name in ("LICENSE", "LICENSE-TEXT", "CITATION.cff"))
