@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-PAGES = ("ledger", "did-not-hold", "papers", "results", "notation", "bibliography", "about")
+PAGES = ("ledger", "did-not-hold", "papers", "results", "notation", "glossary", "posts", "bibliography", "about")
 
 
 class CheckoutError(RuntimeError):
@@ -130,7 +130,7 @@ class Checkout:
 
     def address_files(self) -> list[Path]:
         """The files that carry the repository's address."""
-        named = [self.root / name for name in ("pyproject.toml", "_config.yml", "README.md")]
+        named = [self.root / name for name in ("pyproject.toml", "_config.yml", "README.md", "CITATION.cff")]
         return [f for f in named if f.exists()] + [f for s in self.written() for f in (self.source(s), self.executed(s)) if f.exists()]
 
     def move_to(self, address: str) -> list[Path]:

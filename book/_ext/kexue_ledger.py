@@ -81,7 +81,9 @@ class DidNotHold(FromNotebooks):
         for name in wanted:
             post, e = book.entry(name)
             if post.slug != last:
-                blocks.append(f'<h2 class="kx-heading" id="{post.slug}"><a href="../{post.document}.html">{html.escape(post.title)}</a></h2>')
+                blocks.append(
+                    f'<h2 class="kx-heading" id="{post.slug}"><a href="../{post.document}.html">{html.escape(post.title)}</a></h2>'
+                )
                 last = post.slug
             item = found[name]
             figure = image(book.figure(post.slug, item["figure"])) if "figure" in item else ""
@@ -103,7 +105,11 @@ class Papers(FromNotebooks):
                 last = item["paper"]
                 title = html.escape(bibliography[last].fields["title"].translate(str.maketrans("", "", "{}")))
                 cited, problems = self.state.inline_text(f"{{cite:t}}`{last}`", self.lineno)
-                found += [nodes.raw("", f'<h2 class="kx-heading" id="{last}">{title}</h2>', format="html"), nodes.paragraph("", "", *cited), *problems]
+                found += [
+                    nodes.raw("", f'<h2 class="kx-heading" id="{last}">{title}</h2>', format="html"),
+                    nodes.paragraph("", "", *cited),
+                    *problems,
+                ]
             found.append(nodes.raw("", self.compared(book, item), format="html"))
         return self.marked(found)
 

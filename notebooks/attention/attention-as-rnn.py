@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Attention as a quadratic-complexity RNN
 #
-# [时空之章:将Attention视为平方复杂度的RNN](https://kexue.fm/archives/10017) · 2024-03-18 · Su Jianlin
+# [时空之章：将Attention视为平方复杂度的RNN](https://kexue.fm/archives/10017) · 2024-03-18 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-as-rnn.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Can attention really concentrate? A sparsity measure for attention mechanisms
 #
-# [注意力机制真的可以“集中注意力”吗?](https://kexue.fm/archives/9889) · 2023-12-12 · Su Jianlin
+# [注意力机制真的可以“集中注意力”吗？](https://kexue.fm/archives/9889) · 2023-12-12 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-concentration.ipynb)
 #

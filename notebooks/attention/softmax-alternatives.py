@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Building probability distributions: softmax and its alternatives
 #
-# [通向概率分布之路:盘点Softmax及其替代品](https://kexue.fm/archives/10145) · 2024-06-14 · Su Jianlin
+# [通向概率分布之路：盘点Softmax及其替代品](https://kexue.fm/archives/10145) · 2024-06-14 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/softmax-alternatives.ipynb)
 #

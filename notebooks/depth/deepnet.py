@@ -9,7 +9,7 @@
 # %% [markdown]
 # # What is really hard about training a 1,000-layer Transformer?
 #
-# [训练1000层的Transformer究竟有什么困难?](https://kexue.fm/archives/8978) · 2022-03-09 · Su Jianlin
+# [训练1000层的Transformer究竟有什么困难？](https://kexue.fm/archives/8978) · 2022-03-09 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/deepnet.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Sampling in five calls: a mean-value theorem for ODE solvers
 #
-# [生成扩散模型漫谈(二十一):中值定理加速ODE采样](https://kexue.fm/archives/9881) · 2023-12-07 · Su Jianlin
+# [生成扩散模型漫谈（二十一）：中值定理加速ODE采样](https://kexue.fm/archives/9881) · 2023-12-07 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/amed.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # DDCM: a picture as the list of noises that a sampler used
 #
-# [生成扩散模型漫谈(二十九):用DDPM来离散编码](https://kexue.fm/archives/10711) · 2025-02-14 · Su Jianlin
+# [生成扩散模型漫谈（二十九）：用DDPM来离散编码](https://kexue.fm/archives/10711) · 2025-02-14 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddcm.ipynb)
 #

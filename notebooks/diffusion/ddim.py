@@ -9,7 +9,7 @@
 # %% [markdown]
 # # DDIM: the family of samplers that share DDPM's network
 #
-# [生成扩散模型漫谈(四):DDIM = 高观点DDPM](https://kexue.fm/archives/9181) · 2022-07-27 · Su Jianlin
+# [生成扩散模型漫谈（四）：DDIM = 高观点DDPM](https://kexue.fm/archives/9181) · 2022-07-27 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddim.ipynb)
 #

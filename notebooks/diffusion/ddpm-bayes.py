@@ -9,7 +9,7 @@
 # %% [markdown]
 # # DDPM as Bayes' rule plus a denoiser: what the guess costs
 #
-# [生成扩散模型漫谈(三):DDPM = 贝叶斯 + 去噪](https://kexue.fm/archives/9164) · 2022-07-19 · Su Jianlin
+# [生成扩散模型漫谈（三）：DDPM = 贝叶斯 + 去噪](https://kexue.fm/archives/9164) · 2022-07-19 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddpm-bayes.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # DDPM as a chain of small VAE steps: what each step costs
 #
-# [生成扩散模型漫谈(二):DDPM = 自回归式VAE](https://kexue.fm/archives/9152) · 2022-07-06 · Su Jianlin
+# [生成扩散模型漫谈（二）：DDPM = 自回归式VAE](https://kexue.fm/archives/9152) · 2022-07-06 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddpm-vae.ipynb)
 #

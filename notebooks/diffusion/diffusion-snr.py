@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Signal-to-noise ratio: why large pictures need more noise
 #
-# [生成扩散模型漫谈(二十二):信噪比与大图生成(上)](https://kexue.fm/archives/10047) · 2024-04-08 · Su Jianlin
+# [生成扩散模型漫谈（二十二）：信噪比与大图生成（上）](https://kexue.fm/archives/10047) · 2024-04-08 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/diffusion-snr.ipynb)
 #

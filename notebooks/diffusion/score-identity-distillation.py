@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Distillation by identities: Score identity Distillation
 #
-# [生成扩散模型漫谈(二十五):基于恒等式的蒸馏(上)](https://kexue.fm/archives/10085) · 2024-05-01 · Su Jianlin
+# [生成扩散模型漫谈（二十五）：基于恒等式的蒸馏（上）](https://kexue.fm/archives/10085) · 2024-05-01 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/score-identity-distillation.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Skip-Tuning: weaker skip connections at sampling time
 #
-# [生成扩散模型漫谈(二十四):少走捷径,更快到达](https://kexue.fm/archives/10077) · 2024-04-23 · Su Jianlin
+# [生成扩散模型漫谈（二十四）：少走捷径，更快到达](https://kexue.fm/archives/10077) · 2024-04-23 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/skip-tuning.ipynb)
 #

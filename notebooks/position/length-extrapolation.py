@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Length extrapolation in review: train short, test long
 #
-# [Transformer升级之路:16、“复盘”长度外推技术](https://kexue.fm/archives/9948) · 2024-01-26 · Su Jianlin
+# [Transformer升级之路：16、“复盘”长度外推技术](https://kexue.fm/archives/9948) · 2024-01-26 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/length-extrapolation.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # A simple look at multimodal position encoding: RoPE-1D, RoPE-2D and RoPE-Tie
 #
-# [Transformer升级之路:17、多模态位置编码的简单思考](https://kexue.fm/archives/10040) · 2024-03-29 · Su Jianlin
+# [Transformer升级之路：17、多模态位置编码的简单思考](https://kexue.fm/archives/10040) · 2024-03-29 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/multimodal-rope.ipynb)
 #

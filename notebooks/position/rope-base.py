@@ -9,7 +9,7 @@
 # %% [markdown]
 # # How large must the base of RoPE be? The base bound, computed exactly
 #
-# [Transformer升级之路:18、RoPE的底数选择原则](https://kexue.fm/archives/10122) · 2024-05-29 · Su Jianlin
+# [Transformer升级之路：18、RoPE的底数选择原则](https://kexue.fm/archives/10122) · 2024-05-29 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/rope-base.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # BERT-whitening with hyper-parameters: there is always one that suits you
 #
-# [当BERT-whitening引入超参数:总有一款适合你](https://kexue.fm/archives/9079) · 2022-05-18 · Su Jianlin
+# [当BERT-whitening引入超参数：总有一款适合你](https://kexue.fm/archives/9079) · 2022-05-18 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/bert-whitening.ipynb)
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Thinking about multimodality behind closed doors (2): autoregression
 #
-# [“闭门造车”之多模态思路浅谈(二):自回归](https://kexue.fm/archives/10197) · 2024-07-08 · Su Jianlin
+# [“闭门造车”之多模态思路浅谈（二）：自回归](https://kexue.fm/archives/10197) · 2024-07-08 · Su Jianlin
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/multimodal-autoregression.ipynb)
 #
