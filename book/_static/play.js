@@ -5,7 +5,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const HEIGHT = 270;
   const INKS = ["kx-c0", "kx-c1", "kx-c2", "kx-c3", "kx-c4", "kx-c5"]; // blue, orange, green, purple, grey, the text's own
-  const INSIDE = { left: 54, right: 12, top: 26, bottom: 42 };
+  const INSIDE = { left: 54, right: 22, top: 26, bottom: 42 };
   const plays = (window.kexuePlays = {});
   let unique = 0;
 
@@ -15,7 +15,7 @@
     const size = Math.abs(x);
     if (size !== 0 && (size < 1e-3 || size >= 1e7)) {
       const [mantissa, power] = x.toExponential(digits - 1).split("e");
-      return `${mantissa.replace("-", "−")}·10${[...String(Number(power))].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("")}`;
+      return `${mantissa === "1" ? "" : `${mantissa.replace("-", "−")}·`}10${[...String(Number(power))].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("")}`;
     }
     const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size || 1)));
     return x.toLocaleString("en", { maximumFractionDigits: decimals }).replace("-", "−");
@@ -52,7 +52,7 @@
     }
     const rough = (max - min) / wanted;
     const ten = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((k) => k * ten).find((s) => s >= rough * 0.999);
+    const step = [1, 2, 5, 10].map((k) => k * ten).find((s) => s >= rough * 0.7);
     const first = Math.ceil(min / step - 1e-9);
     return Array.from({ length: Math.floor(max / step + 1e-9) - first + 1 }, (_, i) => [(first + i) * step, number(Number(((first + i) * step).toPrecision(6)))]);
   };
@@ -69,10 +69,12 @@
     return { forth, back };
   };
 
-  const path = (points, x, y, top, bottom) => {
+  const inside = ({ min, max }, x) => x >= min && x <= max;
+
+  const path = (points, x, y) => {
     let text = "", pen = "M";
     for (const [a, b] of points) {
-      const [u, v] = [x(a), Math.min(bottom, Math.max(top, y(b)))];
+      const [u, v] = [x(a), Math.min(1e4, Math.max(-1e4, y(b)))]; // what lies far outside is cut off anyway
       if (Number.isNaN(u) || Number.isNaN(v)) { pen = "M"; continue; }
       text += `${pen}${u.toFixed(1)} ${v.toFixed(1)}`;
       pen = "L";
@@ -111,13 +113,13 @@
       shape(ink, "line", { ...line, class: `kx-line ${INKS[rule.color ?? 4]}`, "stroke-width": 1.2, "stroke-dasharray": DASHES[rule.dash ?? "dot"] });
     }
     for (const line of panel.lines ?? []) {
-      shape(ink, "path", { d: path(line.points, x.forth, y.forth, -1e4, 1e4), class: `kx-line ${INKS[line.color]}`, "stroke-width": line.width ?? 2, "stroke-dasharray": DASHES[line.dash ?? "solid"] });
+      shape(ink, "path", { d: path(line.points, x.forth, y.forth), class: `kx-line ${INKS[line.color]}`, "stroke-width": line.width ?? 2, "stroke-dasharray": DASHES[line.dash ?? "solid"] });
     }
     for (const bar of panel.bars ?? []) {
       shape(ink, "rect", { x: x.forth(bar.x0), width: x.forth(bar.x1) - x.forth(bar.x0), y: Math.min(y.forth(bar.y), y.forth(0)), height: Math.abs(y.forth(0) - y.forth(bar.y)), class: `kx-bar ${INKS[bar.color]}` });
     }
     for (const dots of panel.dots ?? []) {
-      for (const [a, b] of dots.points) shape(ink, "circle", { cx: x.forth(a), cy: y.forth(b), r: dots.size ?? 5, class: `kx-dot ${INKS[dots.color]}${dots.hollow ? " kx-hollow" : ""}` });
+      for (const [a, b] of dots.points.filter(([a, b]) => inside(panel.x, a) && inside(panel.y, b))) shape(svg, "circle", { cx: x.forth(a), cy: y.forth(b), r: dots.size ?? 5, class: `kx-dot ${INKS[dots.color]}${dots.hollow ? " kx-hollow" : ""}` });
     }
     for (const note of panel.notes ?? []) {
       shape(svg, "text", { x: x.forth(note.x) + (note.dx ?? 0), y: y.forth(note.y) + (note.dy ?? 0), "text-anchor": note.anchor ?? "start", class: "kx-note" }, note.text);
@@ -144,14 +146,16 @@
     return list;
   };
 
-  /** The value of a control, from the position of its slider or the option chosen. */
+  /** The value of a control: the one last written, which need not lie on a step, or that of the slider or option since chosen. */
   const read = (control, input) => {
     if (control.options) return typeof control.value === "number" ? Number(input.value) : input.value;
+    if (input.value === control.place) return control.held;
     const value = control.log ? 10 ** Number(input.value) : Number(input.value);
     return control.whole ? Math.round(value) : value;
   };
   const write = (control, input, value) => {
     input.value = control.log ? Math.log10(value) : value;
+    Object.assign(control, { place: input.value, held: value });
   };
 
   const build = (host, name) => {
@@ -201,7 +205,7 @@
       picture.replaceChildren(...panels.map((panel) => {
         const { svg, back } = draw(panel, width, `${panel.title}. Across: ${panel.x.label}. ${text}`);
         if (panel.drag) draggable(svg, back, panel.drag);
-        return element("div", { class: "kx-panel" }, svg, legend(panel));
+        return element("div", { class: "kx-panel", style: `width: ${width}px` }, svg, legend(panel));
       }));
       readout.textContent = text;
     };

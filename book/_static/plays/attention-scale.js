@@ -1,6 +1,6 @@
 // attention/attention-scale: the gradient of a softmax over n normal scores against the scale: approximation, exact mean, one draw.
 (() => {
-  const { slider, number, range, spacedLog, sum, normals } = kexuePlay;
+  const { slider, number, range, spacedLog, normals } = kexuePlay;
   const ALPHAS = spacedLog(0.3, 30, 45);
 
   const approximation = (alpha, n) => alpha * (1 - Math.exp(alpha * alpha) / n);
@@ -16,30 +16,39 @@
     return low;
   };
 
-  /** E of α(1 − Σp²) over n normal scores: 1/Z² = ∫ t e^(−tZ) dt makes the keys independent; t = e^(−αu), both integrals as sums. */
+  /** The mean gradient as the mean attended score E Σps: 1/Z = ∫ e^(−tZ) dt makes the keys independent; t = e^(−αu), both integrals as sums. */
   const exactMean = (alpha, n) => {
-    const near = Math.min(0.1, 0.9 / alpha), far = 0.08 + 0.25 / alpha;
-    const nodes = range(Math.ceil(15 / near) + 1, (j) => -7.5 + j * near);
-    const mass = nodes.map((s) => (Math.exp((-s * s) / 2) / Math.sqrt(2 * Math.PI)) * near);
+    const near = Math.min(0.1, 0.6 / alpha), far = 0.06 + 0.25 / alpha;
+    const scores = range(Math.ceil(15 / near) + 1, (j) => -7.5 + j * near);
+    const mass = scores.map((s) => (Math.exp((-s * s) / 2) / Math.sqrt(2 * Math.PI)) * near);
+    const weights = scores.map((s) => Math.exp(alpha * s));
     let total = 0;
-    for (let u = -8.5; u < 8.5 + 16 / alpha; u += far) {
-      let [lost, squares] = [0, 0]; // 1 − E e^(−t e^(αs)), and t² E[e^(2αs) e^(−t e^(αs))]
-      for (let j = 0; j < nodes.length; j += 1) {
-        const te = Math.exp(Math.min(40, alpha * (nodes[j] - u)));
-        lost -= mass[j] * Math.expm1(-te);
-        squares += mass[j] * te * te * Math.exp(-te);
+    for (let u = 8.5 + 24 / alpha; u > -8.5; u -= far) {
+      const t = Math.exp(-alpha * u);
+      let [lost, first] = [0, 0]; // 1 − E e^(−t e^(αs)), and t E[s e^(αs) e^(−t e^(αs))]
+      for (let j = 0; j < scores.length; j += 1) {
+        const te = t * weights[j];
+        const kept = te > 50 ? 0 : Math.exp(-te);
+        lost += mass[j] * (1 - kept);
+        if (kept) first += mass[j] * scores[j] * te * kept;
       }
-      total += squares * Math.exp((n - 1) * Math.log1p(-Math.min(lost, 1 - 1e-15)));
+      const others = (n - 1) * Math.log1p(-Math.min(lost, 1 - 1e-15));
+      if (others < -60) break;
+      total += first * Math.exp(others);
     }
-    return alpha * (1 - n * total * alpha * far);
+    return n * total * alpha * far;
   };
 
-  /** G of one score vector. */
+  /** G of one score vector, largest score first. */
   const gradient = (alpha, scores) => {
-    const top = Math.max(...scores);
-    const weights = scores.map((s) => Math.exp(alpha * (s - top)));
-    const total = sum(weights);
-    return alpha * (1 - sum(weights.map((w) => w * w)) / (total * total));
+    let [total, squares] = [0, 0];
+    for (const s of scores) {
+      const weight = Math.exp(alpha * (s - scores[0]));
+      if (weight < 1e-17) break;
+      total += weight;
+      squares += weight * weight;
+    }
+    return alpha * (1 - squares / (total * total));
   };
 
   const means = new Map();
@@ -56,7 +65,7 @@
       slider("draw", "score vector, draw number", 1, 40, 1, { step: 1, whole: true }),
     ],
     compute({ n, alpha, draw }) {
-      const scores = normals(n, draw);
+      const scores = normals(n, draw).sort((x, y) => y - x);
       const one = ALPHAS.map((a) => [a, gradient(a, scores)]);
       return {
         approximation: ALPHAS.map((a) => [a, approximation(a, n)]),

@@ -53,7 +53,7 @@
       const most = Math.max(...before.shares, ...after.shares);
       const view = (title, points, limit) => ({
         title,
-        x: { label: "first coordinate", min: -limit, max: limit },
+        x: { label: "first coordinate", min: -1.37 * limit, max: 1.37 * limit }, // the axes are about 1.37 times as wide as high
         y: { min: -limit, max: limit },
         lines: points.slice(0, 2).map((x, i) => ({ points: [[0, 0], x], color: [1, 3][i], width: 1.6 })),
         dots: [{ points, color: 0, size: 2 }, { points: [points[0]], color: 1, size: 6 }, { points: [points[1]], color: 3, size: 6 }],
@@ -62,8 +62,8 @@
       return {
         text: `β = ${number(beta)}, γ = ${number(gamma)}: mean cosine of all pairs ${number(before.mean)} before, ${number(after.mean)} after; of the two marked vectors ${number(marked[0])} before, ${number(marked[1])} after.`,
         panels: [
-          view("Before", cloud, 1.05 * reach),
-          view("After, (x − βμ) U Λ^(−γ/2), scaled to fit", rows.map((x) => [x[0] / size, x[1] / size]), 3),
+          view("Before", cloud, 0.9 * reach),
+          view("After, (x − βμ) U Λ^(−γ/2), scaled to fit", rows.map((x) => [x[0] / size, x[1] / size]), 2.6),
           {
             title: "Cosines of all pairs",
             x: { label: "cosine", min: -1, max: 1 },

@@ -32,7 +32,7 @@
       choice("rule", "rule", Object.keys(RULES), "two-term (4)"),
       slider("k", "budget k, experts a token of 2", 0.2, 1.8, 1, { step: 0.05 }),
       slider("rate", "step of the bias", 5e-4, 0.02, 2e-3, { log: true, step: 0.02 }),
-      slider("b1", "b₁ at the start", -0.7, -0.3, -0.34, { step: 0.005 }),
+      slider("b1", "b₁ at the start", -0.7, -0.3, -0.345, { step: 0.005 }),
       slider("b2", "b₂ at the start", -0.7, -0.3, -0.62, { step: 0.005 }),
     ],
     compute({ rule, k, rate, b1, b2 }) {

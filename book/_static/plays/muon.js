@@ -30,8 +30,8 @@
     show({ steps, a, b, c }, { after, lowest, highest, orbit, one, growth }) {
       const stairs = orbit.slice(0, -1).flatMap((y, k) => [[y, y], [y, orbit[k + 1]], [orbit[k + 1], orbit[k + 1]]]);
       return {
-        text: `After ${steps} steps ${number(orbit[0])} has become ${number(orbit[steps])}; all x from 0.0015 to 1 lie between ${number(lowest)} and ${number(highest)}. ` +
-          `Small values grow by a to the power ${steps} = ${number(growth)}; f(1) = ${number(one)}.`,
+        text: `After ${steps} steps ${number(orbit[0])} has become ${number(orbit[steps])}; of the starts drawn those from 0.0015 on end between ${number(lowest)} and ${number(highest)}. ` +
+          `Tiny values grow by a^${steps} = ${number(growth)}; f(1) = ${number(one)}.`,
         panels: [
           {
             title: `A singular value after ${steps} steps`,
