@@ -38,3 +38,15 @@
   };
   addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(focusable));
 })();
+
+// Figures to drag: their code comes only to the pages that have one.
+(() => {
+  const names = new Set([...document.querySelectorAll(".kx-play")].map((place) => place.dataset.play));
+  if (!names.size) return;
+  const here = document.currentScript.src;
+  const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("play.css", here).href });
+  document.head.append(style);
+  for (const file of ["play.js", ...[...names].map((name) => `plays/${name}.js`)]) {
+    document.head.append(Object.assign(document.createElement("script"), { src: new URL(file, here).href, async: false }));
+  }
+})();

@@ -563,6 +563,13 @@ axes.legend(loc="upper right")
 nb.show(figure)
 
 # %% [markdown]
+# <div class="kx-play" data-play="deepnet" role="group" aria-label="Skip weight and initial size as dials: the budgets of three optimisers">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> drag the point in the plane of the two exponents and see the
+# first step of each optimiser at any depth. Try: from the origin (plain Post-LN) go to DeepNorm at (¼, ¼). SGD's line becomes flat, Adam's
+# does not; and the tokens, of which a later section speaks, stay apart. <span class="kx-still">The figure above shows the plane.</span></p>
+# </div>
+
+# %% [markdown]
 # ## The paper's theorem, and its table
 #
 # The paper argues on a scalar model in which a sublayer has just two numbers, $v$ and $w$:

@@ -542,6 +542,13 @@ nb.claim(
 )
 
 # %% [markdown]
+# <div class="kx-play" data-play="ddpm-vae" role="group" aria-label="Two noise schedules, with steps and last variance to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> what the two schedules leave of the data at each step, and
+# what is missing to the prior at the end. Try: go down to 100 steps, then raise the last β² until the end fits again. It is their product
+# that counts. <span class="kx-still">With 1,000 steps and 0.02 both leave 4·10⁻⁵ of the energy.</span></p>
+# </div>
+
+# %% [markdown]
 # ## The price of Gaussian steps
 #
 # Now let the regression be perfect: $\mu(x_t)=\mathbb E[x_{t-1}|x_t]$ and the best variance for each step. What divergence is left? Bayes' rule for

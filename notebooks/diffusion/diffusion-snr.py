@@ -553,6 +553,13 @@ axes.legend(fontsize=8)
 nb.show(figure)
 
 # %% [markdown]
+# <div class="kx-play" data-play="diffusion-snr" role="group" aria-label="Log SNR of coarse content, for a picture size and a schedule to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the log SNR of a pixel and of what pooling keeps, for
+# pictures s times larger and noise k times larger. Try: with s = 16 raise k from 1 to 16: the useful share comes back. Then choose the
+# interpolated schedule. <span class="kx-still">The two figures above are its stills.</span></p>
+# </div>
+
+# %% [markdown]
 # ## A loss at several scales
 #
 # The paper also adds the errors of pooled predictions. With $s$ the pooling factor,

@@ -535,6 +535,13 @@ figure.suptitle("One goal, three ways; the one-sided rule never comes back up", 
 nb.show(figure)
 
 # %% [markdown]
+# <div class="kx-play" data-play="moe-dynamic-budget" role="group" aria-label="The biases of two experts under a rule to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the path of two biases under one of the rules, from a start
+# that you choose, and the loads along it. Try: start at the lower left with the one-sided rule, which never comes back up, and change to
+# another rule. <span class="kx-still">The figure above shows the directions.</span></p>
+# </div>
+
+# %% [markdown]
 # ### Where to start
 #
 # With sigmoid scores and $b=0$ everything passes the threshold: all $n$ experts for every token. The post starts instead from a bias found

@@ -777,6 +777,13 @@ nb.claim(
 )
 
 # %% [markdown]
+# <div class="kx-play" data-play="effective-rank" role="group" aria-label="A spectrum with a knee and its effective ranks">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> a spectrum of 100 values with a knee, and its effective
+# ranks on the two curves of the chart. Try: with the knee at 10 raise the noise from a millionth. Which measures still say about 10 at a
+# tenth? <span class="kx-still">The first figure of the notebook is its still for three other spectra.</span></p>
+# </div>
+
+# %% [markdown]
 # ## Which inequalities of the rank survive?
 #
 # $\operatorname{rank}(A+B)\le\operatorname{rank}A+\operatorname{rank}B$. Roy and Vetterli proved it of $\mathrm{eH}_1$ for positive semidefinite matrices; the post calls the general case unknown.

@@ -635,6 +635,13 @@ axes.legend(fontsize=8, loc="upper left", ncols=2)
 axes.set_title("Muon's iteration reaches a band around 1 fast, and never converges")
 nb.show(figure)
 
+# %% [markdown]
+# <div class="kx-play" data-play="muon" role="group" aria-label="The Newton-Schulz map with coefficients to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the map after any number of steps, with coefficients that
+# you choose, and the path of one singular value. Try: lower a to 1.875, raise b to −1.25 and set c to 0.375. The map converges now, and
+# small values are left behind. <span class="kx-still">The figure above is its still for Muon's coefficients.</span></p>
+# </div>
+
 # %% tags=["hide-input"]
 polynomials = {"Muon's": optim.MUON_COEFFICIENTS, "cubic": (1.5, -0.5, 0.0), "quintic": (15 / 8, -5 / 4, 3 / 8)}
 steps_to = lambda level, coefficients: next(s for s in range(60) if newton_map(1e-3, s, coefficients) >= level)

@@ -506,6 +506,13 @@ nb.derivation(
 )
 
 # %% [markdown]
+# <div class="kx-play" data-play="length-extrapolation" role="group" aria-label="What interpolation, NTK and YaRN do to each pair of RoPE">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the frequency of each pair after scaling, and how far the
+# slow pairs leave the arc that they saw in training. Try: NTK-aware at s = 8 on a text 8 times longer, then on shorter ones, until no pair
+# leaves its arc. <span class="kx-still">By D9 that is at 4.4 times for L = 4096.</span></p>
+# </div>
+
+# %% [markdown]
 # ## Dynamic scaling
 #
 # Every change of frequencies alters the model inside $L$ as well, where nothing was wrong: the *extrapolation tax*. Unless the scale depends on the

@@ -97,6 +97,14 @@ nb.show(figure)
 # [MHA to MLA](../attention/mha-to-mla.ipynb) the heads of which only a part is rotated, and [multimodal RoPE](multimodal-rope.ipynb) positions with several axes.
 
 # %% [markdown]
+# <div class="kx-play" data-play="rope-base" role="group" aria-label="The sum of cosines and the usable context, for a base to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the sum <i>f</i>(<i>m</i>) against the distance for the base
+# and head size that you choose, and <i>N</i>(<i>b</i>) for the bases around it. Try: move the base from 10,000 up to 84,000 and on to
+# 120,000, and watch the first negative sum jump back and forth. <span class="kx-still">The figure above shows <i>N</i>(<i>b</i>) for head
+# size 128.</span></p>
+# </div>
+
+# %% [markdown]
 # ## RoPE in two lines
 #
 # In RoPE {cite}`su2021roformer` the position $n$ enters a query or key through a block-diagonal matrix $\mathcal R_n$, whose block $i$ turns the

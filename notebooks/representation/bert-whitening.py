@@ -416,6 +416,14 @@ nb.derivation(
 )
 
 # %% [markdown]
+# <div class="kx-play" data-play="bert-whitening" role="group" aria-label="A cloud in the plane, centred and flattened">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> a cloud of 150 made-up vectors in the plane, before and
+# after centring by β and flattening by γ, with the cosines of all pairs. Try: raise β alone, then γ alone, then both. Each removes one
+# reason for which all cosines are large. <span class="kx-still">At β = γ = 1 the cloud is round and the cosines spread over the whole
+# range.</span></p>
+# </div>
+
+# %% [markdown]
 # ## Two ways in which "full" whitening goes wrong
 #
 # **D8: too few sentences.** Whiten $N\le d+1$ vectors in general position on themselves and all cosines are equal: $-\frac1{N-1}$. With the thin SVD $PSQ^\top$ of the centred rows the whitened Gram matrix is
