@@ -1,22 +1,32 @@
-"""Sphinx extension for the PDF: what the pages show as HTML becomes LaTeX, hidden cells are left out; and the download on the front page."""
+"""Sphinx extension for the PDF: HTML becomes LaTeX, hidden cells are left out; and the directive that offers the PDF on the site."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, Tag
 from docutils import nodes
+from docutils.parsers.rst import Directive, directives
 from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+from kexue_nb import pdf
 from kexue_nb.checkout import Checkout
 from kexue_nb.ledger import VERDICTS, read_ledger
 from kexue_nb.notebook import RESULTS_MIME
 
 PREAMBLE = Path(__file__).with_name("preamble.tex")
+SETUP = ", ".join(
+    [
+        "verbatimforcewraps, verbatimmaxunderfull=3",
+        "hmargin={22mm,22mm}, vmargin={24mm,24mm}",
+        "VerbatimColor={RGB}{248,248,248}, VerbatimBorderColor={RGB}{215,215,215}",
+    ]
+)
 
 
 class LatexPages(SphinxPostTransform):
@@ -65,6 +75,8 @@ class LatexPages(SphinxPostTransform):
         """HTML that a directive wrote: text, lists and tables stay, controls and drawings go."""
         soup = BeautifulSoup(raw.astext(), "html.parser")
         for tag in soup.find_all(["form", "svg", "script", "style", "button", "select", "img", "iframe", "input"]):
+            tag.decompose()
+        for tag in soup.find_all(class_="kx-downloads"):
             tag.decompose()
         for tag in soup.find_all("table", class_="kx-results"):
             if not tag.caption or tag.caption.get_text() != "Recorded runs":
@@ -201,9 +213,8 @@ def _html_table(tag: Tag) -> list[nodes.Node]:
     rows = [tr.find_all(["th", "td"]) for tr in tag.find_all("tr")]
     if not rows or len({len(row) for row in rows}) > 1:
         return [nodes.paragraph("", " · ".join(cell.get_text() for cell in row)) for row in rows]
-    head, *body = rows
     texts = [[cell.get_text() for cell in row] for row in rows]
-    table = _table(texts[0], [[_inline(cell) for cell in row] for row in body], _widths(texts))
+    table = _table(texts[0], [[_inline(cell) for cell in row] for row in rows[1:]], _widths(texts))
     caption = [nodes.paragraph("", "", nodes.strong("", tag.caption.get_text()))] if tag.caption else []
     return [nodes.container("", *caption, table, classes=["kx-small"])]
 
@@ -277,14 +288,49 @@ def _configure(app, config) -> None:
         "extraclassoptions": "openany,oneside",
         "fncychap": "",
         "printindex": "",
-        "sphinxsetup": "verbatimforcewraps, verbatimmaxunderfull=3, hmargin={22mm,22mm}, vmargin={24mm,24mm}, VerbatimColor={RGB}{248,248,248}, "
-        "VerbatimBorderColor={RGB}{215,215,215}",
+        "sphinxsetup": SETUP,
         "preamble": PREAMBLE.read_text(encoding="utf-8"),
     }
 
 
+class Downloads(Directive):
+    """Where the PDF of the book has been made, a link to it with its size; otherwise nothing."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """A raw HTML paragraph, or nothing."""
+        env = self.state.document.settings.env
+        env.metadata[env.docname]["kexue_downloads"] = True
+        made = pdf.place(Path(env.app.srcdir))
+        if not made.exists():
+            return []
+        here = "../" * env.docname.count("/")
+        size = f"{made.stat().st_size / 1e6:.0f} MB"
+        link = f'<a href="{here}_static/{pdf.NAME}" type="application/pdf" download>The whole book as a PDF</a> ({size})'
+        return [nodes.raw("", f'<p class="kx-downloads">{link}</p>', format="html")]
+
+
+def _with_downloads(app, env, added, changed, removed) -> list[str]:
+    return [name for name, meta in env.metadata.items() if meta.get("kexue_downloads") and name in env.all_docs]
+
+
+def _copy_pdf(app, exception) -> None:
+    """Put the PDF beside the pages, or take away one that is no longer offered."""
+    if exception or app.builder.format != "html":
+        return
+    made, offered = pdf.place(Path(app.srcdir)), Path(app.outdir) / "_static" / pdf.NAME
+    if made.exists():
+        shutil.copy2(made, offered)
+    else:
+        offered.unlink(missing_ok=True)
+
+
 def setup(app):
-    """Register the build steps."""
+    """Register the directive and the build steps."""
+    directives.register_directive("kexue-downloads", Downloads)
     app.add_post_transform(LatexPages)
     app.connect("config-inited", _configure, priority=750)
+    app.connect("env-get-outdated", _with_downloads)
+    app.connect("build-finished", _copy_pdf)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
