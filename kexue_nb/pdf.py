@@ -59,7 +59,7 @@ def build(checkout: Checkout) -> Path:
     options = ["--builder", "pdflatex", "--path-output", str(target.parent), "-W", "-n", "--keep-going"]
     environment = os.environ | {
         "PYTHONIOENCODING": "utf-8",
-        "LATEXMKOPTS": "-interaction=nonstopmode -halt-on-error",
+        "LATEXMKOPTS": "-xelatex -interaction=nonstopmode -halt-on-error",
         "max_print_line": "1000",
     }
     said = target.with_name("build.log")

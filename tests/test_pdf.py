@@ -57,6 +57,15 @@ def test_html_becomes_paragraphs_lists_and_tables(extension):
     assert next(blocks[1].findall(nodes.reference))["refuri"] == "https://kexue.fm"
 
 
+def test_links_into_notebooks_stay_links(extension):
+    from bs4 import BeautifulSoup
+
+    text = '<p><a href="../notebooks/a/b.html#C1">entry</a> <a href="../notebooks/a/b.html">page</a> <a href="#top">other</a></p>'
+    (shown,) = extension.from_html(BeautifulSoup(text, "html.parser"))
+    assert [link["refuri"] for link in shown.findall(nodes.reference)] == ["%notebooks/a/b#C1", "%notebooks/a/b"]
+    assert shown.astext() == "entry page other"
+
+
 @pytest.mark.parametrize(
     ("tags", "left"), [((), ["code", "out"]), (("hide-input",), ["out"]), (("hide-output",), ["code"]), (("hide-cell",), [])]
 )
@@ -66,6 +75,15 @@ def test_hidden_parts_of_a_cell_are_left_out(extension, tags, left):
     page = nodes.container("", nodes.container("", source, output, classes=["cell", *(f"tag_{tag}" for tag in tags)]))
     extension._drop_hidden(page[0])
     assert page.astext().split() == left
+
+
+def test_an_entry_in_a_hidden_cell_stays(extension):
+    kept = nodes.container("", nodes.raw("", '<div class="kx-entry" id="X1"></div>', format="html"))
+    output = nodes.container("", nodes.paragraph("", "out"), kept, nb_element="cell_code_output")
+    page = nodes.container("", nodes.container("", output, classes=["cell", "tag_hide-cell"]))
+    extension._drop_hidden(page[0])
+    assert output.children == [kept]
+    assert output in list(page.findall())
 
 
 def test_columns_get_at_least_their_longest_word(extension):

@@ -20,6 +20,7 @@ from kexue_nb.ledger import VERDICTS, read_ledger
 from kexue_nb.notebook import RESULTS_MIME
 
 PREAMBLE = Path(__file__).with_name("preamble.tex")
+INSIDE = re.compile(r"[./]*(?P<page>notebooks/[\w/-]+)\.html(?:#(?P<id>[DCEX]\d+[a-z]?))?")
 SETUP = ", ".join(
     [
         "verbatimforcewraps, verbatimmaxunderfull=3",
@@ -55,7 +56,7 @@ class LatexPages(SphinxPostTransform):
 
     def show_output(self, bundle: nodes.container) -> None:
         """An entry, a ledger or a table of results as LaTeX; all other outputs are left to MyST-NB."""
-        shown = next((raw.astext() for raw in bundle.findall(nodes.raw) if raw["format"] == "html"), "")
+        shown = _html(bundle)
         document = self.page(bundle)
         if 'class="kx-entry"' in shown:
             id = BeautifulSoup(shown, "html.parser").div["id"]
@@ -196,7 +197,9 @@ def from_html(tag: Tag) -> list[nodes.Node]:
             blocks += [nodes.paragraph("", str(child).strip())] if str(child).strip() else []
         elif name in ("ul", "ol"):
             blocks.append(
-                nodes.bullet_list("", *[nodes.list_item("", nodes.paragraph("", "", *_inline(li))) for li in child.find_all("li")])
+                nodes.bullet_list(
+                    "", *[nodes.list_item("", nodes.paragraph("", "", *_inline(li))) for li in child.find_all("li", recursive=False)]
+                )
             )
         elif name == "table":
             blocks += _html_table(child)
@@ -226,6 +229,8 @@ def _inline(tag: Tag) -> list[nodes.Node]:
             found.append(nodes.Text(str(child)))
         elif child.name == "a" and child.get("href", "").startswith("http"):
             found.append(nodes.reference("", child.get_text(), refuri=child["href"]))
+        elif child.name == "a" and (inside := INSIDE.fullmatch(child.get("href", ""))):
+            found.append(_link(inside["page"], child.get_text(), inside["id"] or ""))
         elif child.get("data-verdict") in VERDICTS:
             found.append(_verdict(child["data-verdict"]))
         elif child.name == "br":
@@ -240,14 +245,22 @@ def _containers(document: nodes.document, element: str) -> list[nodes.container]
 
 
 def _drop_hidden(cell: nodes.container) -> None:
+    """Leave out the hidden parts of a cell, but no ledger entry: the ledger links to it."""
     tags = {c.removeprefix("tag_") for c in cell["classes"]}
     cell["classes"] = ["cell"]
     for part in list(cell.children):
         source = part.get("nb_element") == "cell_code_source"
         if "hide-cell" in tags or (source and "hide-input" in tags) or (not source and "hide-output" in tags):
+            part.children = [] if source else [output for output in part.children if 'class="kx-entry"' in _html(output)]
+        if not part.children:
             cell.remove(part)
     if not cell.children:
         cell.parent.remove(cell)
+
+
+def _html(output: nodes.Node) -> str:
+    """What a web page would show of an output."""
+    return next((raw.astext() for raw in output.findall(nodes.raw) if raw["format"] == "html"), "")
 
 
 def _tighten(block: nodes.literal_block) -> None:
