@@ -86,6 +86,13 @@ def test_an_entry_in_a_hidden_cell_stays(extension):
     assert output in list(page.findall())
 
 
+def test_a_formula_keeps_its_number(extension):
+    block = nodes.math_block("", r"a=b, \tag{1}")
+    extension._lift_tag(block)
+    assert block.astext() == r"\begin{equation*}\begin{split}a=b,\end{split}\tag{1}\end{equation*}"
+    assert block["nowrap"]
+
+
 def test_columns_get_at_least_their_longest_word(extension):
     narrow, wide = extension._widths([["α = 1", "text"], ["0.5", "a longer text, " * 20]])
     assert 5 < narrow < 20 < wide

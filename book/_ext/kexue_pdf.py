@@ -45,6 +45,8 @@ class LatexPages(SphinxPostTransform):
             _tighten(block)
         for bundle in _containers(self.document, "mime_bundle"):
             self.show_output(bundle)
+        for block in self.document.findall(nodes.math_block):
+            _lift_tag(block)
         for raw in [node for node in self.document.findall(nodes.raw) if node["format"] == "html"]:
             raw.replace_self(self.show_html(raw))
         for image in list(self.document.findall(nodes.image)):
@@ -137,11 +139,21 @@ def entry(document: str, e: dict) -> nodes.container:
         tolerance = f" (tolerance {check['tolerance']})" if check["tolerance"] else ""
         side = "against: " if check["side"] == "fails" else ""
         text = f"{side}{check['what']} [{check['method']}]: expected {check['expected']}, got {check['measured']}{tolerance}"
-        evidence += nodes.paragraph("", text)
+        evidence += nodes.paragraph("", "", *_breakable(text))
     if not e["evidence"]:
         evidence += nodes.paragraph("", e["measured"])
     head = nodes.paragraph("", "", nodes.strong("", e["id"]), nodes.Text(" "), _verdict(e["verdict"]), nodes.Text(" " + e["statement"]))
     return nodes.container("", nodes.target("", "", ids=[e["id"]]), head, evidence, classes=[f"kx-entry-{_name(e['verdict'])}"])
+
+
+def _breakable(text: str) -> list[nodes.Node]:
+    """Text whose endless words, such as numbers of 60 digits, may go on in the next line."""
+    found: list[nodes.Node] = []
+    for piece in re.findall(r"\S{1,30}|\s+", text):
+        if found and not piece.isspace() and not found[-1].astext().isspace():
+            found.append(nodes.raw("", r"\allowbreak{}", format="latex"))
+        found.append(nodes.Text(piece))
+    return found
 
 
 def ledger(document: str, entries: list[dict]) -> nodes.container:
@@ -267,6 +279,14 @@ def _tighten(block: nodes.literal_block) -> None:
     """One blank line where there were several, and an escape for the one character that no common font has."""
     text = re.sub(r"\n{3,}", "\n\n", block.astext()).replace("\u9fff", r"\u9fff")
     block.replace_self(nodes.literal_block(text, text, **block.attributes))
+
+
+def _lift_tag(block: nodes.math_block) -> None:
+    """Put a formula's number where LaTeX allows it: outside the ``split`` into which Sphinx puts every formula."""
+    if tag := re.search(r"\\tag\{[^}]*\}\s*$", block.astext()):
+        body = block.astext()[: tag.start()].strip()
+        text = rf"\begin{{equation*}}\begin{{split}}{body}\end{{split}}{tag[0].strip()}\end{{equation*}}"
+        block.children, block["nowrap"] = [nodes.Text(text)], True
 
 
 def _drop_badge(image: nodes.image) -> None:
