@@ -18,7 +18,9 @@ STYLES = {
     "fancyhdr.sty": "texlive-latex-base",
     "unicode-math.sty": "texlive-latex-recommended",
     "tabulary.sty": "texlive-latex-extra",
-    "xeCJK.sty": "texlive-lang-cjk",
+    "xeCJK.sty": "texlive-lang-chinese",
+    "ctexhook.sty": "texlive-lang-chinese",
+    "pzdr.tfm": "texlive-fonts-recommended",
 }
 FONTS = {
     "FreeSerif": "fonts-freefont-otf",

@@ -37,6 +37,12 @@ def test_an_entry_keeps_its_evidence_and_can_be_linked_to(extension):
     assert "a matter of taste" in argued.astext()
 
 
+def test_endless_words_may_break(extension):
+    words = extension._breakable("got " + "7" * 70 + " of it")
+    assert "".join(node.astext() for node in words if isinstance(node, nodes.Text)) == "got " + "7" * 70 + " of it"
+    assert [node.astext() for node in words if isinstance(node, nodes.raw)] == [r"\allowbreak{}"] * 2
+
+
 def test_a_ledger_counts_verdicts_and_links_to_entries(extension):
     shown = extension.ledger("notebooks/a/b", [ENTRY, ENTRY | {"id": "D1", "verdict": "verified"}])
     assert "2 entries: 1 verified, 1 not reproduced" in shown.astext()
@@ -105,7 +111,7 @@ def test_lost_content_is_found_in_a_log():
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
-    assert {"latexmk", "texlive-xetex", "texlive-lang-cjk", "fonts-noto-cjk"} <= set(pdf.lacking())
+    assert {"latexmk", "texlive-xetex", "texlive-lang-chinese", "fonts-noto-cjk"} <= set(pdf.lacking())
     with pytest.raises(pdf.PdfFailed, match=r"apt-get install .*latexmk"):
         pdf.build(CHECKOUT)
 
