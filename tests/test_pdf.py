@@ -3,6 +3,7 @@
 import re
 import sys
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
@@ -114,6 +115,28 @@ def test_missing_packages_are_named(monkeypatch):
     assert {"latexmk", "texlive-xetex", "texlive-lang-chinese", "fonts-noto-cjk"} <= set(pdf.lacking())
     with pytest.raises(pdf.PdfFailed, match=r"apt-get install .*latexmk"):
         pdf.build(CHECKOUT)
+
+
+def test_the_site_offers_a_pdf_that_is_there_and_no_other(extension, tmp_path):
+    made, offered = pdf.place(tmp_path), tmp_path / "html" / "_static" / pdf.NAME
+    offered.parent.mkdir(parents=True)
+    app = SimpleNamespace(srcdir=tmp_path, outdir=tmp_path / "html", builder=SimpleNamespace(format="html"))
+    env = SimpleNamespace(docname="book/index", metadata={"book/index": {}}, app=app)
+    state = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=env)))
+    directive = extension.Downloads("kexue-downloads", [], {}, [], 1, 0, "", state, None)
+
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"0" * 12_400_000)
+    extension._copy_pdf(app, None)
+    (shown,) = directive.run()
+    assert f'href="../_static/{pdf.NAME}"' in shown.astext()
+    assert "(12 MB)" in shown.astext()
+    assert offered.read_bytes() == made.read_bytes()
+
+    made.unlink()
+    extension._copy_pdf(app, None)
+    assert directive.run() == []
+    assert not offered.exists()
 
 
 # The PDF itself
