@@ -122,7 +122,7 @@ def _add_tags(app, pagename, templatename, context, doctree) -> None:
         "og:description": words,
         "og:url": f"{base}{pagename}.html",
         "og:image": f"{base}_static/card.png",
-        "og:image:alt": "Scientific Spaces, executed: an attention gradient against its scale",
+        "og:image:alt": "Scientific Spaces, executed: how far each base of RoPE reaches",
         "og:image:width": "1200",
         "og:image:height": "630",
     }
