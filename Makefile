@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 RUN := .venv/bin/python
 SLUG ?=
 
-.PHONY: help book test execute record lint serve bench clean
+.PHONY: help book pdf test execute record lint serve bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,10 @@ book:  ## the site in _build/html, after executing the notebooks whose source ch
 	@sh scripts/setup.sh book
 	@stale=$$($(RUN) -m kexue_nb stale) || exit 1; if [ -n "$$stale" ]; then sh scripts/setup.sh test && $(RUN) -m kexue_nb execute || exit 1; fi
 	@$(RUN) -m kexue_nb site
+
+pdf:  ## the whole book as _build/pdf/scientific-spaces-executed.pdf (LaTeX needed, some minutes); run it before `make book`
+	@sh scripts/setup.sh book
+	@$(RUN) -m kexue_nb pdf
 
 test: book  ## every test: package, notebooks (re-run and compared), pages in a browser
 	@sh scripts/setup.sh test

@@ -95,6 +95,19 @@ def site() -> None:
     typer.echo(f"the site is at {checkout.root / '_build' / 'html' / 'index.html'}")
 
 
+@app.command("pdf")
+def pdf_() -> None:
+    """Make _build/pdf/scientific-spaces-executed.pdf, the whole book, from the executed notebooks. Needs LaTeX; takes some minutes."""
+    from kexue_nb import pdf
+
+    typer.echo("making the PDF (some minutes) ...")
+    try:
+        made = pdf.build(Checkout.here())
+    except pdf.PdfFailed as failure:
+        _stop(str(failure))
+    typer.echo(f"the PDF is at {made} ({made.stat().st_size / 1e6:.0f} MB); `make book` offers it on the front page")
+
+
 @app.command()
 def record(slug: str) -> None:
     """Make a full-scale recording: the notebook run as a script with KEXUE_SCALE=full, on the GPU (or with KEXUE_DEVICE=cpu on the CPU)."""

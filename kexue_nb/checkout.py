@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+PAGES = ("ledger", "did-not-hold", "papers", "results", "notation", "glossary", "posts", "bibliography", "about")
+
 
 class CheckoutError(RuntimeError):
     """Not inside the book's checkout, or something in it is not as it should be."""
@@ -17,7 +19,7 @@ class CheckoutError(RuntimeError):
 
 @dataclass(frozen=True)
 class Post:
-    """One post of the book. ``part`` is the folder name of its part, ``number`` the post's archive number on the blog."""
+    """One post of the book. ``part``: its folder; ``number``: its archive number on the blog; ``needs``: slugs it builds on."""
 
     slug: str
     part: str
@@ -25,6 +27,7 @@ class Post:
     original: str
     date: str
     number: int
+    needs: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -61,7 +64,7 @@ class Checkout:
     def posts(self) -> dict[str, Post]:
         """Slug -> post, in reading order."""
         return {
-            p["slug"]: Post(p["slug"], part["part"], p["title"], p["original"], str(p["date"]), p["archive"])
+            p["slug"]: Post(p["slug"], part["part"], p["title"], p["original"], str(p["date"]), p["archive"], tuple(p.get("needs", ())))
             for part in self._catalogue
             for p in part["posts"]
         }
@@ -122,7 +125,7 @@ class Checkout:
                 lines += [f"  - caption: {name}", "    chapters:"]
                 lines += [f"      - file: {self.posts[s].document}" for s in slugs]
         lines += ["  - caption: The book", "    chapters:"]
-        lines += [f"      - file: book/{page}" for page in ("ledger", "results", "notation", "glossary", "posts", "bibliography", "about")]
+        lines += [f"      - file: book/{page}" for page in PAGES]
         return "\n".join(lines) + "\n"
 
     def address_files(self) -> list[Path]:

@@ -217,6 +217,11 @@ def _finite(what: str, **values: float) -> None:
             raise EvidenceError(f"{what}: {name} is {value}; a check needs finite numbers")
 
 
+def _scope(machine: bool) -> str:
+    """Of a check that names none: what depends on the machine reaches as far as its statement says, everything else is exact."""
+    return "as stated" if machine else "exact"
+
+
 def close(
     what: str,
     value: float,
@@ -227,7 +232,7 @@ def close(
     digits: int = 4,
     machine: bool = False,
     method: str = "measured",
-    scope: str = "exact",
+    scope: str | None = None,
 ) -> Check:
     """``|value - expected| <= tolerance``, the tolerance given either relative or absolute.
 
@@ -243,7 +248,7 @@ def close(
         raise VacuousCheck(f"{what}: a tolerance of {tolerance:.3g} is as wide as the expected value {expected:.3g}")
     width = f"{rel:.2g} relative" if abs is None else f"{abs:.2g}"
     passed = math.fabs(value - expected) <= tolerance
-    return Check(what, method, passed, number(expected, digits), number(value, digits, machine=machine), width, scope)
+    return Check(what, method, passed, number(expected, digits), number(value, digits, machine=machine), width, scope or _scope(machine))
 
 
 def less(
@@ -255,14 +260,14 @@ def less(
     digits: int = 4,
     machine: bool = False,
     method: str = "measured",
-    scope: str = "exact",
+    scope: str | None = None,
 ) -> Check:
     """``value < bound - margin``: an inequality with a margin >= 0 in the units of ``value``."""
     _finite(what, value=value, bound=bound)
     if margin < 0:
         raise ValueError(f"{what}: the margin is {margin}; it must be >= 0")
     sign, width = f"< {number(bound, digits)}", f"margin {margin:.2g}" if margin else "strict"
-    return Check(what, method, value < bound - margin, sign, number(value, digits, machine=machine), width, scope)
+    return Check(what, method, value < bound - margin, sign, number(value, digits, machine=machine), width, scope or _scope(machine))
 
 
 def more(
@@ -274,17 +279,17 @@ def more(
     digits: int = 4,
     machine: bool = False,
     method: str = "measured",
-    scope: str = "exact",
+    scope: str | None = None,
 ) -> Check:
     """``value > bound + margin``: an inequality with a margin >= 0 in the units of ``value``."""
     _finite(what, value=value, bound=bound)
     if margin < 0:
         raise ValueError(f"{what}: the margin is {margin}; it must be >= 0")
     sign, width = f"> {number(bound, digits)}", f"margin {margin:.2g}" if margin else "strict"
-    return Check(what, method, value > bound + margin, sign, number(value, digits, machine=machine), width, scope)
+    return Check(what, method, value > bound + margin, sign, number(value, digits, machine=machine), width, scope or _scope(machine))
 
 
-def increasing(what: str, values: Sequence[float], *, machine: bool = False, method: str = "measured", scope: str = "exact") -> Check:
+def increasing(what: str, values: Sequence[float], *, machine: bool = False, method: str = "measured", scope: str | None = None) -> Check:
     """Every value exceeds the one before it (at least three values)."""
     values = [float(v) for v in values]
     if len(values) < 3:
@@ -293,7 +298,7 @@ def increasing(what: str, values: Sequence[float], *, machine: bool = False, met
     step = min(b - a for a, b in itertools.pairwise(values))
     first, last, least = (number(x, machine=machine) for x in (values[0], values[-1], step))
     shown = f"from {first} to {last}, smallest step {least}"
-    return Check(what, method, step > 0, f"increasing over {len(values)} points", shown, "strict", scope)
+    return Check(what, method, step > 0, f"increasing over {len(values)} points", shown, "strict", scope or _scope(machine))
 
 
 def better(what: str, a: Sequence[float], b: Sequence[float], *, sigmas: float = 2.0, scope: str) -> Check:

@@ -13,11 +13,13 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-INK, PAPER, ACCENTS = "#1f2933", "#fbfaf7", ("#0072b2", "#009e73", "#d55e00")
+from kexue_nb.positions import first_violation
+
+INK, PAPER, BLUE = "#1f2933", "#fbfaf7", "#0072b2"
 
 
 def draw(file: Path) -> None:
-    """The title, and the attention gradient of the first notebook against its scale, for three context lengths."""
+    """The title, and how far each base of RoPE reaches (rope-base)."""
     figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
     figure.text(0.06, 0.76, "Scientific Spaces,\nexecuted", fontsize=46, color=INK, weight="bold", va="center", linespacing=1.15)
     figure.text(
@@ -31,15 +33,12 @@ def draw(file: Path) -> None:
     )
     figure.text(0.06, 0.14, "Python notebooks · SymPy · PyTorch", fontsize=18, color="#52606d", va="center")
     axes = figure.add_axes((0.62, 0.15, 0.34, 0.58), facecolor=PAPER)
-    scale = np.linspace(0, 4, 400)
-    for n, color in zip((16, 256, 4096), ACCENTS, strict=True):
-        gradient = scale * (1 - np.exp(scale**2) / n)
-        axes.plot(scale, np.where(gradient >= 0, gradient, np.nan), color=color, linewidth=4)
-        best = np.nanargmax(gradient)
-        axes.annotate(f"n = {n}", (scale[best], gradient[best]), (12, 10), textcoords="offset points", fontsize=17, color=color)
-    axes.set(xlim=(0, 3.2), ylim=(0, 2.9), xticks=[], yticks=[])
-    axes.set_xlabel("attention scale", fontsize=17, color=INK)
-    axes.set_ylabel("gradient of the softmax", fontsize=17, color=INK)
+    bases = np.geomspace(1e4, 1e6, 700)
+    axes.plot(bases, [first_violation(b, 128, 2**15) or 2**15 for b in bases.tolist()], ".", color=BLUE, markersize=5)
+    axes.set(xscale="log", yscale="log", xticks=[], yticks=[])
+    axes.minorticks_off()
+    axes.set_xlabel("base of RoPE", fontsize=17, color=INK)
+    axes.set_ylabel("usable context", fontsize=17, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Software": None})
     plt.close(figure)

@@ -1,5 +1,6 @@
 """The table of contents, the one repository address, ruff, and the paths that must not leak."""
 
+import graphlib
 import json
 import re
 import subprocess
@@ -19,6 +20,12 @@ def test_the_catalogue_has_the_37_posts():
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", post.date)
         assert post.title
         assert re.search(r"[一-鿿]", post.original)
+
+
+def test_no_notebook_builds_on_itself():
+    graph = {slug: set(post.needs) for slug, post in CHECKOUT.posts.items()}
+    assert set().union(*graph.values()) <= set(graph)
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_the_table_of_contents_lists_what_exists():
@@ -74,7 +81,7 @@ def test_lower_modules_never_import_higher_ones():
     floors |= dict.fromkeys(("latent", "linear_attention", "lora", "minilm", "multimodal", "muon", "mup", "norms", "ranks"), 1)
     floors |= dict.fromkeys(("similarity", "simplex", "vq"), 1)
     floors |= dict.fromkeys(("train", "sweep", "diffusion", "metrics", "peers"), 2)
-    floors |= dict.fromkeys(("notebook", "execute", "template"), 3) | {"__main__": 4, "__init__": 4}
+    floors |= dict.fromkeys(("notebook", "execute", "template", "pdf"), 3) | {"__main__": 4, "__init__": 4}
     for file in (CHECKOUT.root / "kexue_nb").glob("*.py"):
         for imported in re.findall(r"^\s*from kexue_nb\.(\w+) import", file.read_text(encoding="utf-8"), re.M):
             assert floors[imported] <= floors[file.stem], f"{file.stem} imports {imported}"

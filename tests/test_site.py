@@ -1,6 +1,8 @@
 """The built site in a real browser: nothing broken, nothing fetched from elsewhere, usable by everyone, light enough."""
 
+import csv
 import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +10,8 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from kexue_nb.checkout import Checkout
+from kexue_nb.checkout import PAGES, Checkout
+from kexue_nb.ledger import read_ledger
 
 CHECKOUT = Checkout.here()
 SITE = CHECKOUT.root / "_build" / "html"
@@ -75,7 +78,7 @@ def sent(file):
 def test_the_site_is_built():
     assert (SITE / "index.html").exists(), "run `make book` first"
     expected = {f"{CHECKOUT.posts[s].document}.html" for s in CHECKOUT.written()}
-    expected |= {f"book/{p}.html" for p in ("index", "ledger", "results", "notation", "bibliography", "about")}
+    expected |= {f"book/{p}.html" for p in ("index", *PAGES)}
     assert expected <= set(pages)
 
 
@@ -94,7 +97,20 @@ def test_a_page_is_whole(browser, path):
     sizes = sorted(((sent(f), f.stat().st_size, f.name) for f in visit.files if f.exists()), reverse=True)
     assert sum(size for size, _, _ in sizes) <= 1e6, f"a web server would send {sizes[:8]}"
     assert sum(size for _, size, _ in sizes) <= 2.5e6, f"on disk {sizes[:8]}"
+    assert len(visit.files) <= 70, "requests"
     visit.close()
+
+
+def test_a_page_is_soon_readable_on_a_slow_phone(browser):
+    heaviest = max((p for p in pages if p.startswith("notebooks/")), key=lambda p: (SITE / p).stat().st_size)
+    for path in ("book/index.html", "book/ledger.html", heaviest):
+        page = browser.new_context(viewport={"width": 390, "height": 900}).new_page()
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        page.goto(f"file://{SITE / path}", wait_until="commit")
+        painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        page.wait_for_function(painted, timeout=60_000)
+        assert page.evaluate(painted) <= 6000, f"{path}: milliseconds until the text stands, on a CPU slowed four times"
+        page.context.close()
 
 
 @pytest.mark.parametrize("path", [p for p in pages if p.startswith(("book/", "notebooks/"))])
@@ -155,6 +171,41 @@ def test_the_ledger_filters(browser):
     visit.close()
 
 
+def test_the_ledger_opens_filtered_from_an_address(browser):
+    visit = Visit(browser, "book/ledger.html")
+    visit.page.goto(f"file://{SITE}/book/ledger.html?post=rope-base&verdict=partly")
+    rows = visit.page.eval_on_selector_all(
+        "#kx-ledger tbody tr", "rows => rows.filter(r => !r.hidden).map(r => r.dataset.post + ' ' + r.dataset.verdict)"
+    )
+    assert rows
+    assert set(rows) == {"rope-base partly"}
+    visit.close()
+
+
+def test_the_downloads_hold_every_entry_in_full():
+    ledgers = [read_ledger(json.loads(CHECKOUT.executed(slug).read_text(encoding="utf-8"))) for slug in CHECKOUT.written()]
+    assert json.loads((SITE / "book" / "ledger.json").read_text(encoding="utf-8"))["ledgers"] == ledgers
+    with (SITE / "book" / "ledger.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    entries = [(ledger["slug"], e) for ledger in ledgers for e in ledger["entries"]]
+    assert [(r["slug"], r["id"], r["verdict"], r["measured"]) for r in rows] == [
+        (s, e["id"], e["verdict"], e["measured"]) for s, e in entries
+    ]
+    for slug in CHECKOUT.written():
+        copies = SITE / "_sources" / f"{CHECKOUT.posts[slug].document}"
+        assert copies.with_suffix(".py").read_bytes() == CHECKOUT.source(slug).read_bytes()
+        assert copies.with_suffix(".ipynb").read_bytes() == CHECKOUT.executed(slug).read_bytes()
+
+
+def test_what_did_not_hold_is_all_there(browser):
+    visit = Visit(browser, "book/did-not-hold.html")
+    ledgers = [read_ledger(json.loads(CHECKOUT.executed(slug).read_text(encoding="utf-8"))) for slug in CHECKOUT.written()]
+    failed = [e for ledger in ledgers for e in ledger["entries"] if e["verdict"] in ("refuted", "not reproduced")]
+    shown = visit.page.eval_on_selector_all(".kx-finding .kx-verdict", "all => all.map(v => v.dataset.verdict)")
+    assert shown == [e["verdict"] for e in failed]
+    visit.close()
+
+
 def test_a_ledger_link_opens_its_evidence(browser):
     visit = Visit(browser, "book/ledger.html")
     visit.page.click("#kx-ledger tbody tr:nth-child(3) a")
@@ -172,4 +223,7 @@ def test_a_notebook_page_has_its_colab_and_repository_links(browser, slug):
     colab = f"https://colab.research.google.com/github/{where}/blob/main/{CHECKOUT.posts[slug].document}.ipynb"
     assert links.count(colab) >= 2, "the badge and the launch button"
     assert any(link.startswith(CHECKOUT.repository) for link in links)
+    bar = visit.page.locator(".kx-bar")
+    assert bar.locator("a[download]").count() == 2
+    assert bar.locator(f"a[href$='ledger.html?post={slug}']").count() == 1
     visit.close()

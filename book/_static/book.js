@@ -1,4 +1,4 @@
-// The ledger's filter, the way into folded evidence, and formulas and tables that can be scrolled from the keyboard.
+// The ledger's filter (also from the address: ledger.html?verdict=refuted), the way into folded evidence, and formulas and tables that can be scrolled from the keyboard.
 (() => {
   const table = document.getElementById("kx-ledger");
   if (table) {
@@ -18,6 +18,8 @@
       }
       count.textContent = `${shown} of ${rows.length} entries`;
     };
+    const asked = new URLSearchParams(location.search);
+    for (const control of controls) control.value = asked.get(control.id.slice(3)) ?? "";
     controls.forEach((control) => control.addEventListener("input", apply));
     controls[0].form.addEventListener("submit", (event) => event.preventDefault());
     apply();
@@ -35,4 +37,16 @@
     }
   };
   addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(focusable));
+})();
+
+// Figures to drag: their code comes only to the pages that have one.
+(() => {
+  const names = new Set([...document.querySelectorAll(".kx-play")].map((place) => place.dataset.play));
+  if (!names.size) return;
+  const here = document.currentScript.src;
+  const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("play.css", here).href });
+  document.head.append(style);
+  for (const file of ["play.js", ...[...names].map((name) => `plays/${name}.js`)]) {
+    document.head.append(Object.assign(document.createElement("script"), { src: new URL(file, here).href, async: false }));
+  }
 })();

@@ -15,8 +15,9 @@
 #
 # **The point.** Causal attention is an RNN that starts over at every token and reads the whole past again: constant state, quadratic time. The recursion
 # is exact, and cut into blocks it is FlashAttention. What re-reading buys is reading *with the question in hand*: given the product of each key with the question, a GRU of four units
-# solves a recall task on which one-pass GRUs of 64 units, trained as long, fail (a one-pass matrix state of 256 numbers nearly solves it). The post's second half, that such a machine has
-# a RAM of fixed size which caps what it computes, stands less firmly: its size is no lower bound, and the ceiling of the example $2^x$ is there, but our runs cannot say what sets it.
+# recalls one of 30 pairs, where one-pass GRUs of 64 units, trained as long, fail (a one-pass matrix state of 256 numbers nearly succeeds). The post's second half, that such a machine has
+# a RAM of fixed size which caps what it computes, stands less firmly: the size given is no lower bound, and the ceiling of its example, computing $2^x$, is there, but our runs cannot say
+# what sets it.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -78,8 +79,8 @@ nb.show(figure)
 # $$o_i=\sum_{j\le i}\frac{e^{s_{ij}}}{Z_i}\,v_j,\qquad Z_i=\sum_{j\le i}e^{s_{ij}} .$$
 #
 # $n$ is the length of the sequence (the post's $L$), $L$ the number of layers (its $N$). *Row* $i$ is the pass over the past that token $i$ triggers.
-# Linear attention and its capacity are the subject of `attention-concentration`; how to run a non-linear RNN in parallel that of `nonlinear-rnn-parallel`; the
-# cache itself, and how small it can be made, that of [](mha-to-mla).
+# What linear attention can hold is the subject of [can attention concentrate](attention-concentration.ipynb); how to run a nonlinear RNN in parallel that of the
+# [parallel nonlinear RNN](nonlinear-rnn-parallel.ipynb); the cache itself, and how small it can be made, that of [from MHA to MLA](mha-to-mla.ipynb).
 
 # %% [markdown]
 # ## Turning pages
@@ -462,7 +463,9 @@ nb.claim(
 # $$m=\max(m_1,m_2),\qquad z=z_1e^{m_1-m}+z_2e^{m_2-m},\qquad y=y_1e^{m_1-m}+y_2e^{m_2-m}.$$
 #
 # The merge is associative and commutative, with identity $(-\infty,0,0)$. So a row may be cut into blocks and the blocks taken in any order: that is
-# FlashAttention {cite}`dao2022flash`, and the post's remark that it rests on the block form of the recursion. All prefixes of a row are a scan. But the scan runs over the keys of
+# FlashAttention {cite}`dao2022flash`, and the post's remark that it rests on the block form of the recursion.
+#
+# All prefixes of a row are a scan. But the scan runs over the keys of
 # *one* query. Across queries nothing is shared, and that is where $n^2$ comes from.
 
 
@@ -1352,7 +1355,9 @@ nb.derivation(
 #
 # The hard digit is the first one when numbers are written the natural way: $\lfloor10^{\mathrm{frac}(x\log_{10}2)}\rfloor$, produced from $x$ alone. It needs $\log_{10}2$ to a precision that grows with $x$. Keep it to $B$ bits,
 # rounded up: then the product errs by $x\varepsilon$ with $\varepsilon\le2^{-B}$, nine digit boundaries stand on a circle of length 1, and the expected number of errors up to $x$ reaches one near
-# $x\approx\sqrt{2/(9\varepsilon)}$. So $B\approx2\log_2x$ bits: memory grows with $x$, as the post says, but like $\log x$. It is known more: the digits of $2^x$ can be computed in logarithmic space {cite}`chiu2001division,hesse2002uniform`. The example does not
+# $x\approx\sqrt{2/(9\varepsilon)}$. So $B\approx2\log_2x$ bits: memory grows with $x$, as the post says, but like $\log x$.
+#
+# More is known: the digits of $2^x$ can be computed in logarithmic space {cite}`chiu2001division,hesse2002uniform`. The example does not
 # separate what a chain of thought can do from what a forward pass can; the $S_5$ word problem would, under the usual conjectures {cite}`merrill2023parallelism,li2024cot`.
 
 
@@ -1560,7 +1565,7 @@ nb.experiment(
 # %% [markdown]
 # The reader is one module for both: the same weights, the same order, the same number of parameters. Its input at a pair is the embedded key, the embedded value,
 # and the *product of key and query*. A one-pass reader does not know the query yet, so it gets zeros there; at the last position it is given the query itself.
-# A page-flipping reader reads the row that the query has opened. The stack trains both kinds, all rates and all seeds at once.
+# A page-flipping reader reads the row that the query has opened. The stack trains both kinds, all learning rates and all seeds at once.
 
 
 # %%
@@ -2104,6 +2109,9 @@ nb.experiment(
 
 # %% [markdown]
 # ### E8: bits for the leading digit
+#
+# **Question.** Does the prediction above hold when one counts? **Set-up.** Keep $B$ bits of $\log_{10}2$, rounded up, and look for the first $x$ whose leading digit comes out wrong.
+# **Expected.** $x\approx\sqrt{2/(9\varepsilon)}$, a doubling every two bits. **Seen.** One about every 2.3 bits from 6 to 20: the points scatter, and a near tie at $x=335$ stops both 18 and 20.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "First exponent x at which the leading digit of two to the x comes out wrong, against the number of bits kept of the constant, log axis. The measured points climb from 6 at six bits to several hundred at twenty bits and scatter around the rising line of the prediction."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.2))
@@ -2130,7 +2138,7 @@ nb.experiment(
 #
 # **Expected.** Both kinds are one module; only the input differs. If memory were the point, the one-pass reader should catch up as its state grows. If knowing the question is the point, the re-reader should need next to no state.
 #
-# **Seen** (H100, three rates, three seeds, the rate chosen on one set of 2,048 sequences and reported on another):
+# **Seen** (H100, three learning rates, three seeds, the rate chosen on one set of 2,048 sequences and reported on another):
 
 # %% tags=["hide-input"]
 cells_2, cells_2b, cells_2c = (nb.recorded(i).result["cells"] for i in ("E2", "E2b", "E2c"))
@@ -2258,7 +2266,7 @@ nb.claim(
 # %% [markdown]
 # ### E3b: the ladder in seconds and bytes
 #
-# A toy transformer of 8 layers, width 2,048, 16 heads, in bfloat16. Up to 2,048 tokens the rerun is no slower than the cached step; from there it grows with the context, while it needs a third of the cache's memory.
+# A toy Transformer of 8 layers, width 2,048, 16 heads, in bfloat16. Up to 2,048 tokens the rerun is no slower than the cached step; from there it grows with the context, while it needs a third of the cache's memory.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels against context length on log axes, recorded on an H100. Left: milliseconds for one more token; up to 2,048 tokens running the prefix again is as fast as the cached step, beyond it grows far above. Right: bytes; the cache grows in proportion to the context, and so do the activations of the rerun, which are smaller."}}
 ladder_rows = nb.recorded("E3b").result["rows"]
@@ -2337,7 +2345,7 @@ nb.show(figure)
 # the largest of the rates, 0.06, is the best one. So read "ceiling" as what 4,000 steps at these rates reach.
 #
 # What sets it? Two readings fit equally well. The longest answer has $0.30X$ digits, so a ceiling at $X\propto d$ is what a memory that grows with the hidden state would give: the post's reading. But all answers together have about $0.15X^2$ digits, and the parameters grow like $d^2$: the same runs show a table
-# of 1.7 to 2.4 bits a parameter (at 3.32 bits a digit; by D12 a digit carries fewer). To tell state from parameters one would have to change depth or the width of the feed-forward part at fixed $d$. That is not done here.
+# that is full somewhere between 1.8 and 2.4 bits a parameter at every width (at 3.32 bits a digit; by D12 a digit carries fewer). To tell state from parameters one would have to change depth or the width of the feed-forward part at fixed $d$. That is not done here.
 #
 # **The chain.** At width 32 a model trained on the doublings $2^t\mapsto2^{t+1}$ alone, or on random numbers it has never met in the chain, gets the powers to $2^{128}$ without an error, and the first kind to $2^{256}$ (at the best of three rates, chosen on the chain itself; at other rates errors begin earlier). It needs no table: one local rule serves all. But at this width
 # the table also holds 256 powers; a chain beyond the table's ceiling was not recorded, so the advantage of the chain rests on D12, not on these runs.
@@ -2568,6 +2576,8 @@ nb.claim(
 
 # %% [markdown]
 # ## The post's numbers beside ours
+#
+# The post has no table; these are the quantities in its text.
 
 # %% tags=["hide-input"]
 nb.results(
@@ -2578,7 +2588,7 @@ nb.results(
         ["cell steps of page flipping", "1 + 2 + ... + n = O(n²)", "n(n + 1)/2", "the same"],
         ["time of the cache-free decoder, L layers", "far beyond quadratic", "C(n+L+1, L+1) − 1 − n pairs", "exact count"],
         [
-            "RAM of a transformer",
+            "RAM of a Transformer",
             "at least hidden size × layers × 2",
             f"{frugal[2, 4][0]} numbers at 2 layers, any width",
             "vectors need not be held",
@@ -2610,6 +2620,8 @@ nb.results(
 # - **"The same bottleneck as an RNN"** (C10): true of the state of one row, but a row begins with its query known. That is the whole difference in E2.
 # - **$2^x$** (C20, C21): the ceiling is there, on the training set, but what sets it is not decided, and $2\log_2x$ bits of precision would do for the leading digit.
 # - **"Repetition brings nothing"** (C23) is exact for the last token of one layer and false from the second layer on.
+# - **"A trained prefix enlarges memory"** (C24): it changes what is read, but it is the same for every input and holds nothing of it.
+# - **The delta version as the better approximation of softmax** (C12, the author's later claim): on normal keys only from a score deviation of 3 on, where both are bad; below it the plain state is closer.
 # - **"From computation, not from memory"** (C9): a one-pass matrix state of 256 numbers solves the same task by memory.
 #
 # What survives: the recursion, the constant state, the price in time, the block form, and the reading of attention as a machine that turns pages.

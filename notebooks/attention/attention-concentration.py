@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/attention-concentration.ipynb)
 #
-# **The point.** Linear attention is weaker than softmax because it cannot put its weight on few tokens, says the post, and measures this by $S$ (1: all tokens alike; near 0: one token).
-# For normal scores and $n=\infty$ its formulas are right (left): softmax reaches $S\to0$, plain linear attention never gets below $\sqrt{2/\pi}$. Its case for a larger width $d$ rests on
-# an inequality that is upside down. A theorem takes its place (right): with $d$ non-negative features the best weights of all tokens sum to **at most $d$**. And $S$ is not
-# the whole story: in a trained recall task ($n=128$, $d=16$) signed linear attention has the largest $S$ and recalls better than every non-negative map.
+# **The point.** Linear attention takes inner products of features for its weights. It is cheaper than softmax and weaker: because it cannot put its weight on few tokens, says the post, and
+# measures this by a ratio $S$ (1: all tokens alike; near 0: one token). For normal scores and infinitely many tokens its formulas are right (left): softmax reaches $S\to0$, plain linear
+# attention never gets below $\sqrt{2/\pi}$. Its case for more features $d$ rests on an inequality that is upside down. A theorem takes its place (right): with $d$ non-negative features the
+# best weights of all tokens sum to **at most $d$**. And $S$ is not the whole story: in a trained recall task (128 pairs, $d=16$) linear attention with signed weights has the largest $S$ and
+# recalls better than every non-negative map.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -92,8 +93,8 @@ nb.show(figure)
 # The post's answer is concentration: to copy a name from far above, it says in effect, almost all weight must go to one token. Which $f$ can do that, and when?
 #
 # Notation: $\beta$ and $\gamma$ are mean and standard deviation of the scores, $t=\beta/\gamma$, $\varepsilon\sim N(0,1)$ with density $\varphi$ and distribution function $\Phi$.
-# The word *weights* is used for signed and unnormalised ones, too. `attention-scale` has the same sums with another purpose, `softmax-alternatives` other cures,
-# and `attention-as-rnn` builds on the linear attention used here.
+# The word *weights* is used for signed and unnormalised ones, too. The [choice of the attention scale](attention-scale.ipynb) has the same sums with another purpose, the
+# [alternatives to softmax](softmax-alternatives.ipynb) are other cures, and [attention as an RNN](attention-as-rnn.ipynb) builds on the linear attention used here.
 #
 # ## A measure of concentration
 #
@@ -107,7 +108,7 @@ nb.show(figure)
 #
 # $$N_{\mathrm{eff}}=nS^2=\frac{(\sum|a|)^2}{\sum a^2},$$
 #
-# which is the participation ratio $1/\sum p^2=e^{H_2}$ of `attention-scale` for $p=|a|/\sum|a|$.
+# which is the participation ratio $1/\sum p^2=e^{H_2}$ of the [attention scale](attention-scale.ipynb) for $p=|a|/\sum|a|$.
 
 
 # %%
@@ -249,7 +250,7 @@ nb.claim(
 # ### What "$n=\infty$" hides
 #
 # A row of $n$ weights has $S\ge1/\sqrt n$, so the formula cannot hold beyond $e^{-\gamma^2/2}=1/\sqrt n$, that is $\gamma=\sqrt{\log n}$. It fails earlier: the second moment is an average of
-# $e^{2\gamma\varepsilon}$ with relative variance $(e^{4\gamma^2}-1)/n$, small only for $\gamma\ll\frac12\sqrt{\log n}$ (the same sums as in `attention-scale`).
+# $e^{2\gamma\varepsilon}$ with relative variance $(e^{4\gamma^2}-1)/n$, small only for $\gamma\ll\frac12\sqrt{\log n}$ (the same sums as for the [attention scale](attention-scale.ipynb)).
 #
 # And the two limits do not commute. At fixed $n$, $\gamma\to\infty$ gives one token. At fixed $\gamma$, $n\to\infty$ gives $N_{\mathrm{eff}}=ne^{-\gamma^2}\to\infty$: **a softmax with bounded
 # scores disperses**, however sharp it is.
@@ -769,7 +770,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# Softmax obeys no such bound. Put $n$ keys on a circle in $\mathbb R^2$ and let query $j$ be $\beta k_j$. Only the two neighbours matter, and
+# Softmax obeys no such bound. Put $n$ keys on a circle in $\mathbb R^2$ and let query $j$ be $\beta k_j$ ($\beta$ here is the length of the queries). Only the two neighbours matter, and
 # $\beta=\log\frac{2w}{1-w}\big/\bigl(1-\cos\frac{2\pi}n\bigr)$ gives every token its weight $w$ in turn: two dimensions for any $n$. The price is logits of order $n^2$.
 #
 # The table below (experiment E4) lists the sum of best weights for four feature maps, one draw each. Random features in the manner of Performer {cite}`choromanski2020performers` with long
@@ -918,7 +919,9 @@ nb.claim(
 # ### How many features close the gap?
 #
 # The post says that softmax is a linear attention with infinitely many features, and that in theory only $d\to\infty$ closes the gap. The first is the power series: $e^{q\cdot k}=\sum_\alpha
-# \frac{q^\alpha}{\sqrt{\alpha!}}\frac{k^\alpha}{\sqrt{\alpha!}}$ over all monomials; up to degree $M$ there are $\binom{d+M}M$. The second becomes a theorem: let $n$ queries come after $n$ keys, and let
+# \frac{q^\alpha}{\sqrt{\alpha!}}\frac{k^\alpha}{\sqrt{\alpha!}}$ over all monomials; up to degree $M$ there are $\binom{d+M}M$.
+#
+# The second becomes a theorem: let $n$ queries come after $n$ keys, and let
 # query $j$ put more than half of its row's absolute weight on its own key. Then each diagonal entry exceeds the sum of the others of its row, and such a matrix is invertible: if $Ax=0$, the row of the largest $|x_j|$ cannot cancel. A linear attention with
 # $\tilde d$ features, signed or not, has rank at most $\tilde d$. So $\tilde d\ge n$. Softmax does it in two dimensions for every $n$ (the circle), so no finite $\tilde d$ matches it for all $n$.
 
@@ -1224,8 +1227,10 @@ nb.show(figure)
 #
 # **Question.** Is $S$ what separates the mechanisms when they are trained on a task that needs one token? **Set-up.** Associative recall: $n$ distinct keys with random values, one of
 # the keys is asked for, its value is the answer. One layer of attention with learned key, query and value tables; a key starts as its own query. Targets are spread evenly, so nothing but
-# the key helps. (That start makes the match of key and query easy; it is not varied.) Six mechanisms, each with a learned scale: softmax, relu² (divided by $n$), identity (divided by $\sqrt n$), and the normalised feature maps elu + 1, relu and exp. Every mechanism,
-# softmax included, has the same tables, steps, five learning rates and three seeds; the rate is chosen on validation data. D9 says that the
+# the key helps. (That start makes the match of key and query easy; it is not varied.)
+#
+# Six mechanisms, each with a learned scale: softmax, relu² (divided by $n$), identity (divided by $\sqrt n$), and the normalised feature maps elu + 1, relu and exp. Every mechanism,
+# softmax included, has the same tables, steps, five learning rates and three seeds; the rate is chosen on validation data. **Expected.** D9 says that the
 # *average* weight which a non-negative map gives to its target cannot exceed $d/n$; the question is how near training comes.
 
 
@@ -1573,8 +1578,10 @@ nb.results(
 )
 
 # %% [markdown]
-# Softmax answers everything, at every size, with more than half of its weight on the target. At $n=128$, $d=16$ D9 allows the three non-negative maps a mean target weight of 0.125; they reach 0.05, and an accuracy near
-# 0.3. A larger $d$ lifts them (right), in step with $d/n$. Identity has the largest $S$ at that size and recalls twice as well: its weights do not find the target, they let the others cancel. It is ahead wherever
+# **What we saw.** Softmax answers everything, at every size, with more than half of its weight on the target. At $n=128$, $d=16$ D9 allows the three non-negative maps a mean target weight of 0.125; they reach 0.05, and an accuracy near
+# 0.3. A larger $d$ lifts them (right), in step with $d/n$.
+#
+# Identity has the largest $S$ at that size and recalls twice as well: its weights do not find the target, they let the others cancel. It is ahead wherever
 # the non-negative maps have not yet reached 0.9. At the other sizes the order by $S$ is another: at $n=1024$, $d=64$ elu + 1 has the largest (0.89). Identity's accuracy is one curve in $d/n$, as the noise $\sqrt{n/d}$ of
 # $n-1$ random keys suggests; that of relu grows with $n$ at fixed $d/n$, and elu + 1 at $n=1024$ has hardly left its start after 1,500 steps, whatever $d$ is (we did not try more steps). relu² at width 16 is nearly perfect up to
 # $n=512$, with $S$ between 0.26 and 0.42.
@@ -1766,7 +1773,7 @@ figure.suptitle("A decay buys the recent past and pays with the rest", fontsize=
 nb.show(figure)
 
 # %% [markdown]
-# Trained on near targets, the mean $\lambda$ of linear attention settles near 0.94, about 35 pairs by $N_{\mathrm{eff}}$. It gains much on the last 8 pairs (elu + 1 from a third to nearly all) and pays for it well inside that
+# **What we saw.** Trained on near targets, the mean $\lambda$ of linear attention settles near 0.94, about 35 pairs by $N_{\mathrm{eff}}$. It gains much on the last 8 pairs (elu + 1 from a third to nearly all) and pays for it well inside that
 # window: at distances 16 to 31 elu + 1 is down to 0.20 and identity to 0.38, and beyond little is left. Softmax with the same kind of decay keeps most of the far past: a content score can outweigh a bias of $i\log\lambda$.
 # Trained on targets anywhere, both linear models turn their decay off ($\lambda\to1$), and accuracy is what it was without. A warning on weights: four-headed softmax answers all questions with only 0.28 of the weight (mean over
 # heads) on the target. "Almost all weight on one token" is not needed when several heads vote. (Bars: 95% t-intervals of three seeds.)
@@ -2158,10 +2165,10 @@ figure.suptitle("Past layer 1 a softmax head uses a few tokens, an elu + 1 head 
 nb.show(figure)
 
 # %% [markdown]
-# Past the first layer, which averages, a typical row of trained softmax rests on two to seven of 256 tokens, and hardly on more when more are visible: on the lengths it was trained at, the scores keep
+# **What we saw.** Past the first layer, which averages, a typical row of trained softmax rests on two to seven of 256 tokens, and hardly on more when more are visible: on the lengths it was trained at, the scores keep
 # $N_{\mathrm{eff}}$. elu + 1 rests on thirty tokens and more, and the number grows with $n$. Its loss is half a nat higher. relu² concentrates about as much as softmax (median share 0.022 against 0.014 in layers 2 to 4), at
 # the price of rows that are all zero (four in ten in the last layer); its loss lies between the two. Its best rate is the largest of the grid, so that loss may be improved upon; the others' rates lie inside.
-# (That the three forms of linear attention agree, checked above, is what `attention-as-rnn` builds on.)
+# (That the three forms of linear attention agree, checked above, is what [attention as an RNN](attention-as-rnn.ipynb) builds on.)
 
 # %% tags=["hide-input"]
 bigram = data.bigram_entropy(data.encode_characters(data.shakespeare())[0])
@@ -2362,8 +2369,8 @@ nb.results(
 # ## Beyond the post
 #
 # **Dispersion.** That a softmax with bounded scores must spread as $n$ grows (D4, X1) was later proved for trained networks and offered as an explanation of their failures on longer inputs
-# {cite}`velickovic2024softmax`. Cures: let the scores grow with $\log n$ {cite}`nakanishi2025ssmax`, the scale that the post's author derived from entropy (see `attention-scale`); or weights that are exactly sparse
-# (`softmax-alternatives`).
+# {cite}`velickovic2024softmax`. Cures: let the scores grow with $\log n$ {cite}`nakanishi2025ssmax`, the scale that the post's author derived from entropy (see the [attention scale](attention-scale.ipynb)); or
+# [weights that are exactly sparse](softmax-alternatives.ipynb).
 #
 # **Signs.** A signed linear attention escapes the bound of D9, which needs $\tilde q,\tilde k\ge0$: it need not put *weight* on the target, it can let the others cancel. $S$ cannot see cancellation. The target's share of
 # $|a|$ and the accuracy can.
@@ -2374,6 +2381,7 @@ nb.results(
 #
 # - **"The maximum of $|q|_2/|q|_1$ is $\sqrt d$"** (C13). It is 1. In the post's own model a larger $d$ never lowers the best $S$, and raises that of dense queries. That $d$ helps is true for another reason
 #   (D9, D12, E2).
+# - **"Only a larger $d$ eases it"** (C14): signed weights do, too, by 35 points of accuracy over the best non-negative map at $n=128$, $d=16$.
 # - **"Necessarily full rank"** (C1) needs a non-zero diagonal. Causal relu and relu² attention have zeros there, and lose rank.
 # - **"Bounded away from 0"** (C6, C9) is a statement about normal scores and $n=\infty$. Orthogonal keys give identity and relu² one-hot rows, and trained ones go below both floors (E2).
 # - **"Arbitrarily sparse"** (C4) is a statement about $n=\infty$; at finite $n$ the formula fails beyond $\frac12\sqrt{\log n}$, and at fixed $\gamma$ a softmax disperses as $n$ grows.

@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/mha-to-mla.ipynb)
 #
-# **The point.** To write a token a language model reads the keys and values of its whole past, its cache; so attention is a bargain between the size of the cache and quality. GQA, in which groups of heads share keys and values (GQA-8: eight groups), is already a
-# low-rank projection of the input. MLA replaces the copies behind it by free maps, which a matrix identity hides from the cache: 576 numbers a token and layer for any number of heads, where an MHA with DeepSeek-V2's 128 would keep 32,768. The identity is exact, the price is arithmetic:
-# on an H100, both with 32 heads, MLA in plain products reads a fourteenth of the bytes of MHA and is 4.1 to 4.8 times as fast as its fused kernel. Of the headline "93.3% smaller" 82.2% is architecture, the rest a 6-bit cache. That MLA is *better* than MHA we cannot confirm.
+# **The point.** To write a token a language model reads the keys and values of its whole past, its cache; so attention is a bargain between cache and quality. In grouped-query attention (GQA; GQA-8 has eight groups) heads share keys and values: a low-rank projection of the input, then copies.
+# Latent attention (MLA) replaces the copies by free maps, which a matrix identity hides from the cache: 576 numbers a token and layer for any number of heads, where plain multi-head attention (MHA) with DeepSeek-V2's 128 would keep 32,768. The identity is exact, the price is arithmetic:
+# on an H100, both with 32 heads, MLA in plain products reads a fourteenth of the bytes and is 4.1 to 4.8 times as fast as MHA's fused kernel. Of the headline "93.3% smaller cache" 82.2% is architecture, the rest 6-bit numbers. That MLA is *better* than MHA our small models cannot confirm.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -104,13 +104,16 @@ nb.show(figure)
 # vector from which every head makes keys and values of its own (MLA). The post {cite}`su2024mla` tells this as one story. Its pivot: *GQA is already a low-rank
 # projection*. What MLA changes is what happens after the projection.
 #
+# Why there is a cache at all, and what doing without one costs, is in [attention as an RNN](attention-as-rnn.ipynb); how RoPE works and how large its base must be in
+# [the base of RoPE](../position/rope-base.ipynb); a cache that stops growing with the text in [Transformer-VQ](transformer-vq.ipynb).
+#
 # Notation. Rows are vectors, $x_i\in\mathbb R^d$ the input at position $i$, matrices act from the right. $h$ heads, $g$ groups, $\ell$ layers, head size $d_k$ (for values $d_v=d_k$);
-# the latent $c_i$ has $d_c$ entries, that of the queries $c'_i$ has $d_c'$, the rotary part $d_r$. $\mathcal R_i$ is the rotation of RoPE at position $i$ (see {doc}`../position/rope-base`).
+# the latent $c_i$ has $d_c$ entries, that of the queries $c'_i$ has $d_c'$, the rotary part $d_r$. $\mathcal R_i$ is the rotation of RoPE at position $i$.
 # The post leaves out the factor on the scores. It is $1/\sqrt{d_k}$, and for MLA $1/\sqrt{d_k+d_r}$ *in both of its forms*.
 #
 # ## From MHA to GQA: one formula
 #
-# With heads $s=1..h$ and groups $1..g$, for any $g$ that divides $h$:
+# With heads $s=1,\dots,h$ and groups $1,\dots,g$, for any $g$ that divides $h$:
 #
 # $$o_t^{(s)}=\sum_{i\le t}p_{ti}^{(s)}\,v_i^{(\lceil sg/h\rceil)},\qquad p_{t\cdot}^{(s)}=\operatorname{softmax}_{i\le t}\Bigl(q_t^{(s)}k_i^{(\lceil sg/h\rceil)\top}/\sqrt{d_k}\Bigr).$$
 #
@@ -1552,6 +1555,9 @@ nb.experiment(
 )
 # %% [markdown]
 # ### E4: one decode step at sizes that fill the card
+#
+# **Question.** Does the time of a decode step follow the bytes of the cache? **Set-up.** 131,072 cached tokens in three splits into batch and context, 32 layers, bf16, six kinds of attention,
+# each in plain products and by torch's fused kernels (details with the result below). **Expected.** Bytes decide: MHA takes longest, then GQA-8, MLA, MQA, and MHA more than eight times as long as MLA.
 
 
 # %%
@@ -1648,6 +1654,9 @@ e4 = nb.run(
 
 # %% [markdown]
 # ### E5: when to switch forms
+#
+# **Question.** If $m$ query tokens read the cache in one pass, as in a prompt or in speculative decoding, which form of MLA is faster? **Set-up.** One layer with DeepSeek-V2's sizes and 128 heads,
+# the last $m$ of 2,048 tokens, both forms in plain products. **Expected.** By the count of operations (D14, $2176\,m$ a head and cached token, against $640\,m+262{,}144$) they change places at $m=170.67$.
 
 
 # %%
@@ -1678,6 +1687,10 @@ e5 = nb.run(
 
 # %% [markdown]
 # ### E6: quality at equal cache
+#
+# **Question.** Which kind of attention loses least at an equal cache? **Set-up.** Character models of Shakespeare, 4 layers of width 256, six kinds of attention, four of them with a cache of 128
+# numbers a token and layer; four learning rates and four seeds, the rate chosen on one held-out text and the loss reported on another. **Expected** from the paper: the loss rises from MHA to GQA-2
+# to MQA, and MLA is ahead of MHA.
 
 
 # %%
@@ -1976,7 +1989,9 @@ nb.claim(
 # %% [markdown]
 # ### E4: what we saw
 #
-# Recorded on one H100, with the card to itself. A "step" makes one new token for every sequence of the batch: attention in 32 layers, in bf16, replayed as a CUDA graph; the projections common to all kinds ($W_q$, $W_o$ ..) are left out, the two maps that absorption adds are in. "Products" is
+# Recorded on one H100, with the card to itself. A "step" makes one new token for every sequence of the batch: attention in 32 layers, in bf16, replayed as a CUDA graph; the projections common to all kinds ($W_q$, $W_o$ ..) are left out, the two maps that absorption adds are in.
+#
+# "Products" is
 # `kexue_nb.latent.attend`: two batched products and a softmax, no head expanded, the sum over values cut into 1, 8 or 32 parts, whichever is fastest. "Fused" is the better of two calls of torch's `scaled_dot_product_attention`: with `enable_gqa`, and with
 # the heads of a group passed as queries. The limits of the machine were measured in the same run.
 
@@ -2592,6 +2607,7 @@ nb.claim(
 # - **"More heads are free"** (C11): in bytes. In time 128 heads cost 1.4 to 1.8 times as much as 32 in plain products on the H100; by the limits of the card alone it would be 1.16 times.
 # - **"Only absolute positions"** (C7) for rotations inside the latent: a share $1/(2K)$ of a random matrix stays relative (1/512 for DeepSeek-V2's latent), and scaled rotations do altogether.
 # - **"The merged matrix loses precision over many layers"** (C12): not in one layer of random weights. Trained weights, and whether it adds up over 60 layers, we did not test.
+# - **"Compressed queries save memory in training"** (C13): parameters and gradients yes, activations only if the queries are made again backwards.
 # - **"MLA is better than MHA"** (C16): in five of six rows of the paper; not seen in our small models, which cannot decide it. Their order of MHA, GQA and MQA is the paper's, unresolved (E6).
 #
 # Two expectations of our own did not hold either, both in plain products, without a kernel made for MLA: *eightfold faster than MHA* (E4) is four to five times, and two passes cannot reach eight (X4); *the switch of forms at 171 queries* (E5) comes between 384 and 512.

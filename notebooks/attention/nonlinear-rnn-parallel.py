@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/nonlinear-rnn-parallel.ipynb)
 #
-# **The point.** $x_t=\tanh(Ax_{t-1}+u_t)$ can be solved in parallel over time: guess all states, linearise, solve the linear recurrence in $\log T$ rounds (a *sweep*), repeat. Every scheme
-# of the post is exact after $T$ sweeps; the post's base scheme is *slower than no linearisation* once tanh saturates, its last one is Newton's method and needs a handful for tame weights. Does that pay on
-# an H100? GRU of size 1, 10,000 steps, forward: cuDNN (NVIDIA's fused serial kernel) beats the Newton that decides by itself when to stop, by 3; with the number of sweeps *known beforehand* and all kernels
-# replayed as one CUDA graph Newton beats cuDNN by 3.5. At 100,000 steps both win, by 3 and 9. At size 16 and 64 neither wins the GRU's forward pass at any length.
+# **The point.** A nonlinear RNN such as $x_t=\tanh(Ax_{t-1}+u_t)$ looks serial, but it can be solved in parallel over time: guess all $T$ states, linearise, solve the linear recurrence in $\log T$
+# rounds, and repeat. Every scheme of the post is exact after at most $T$ such *sweeps*. Its base scheme is *slower than no linearisation* once tanh saturates; its last one is Newton's method and needs a
+# handful of sweeps for tame weights (left). Does that pay? On an H100 against cuDNN, NVIDIA's fused serial kernel, only for small states and long sequences (right): a GRU of size 1, forward, is 3 times
+# as fast at 100,000 steps and 3 times as slow at 10,000 with a Newton that decides by itself when to stop; told the number of sweeps beforehand, and as one CUDA graph, it is 9 and 3.5 times as fast. At
+# sizes 16 and 64 neither wins the GRU's forward pass at any length.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -103,7 +104,7 @@ nb.show(figure)
 # ## The question
 #
 # A *linear* recurrence $x_t=A_tx_{t-1}+b_t$ looks serial and is not: affine maps compose into affine maps, composition is associative, and a scan
-# computes all prefixes of $T$ maps in about $\log_2T$ rounds (`attention-as-rnn` lives on this). A nonlinear one,
+# computes all prefixes of $T$ maps in about $\log_2T$ rounds ([attention as an RNN](attention-as-rnn.ipynb) lives on this). A nonlinear one,
 #
 # $$x_t=\tanh(Ax_{t-1}+u_t),\qquad x_0=0,\quad t=1,\dots,T,$$
 #
@@ -687,10 +688,13 @@ nb.claim(
 # %% [markdown]
 # ## The atlas: sweeps over the size of the weights and of the inputs
 #
-# **E1.** $A=\rho\cdot$orthogonal, $d=16$, inputs $s\cdot\mathcal N(0,1)$, float64. How many sweeps until *all* $T$ states are right to $10^{-10}$? Beside the schemes of the post
+# **E1.** $A=\rho\cdot$orthogonal, $d=16$, inputs $s\cdot\mathcal N(0,1)$, float64. How many sweeps until *all* $T$ states are right to $10^{-10}$?
+#
+# Beside the schemes of the post
 # stands one of ours, $L=\kappa A$ with $\kappa$ the mean slope $\operatorname{sech}^2$ of the exact trajectory: as constant in time as the base scheme, hence as diagonalisable, but chosen in hindsight, from the
-# answer; "κ from u" takes the mean of $\operatorname{sech}^2(u_t)$ instead, which is known beforehand. (Iterates are clamped to $\pm10^8$ on the way and NaN set to zero.) We expect
-# the winner between Jacobi and L = A to follow D5 with $a=\rho$ and $\tau$ = mean $x^2$ (from $\rho=1$ on: always Jacobi), and Newton's count to follow the largest Lyapunov exponent $\lambda$, the mean growth
+# answer; "κ from u" takes the mean of $\operatorname{sech}^2(u_t)$ instead, which is known beforehand. (Iterates are clamped to $\pm10^8$ on the way and NaN set to zero.)
+#
+# **Expected.** The winner between Jacobi and L = A follows D5 with $a=\rho$ and $\tau$ = mean $x^2$ (from $\rho=1$ on: always Jacobi), and Newton's count follows the largest Lyapunov exponent $\lambda$, the mean growth
 # rate of a small difference: what a chaotic system does at time $t$ cannot be known before the steps before it are {cite}`gonzalez2025predictability`.
 
 
@@ -790,7 +794,7 @@ nb.results(
 )
 
 # %% [markdown]
-# The table is the post's claim and its refutation side by side. At inputs of size 0.1, L = A beats Jacobi by a factor of five to seven while $\rho<1$. At unit inputs it needs up to five
+# The table is the post's claim and its refutation side by side. At inputs of size 0.1, L = A beats Jacobi by a factor of five to eight while $\rho<1$. At unit inputs it needs up to five
 # times as many sweeps as doing nothing. $L=\kappa A$ is as cheap as L = A and beats it wherever states saturate, but is no rival of Newton, which needs a handful. And the diagonal of the Jacobian is no
 # good where the diagonal carries nothing: for orthogonal $A$ at $\rho=0.9$, $s=0.1$ quasi waits for the front while Jacobi does not.
 
@@ -1494,6 +1498,9 @@ nb.claim(
 
 # %% [markdown]
 # ### Digits as sequences
+#
+# E2, E3 and E5 read the $8\times8$ digits pixel by pixel: 64 steps, ten classes, 1,200 digits to train on, 200 to choose by, 397 to report. `SweepRNN` is the free form above,
+# $y_t=P\tanh(Qy_{t-1}+u_t)$ with the constant transition $\Lambda$ (in code rows are vectors): `serial` runs it exactly, `sweeps_of` for $N$ sweeps, and `Stack` is the rival of unshared layers.
 
 
 # %% tags=["hide-input"]
@@ -1684,6 +1691,8 @@ def warm_starts(device, *, h, count, epochs, batch, rate, seed):
 
 # %% [markdown]
 # ### The benchmark
+#
+# E4 and E8 set the parallel sweeps of `kexue_nb.scan` beside cuDNN on one card, E4 also beside a serial loop; E7 times the scan alone. The set-ups and the results stand with the experiments below.
 
 
 # %% tags=["hide-input"]
@@ -2296,7 +2305,7 @@ card = record["E4"].device
 # ### E2: astronomically wrong, then exact
 #
 # D4 says that the base scheme multiplies errors by up to $\rho\tau/(1-\rho)$ a sweep, D3 that the end is exact all the same. Between the two lies a hump. The exact RNN was trained
-# on the digits ($\lambda$ up to 0.99), then the *same weights* were run with $N$ sweeps.
+# on the digits (the constants in $\Lambda$ start between 0.5 and 0.99), then the *same weights* were run with $N$ sweeps.
 
 # %% tags=["hide-input"]
 growth2, growth2_live = np.array(full["E2"]["errors"]), np.array(e2["errors"])
@@ -2562,9 +2571,13 @@ nb.claim(
 # ### E4: against cuDNN and a loop
 #
 # **Set-up.** One H100, batch 16, float32 without TF32, $h$ inputs and $h$ states, recurrent blocks orthogonal, inputs $\mathcal N(0,1)$. *cuDNN* is `torch.nn.GRU` or `torch.nn.RNN`. The *loop* spends one
-# matrix product and one fused kernel a step and is replayed as a single CUDA graph, so that no Python and no launch latency is in it. *Newton, self-stopping* and *quasi* run until
+# matrix product and one fused kernel a step and is replayed as a single CUDA graph, so that no Python and no launch latency is in it.
+#
+# *Newton, self-stopping* and *quasi* run until
 # $\max|f(x_{t-1})-x_t|\le10^{-5}$: the solver as one would call it, which asks the host after each sweep and launches kernel by kernel. *Newton, sweeps known* is told beforehand how many sweeps this very input needs (counted by the
-# first, not timed) and replays them as one CUDA graph, states that miss the tolerance turning to NaN: an idealisation, and two spare sweeps would cost up to half as much again. Times include the input
+# first, not timed) and replays them as one CUDA graph, states that miss the tolerance turning to NaN: an idealisation, and two spare sweeps would cost up to half as much again.
+#
+# Times include the input
 # projection; "with gradient" adds that of all four weights. Each is the median of a few runs on one card; repeats were not recorded, and a forward pass slower than its own pass with gradient (a million steps, $h=1$) shows the noise.
 #
 # cuDNN took 10,000 steps in one call and refused 100,000 (`CUDNN_STATUS_NOT_SUPPORTED`). Beyond 10,000 it was therefore measured as one would use it (E4b): in pieces of 10,000 steps, each starting from the last state,
@@ -3321,13 +3334,15 @@ nb.results(
 # {cite}`danieli2023deeppcr` solved other chains the same way. ParaRNN {cite}`danieli2025pararnn` draws the practical conclusion of C8: make the cell's recurrent
 # matrices diagonal, so that the Jacobian *is* diagonal, and train 7B-parameter GRU and LSTM variants, up to 665 times faster than their naive serial evaluation (the paper's figure).
 #
-# **Turing completeness** (C16). Linear RNNs cannot track states that transformers cannot {cite}`merrill2024illusion`, unless their transitions have negative eigenvalues and depend on the input
+# **Turing completeness** (C16). Like Transformers, linear RNNs cannot track certain states {cite}`merrill2024illusion`, unless their transitions have negative eigenvalues and depend on the input
 # {cite}`grazzi2025unlocking`. $N$ sweeps at fixed $N$ and constant $L$ are a stack of $N$ such layers with pointwise functions between them; E6 shows how little of one parity net's work they have done after a few.
 #
 # ## What does not hold
 #
 # - **"Subtracting $Ax_{t-1}$ speeds up convergence"** (C3) is true below the curve of D5, for small signals, and the reverse of true above it. At unit inputs and $\rho\ge0.7$ L = A needs four to five times Jacobi's sweeps.
 # - **"Convergence is not guaranteed"** (C6): it is, after $T$ sweeps, for every $L_t$. What is missing is a guarantee of anything better.
+# - **"plus1 and plus2 converge faster"** (C4): never slower than L = A in our 32 cells, but plus1 saves nothing in 6 of them, and for small signals it gains no power of $\epsilon$.
+# - **"Cubic in the state size"** (C14): the price is steep, but the time grew like $h^{1.8}$ between 16 and 64.
 # - **The GRU's matrix** (C10) leaves out a first-order term and the slope; at gain 2 it needs twice the sweeps of no linearisation at all.
 # - **"Faster for long sequences"** (C7) needs small states and very long sequences: at $h=1$ the solver that stops by itself passes cuDNN between 10,000 and 100,000 steps; at $h=16$ the GRU's forward pass never catches it, with four sweeps. DEER's three orders of magnitude (C13) are against an unfused loop.
 # - **"Mostly the matrix products"** (C15) does not describe small and medium cells on a GPU: cuDNN takes much the same time at $h=64$ as at $h=1$.

@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/softmax-alternatives.ipynb)
 #
-# **The point.** Softmax is $e^{x-\lambda}$, with $\lambda$ set so that the sum is 1. Put $\mathrm{relu}(1+\beta u)^{1/\beta}$ for $e^u$ and you get entmax, with sparsemax at
-# $\beta=1$: exact zeros, and *all* the weight on the leader once it leads by $1/\beta$, however many rivals there are. The post's formulas hold but for two slips, both mended
-# below. Trained with tuned rates, sparsemax is a little less accurate than softmax and learns more slowly; the maps between are too close to tell apart here. In attention the
-# learning rate decides as much as the map how much weight is left on a long input.
+# **The point.** Softmax gives every class some weight, and the same lead of one logit is worth less the more rivals it has. Softmax is $e^{x-\lambda}$ for logits $x$, with $\lambda$ set so
+# that the sum is 1. Put $\mathrm{relu}(1+\beta u)^{1/\beta}$ for $e^u$ and you get entmax, with sparsemax at $\beta=1$: exact zeros, and *all* the weight on the leader once it leads by
+# $1/\beta$, however many rivals there are. The post's formulas hold but for two slips, both mended below. As output losses on ten classes (two data sets, learning rates tuned, 8 or 10 seeds)
+# sparsemax is a little less accurate than softmax and learns more slowly; the maps between are too close to tell apart. In attention the learning rate decides as much as the map how much
+# weight is left on a long input.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -97,8 +98,9 @@ nb.show(figure)
 # - **monotonicity**: $p_i>p_j$ iff $x_i>x_j$, and $p_i=p_j$ iff $x_i=x_j$;
 # - **invariance**: $p(x+c)=p(x)$ for a constant $c$.
 #
-# Softmax has both. It also gives every class some weight, and a fixed lead is worth less and less as $n$ grows (see `attention-concentration`). Which maps have the two
-# properties, which can be exactly zero, and what does each cost in training? The Jacobian and its $L_1$ norm come from `attention-scale`.
+# Softmax has both. It also gives every class some weight, and a fixed lead is worth less and less as $n$ grows (see [why softmax disperses](attention-concentration.ipynb)). Which maps have the two
+# properties, which can be exactly zero, and what does each cost in training? The Jacobian and its $L_1$ norm come from
+# the [attention scale](attention-scale.ipynb).
 #
 # Notation: $\tau$ temperature, $\lambda$ threshold, $\Omega$ support with $k=|\Omega|$, $\beta=\alpha-1$, $t$ target, $e_t$ its one-hot vector. $\|J\|_1$ is entrywise. In this
 # notebook $\alpha$ is entmax's order, not the scale on the scores that the rest of this part calls so.
@@ -163,8 +165,8 @@ nb.claim(
 #
 # $J=\operatorname{diag}(p)-pp^\top$ has a positive diagonal, negative entries elsewhere and columns that sum to 0, so that
 # $\tfrac12\|J\|_1=1-\sum p_i^2\le1-\tfrac1n$. It vanishes only at a one-hot $p$, since $\sum p_i^2\le\sum p_i$ with equality where every $p_i$ is 0 or 1. Its spectral norm is at most
-# $\frac12$: $v^\top Jv$ is the variance of $v$ under $p$, at most a quarter of (largest $a$ minus smallest $b$)$^2$, and $\frac14(a-b)^2\le\frac12(a^2+b^2)\le\frac12|v|^2$. Two classes
-# that share everything reach it.
+# $\frac12$: $v^\top Jv$ is the variance of $v$ under $p$, at most $\frac14(a-b)^2$ with $a$ the largest and $b$ the smallest entry of $v$, and
+# $\frac14(a-b)^2\le\frac12(a^2+b^2)\le\frac12|v|^2$. Two classes that share everything reach it.
 
 # %%
 x4 = sp.symbols("x1:5", real=True)
@@ -617,7 +619,7 @@ nb.claim(
 # ### Its Jacobian and its loss
 #
 # With $s$ the indicator of the support, $J=\operatorname{diag}(s)-ss^\top/k$: a projection with eigenvalues 1 ($k-1$ times) and 0. So $\tfrac12\|J\|_1=k-1$: an exact law, which
-# exceeds softmax's bound of 1 from $k=3$ on, and vanishes only at a one-hot.
+# exceeds softmax's bound of $1-\frac1n$ from $k=2$ on, and vanishes only at a one-hot.
 #
 # A loss with gradient $p-e_t$ is found by integrating: $L_t=\tfrac12-x_t+\tfrac12\sum_{\Omega}(x_i^2-\lambda^2)$. It is a Huber-like function of the margin, zero from a margin of 1 on.
 
@@ -763,6 +765,13 @@ right.set(xlabel="β = α − 1", ylabel="largest error on u ≤ 0", ylim=(0, 0.
 right.set_title("The smaller β, the closer to exp")
 drawn["figure 3: error at β = 1, against 1/e at u = −1"] = (right.lines[0].get_ydata()[-1], math.exp(-1))
 nb.show(figure)
+
+# %% [markdown]
+# <div class="kx-play" data-play="softmax-alternatives" role="group" aria-label="Entmax of five logits to drag, between softmax and sparsemax">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> five logits to drag, and their weights under entmax for any
+# α. Try: raise α from 1 and see the classes drop out one by one; then raise all logits by the same amount. <span class="kx-still">The
+# figure above shows the functions that it is made of.</span></p>
+# </div>
 
 # %% tags=["hide-input"]
 nb.claim(
@@ -1210,7 +1219,7 @@ nb.experiment(
 # %% [markdown]
 # ## The experiments: set-up
 #
-# Everything is trained in stacks: a grid of learning rates and seeds is one model with a leading axis. The rate of each loss is chosen on held-out training data, the numbers
+# Everything is trained in stacks: a grid of learning rates and seeds is one model with a leading axis. The learning rate ("rate" below) of each loss is chosen on held-out training data, the numbers
 # reported come from the test set, and batches are the same for all losses. Eleven losses:
 
 
@@ -1366,7 +1375,7 @@ e1b_setting = nb.at_scale(
 e1b = nb.run("E1b", output_losses, kind="cnn", batch=125, valid=nb.at_scale(cpu=200, gpu=500, full=500), **e1b_setting)
 
 # %% [markdown]
-# **E1c** has classes enough for sparsity to matter: the next word of Shakespeare with a vocabulary of 4,096 (full scale), a two-layer transformer, trained from scratch under each loss;
+# **E1c** has classes enough for sparsity to matter: the next word of Shakespeare with a vocabulary of 4,096 (full scale), a two-layer Transformer, trained from scratch under each loss;
 # then the cross-entropy model *fine-tuned* under each of them.
 
 
@@ -1448,7 +1457,7 @@ e1c_losses = nb.at_scale(cpu=["softmax", "sparsemax", "top 10"], gpu=["softmax",
 e1c = nb.run("E1c", next_word, losses=e1c_losses, shape=e1c_shape, bf16=nb.scale != "cpu" and runtime.has_bf16(), **e1c_setting)
 
 # %% [markdown]
-# **E2** puts the maps inside attention: associative recall as in `attention-concentration`, one head, trained at $n=16$ pairs and tested up to 1024. Softmax is read in two ways, plain and
+# **E2** puts the maps inside attention: associative recall as in the [notebook on concentration](attention-concentration.ipynb), one head, trained at $n=16$ pairs and tested up to 1024. Softmax is read in two ways, plain and
 # with its logits multiplied by $\log n/\log16$. **E4** times the maps, forward and backward, beside the package entmax.
 
 
@@ -1791,9 +1800,13 @@ nb.show(figure)
 # %% [markdown]
 # **What we saw.** Sparsemax ends behind cross-entropy and behind entmax 1.25 on both data sets. The smaller steps, cross-entropy to entmax 1.25 to 1.5, are within two standard errors: not
 # resolved. All of it is small: 0.5 points of 597 test digits are three pictures, 0.9 points of 1,000 MNIST test pictures are nine, and the intervals know of seeds only, not of the
-# choice of pictures. (With some twenty comparisons in the table, we call a difference what exceeds 2.5 standard errors.) At the end sparsemax gives 1.1 to 1.2 classes more than $10^{-7}$,
+# choice of pictures. (With some twenty comparisons in the table, we call a difference what exceeds 2.5 standard errors.)
+#
+# At the end sparsemax gives 1.1 to 1.2 classes more than $10^{-7}$,
 # cross-entropy 6.5 and 4.0. Sparse softmax is level with cross-entropy: any difference is smaller than sparsemax's lag. The two losses that the post warns of, $-p_t$ and
-# cross-entropy on sparsemax, are far behind at every rate. (On MNIST both are best at the lowest rate of the grid, so their values there are lower bounds.) Label smoothing, the plain baseline,
+# cross-entropy on sparsemax, are far behind at every rate. (On MNIST both are best at the lowest rate of the grid, so their values there are lower bounds.)
+#
+# Label smoothing, the plain baseline,
 # is the most accurate. The columns of the first epochs compare losses *at their own best rates*; at equal rates sparsemax is the slower one at first (C17).
 
 # %% tags=["hide-input"]
@@ -2047,12 +2060,15 @@ figure.suptitle(
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** Map *and* rate (which sets how large the logits grow) decide what is left of the weight among 1,024 keys. After 3,200 steps at rates 0.01 and 0.03 entmax 1.5 keeps 0.54 and
+# **What we saw.** Map *and* learning rate (which sets how large the logits grow) decide what is left of the weight among 1,024 keys. After 3,200 steps at rates 0.01 and 0.03 entmax 1.5 keeps 0.54 and
 # 0.77, plain softmax 0.20 and 0.32. At 0.1 softmax keeps 0.89, more than entmax 1.5 and sparsemax, and as much as entmax 1.25. Validation at $n=16$ does not choose among them: softmax's
-# accuracy there is 1.000, 1.000 and 0.998. Nor is the lost weight missed: with 0.20 on the target softmax still answers every query at $n=1024$, for the rest is spread over 32
-# values; at rate 0.1, with 0.89, it answers 94%. The sparse maps are harder to train, in the order of their sparsity. A likely reason, not tested here: a key outside the support gets no
-# gradient. Whether sparsemax (0.72 after four times the steps) is slow or stuck these runs do not tell. Softmax with its logits multiplied by $\log n/\log16$ keeps 0.98, more than any sparse map
-# at any rate.
+# accuracy there is 1.000, 1.000 and 0.998.
+#
+# Nor is the lost weight missed: with 0.20 on the target softmax still answers every query at $n=1024$, for the rest is spread over 32
+# values; at rate 0.1, with 0.89, it answers 94%. Softmax with its logits multiplied by $\log n/\log16$ keeps 0.98, more than any sparse map at any rate.
+#
+# The sparse maps are harder to train, in the order of their sparsity. A likely reason, not tested here: a key outside the support gets no
+# gradient. Whether sparsemax (0.72 after four times the steps) is slow or stuck these runs do not tell.
 
 # %% tags=["hide-input"]
 recall = {
@@ -2341,7 +2357,7 @@ nb.claim(
 # - **The stop-gradient loss** (C20) is printed with the operator on the wrong factor.
 # - **Monotone "iff"** (C14): no map with exact zeros can have it; all of them have the weak form. Perturb-max has it only for noise with full support (C11).
 # - **"Invariance is hard"** (C12): any increasing $h$ of $x-\max x$ will do.
-# - **"The larger the variance the closer to the maximum"** (C2): it is the gap at the top that counts. A tie at the top has no one-hot limit (C1).
+# - **"The larger the variance the closer to the maximum"** (C2): it is the gap at the top that counts. (And the one-hot limit of C1 needs a unique largest logit.)
 # - **Sparse softmax for fine-tuning** (C9): less efficient from scratch it is, at 4,096 classes; fine-tuning with it did not help our (under-trained) language model.
 # - **Calibration by Taylor softmax** (C8): it lowers the confidence of a model that was not over-confident, and it can prefer the worse logit (X1).
 # - **Sparse attention keeps its weight where softmax does not** (E2): at two rates of three; a higher rate or a factor $\log n$ does as much for softmax.

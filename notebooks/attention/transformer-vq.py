@@ -14,8 +14,8 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/attention/transformer-vq.ipynb)
 #
 # **The point.** Replace every key by the nearest of $c$ codes, and the *exact* softmax over those keys takes linear time: tokens of one code share one weight, so a count and a sum of values stand for all of them. A causal mask and a bias on recent tokens fit in.
-# On one H100 models of equal size train faster with it than with flash attention from 6,400 tokens on in the paper's shape, from 27,000 on with eight heads of 128. The post holds that the exact gradient cannot be had in linear time; two scans give it. The truncated gradient used instead answers
-# only half of the questions in a recall task (32 keys two blocks back, 64 codes); in a small language model it costs at most 0.05 bits a character (95%, three seeds).
+# On one H100 models of equal size train faster with it than with flash attention, the fused exact kernel, from sequences of 6,400 tokens on in the paper's shape (one wide head), from 27,000 on with eight heads of 128. The post holds that the exact gradient cannot be had in linear time;
+# two scans give it. The truncated gradient that is used instead answers only half of the questions in a recall task (keys two blocks back, 64 codes); in a small language model it costs at most 0.05 bits a character (95%, three seeds).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -83,16 +83,17 @@ nb.show(figure)
 # ## The question
 #
 # A query compares itself with every key before it. That makes attention quadratic, and it is also what makes it exact: every key is looked at. Linear attention gives up the exponential to get out of this
-# (`attention-as-rnn`). The post {cite}`su2023vq` explains a way that keeps it {cite}`lingle2023transformervq`. Suppose that keys were not arbitrary vectors but came from a list of $c$ codes.
-# Then a query has only $c$ different scores to give. Tokens with the same code all get the same weight, so it is enough to know *how many* of them there were and *what their values add up to*. Both are sums that a
+# (it is then [an RNN of fixed state](attention-as-rnn.ipynb)). The post {cite}`su2023vq` explains a way that keeps it {cite}`lingle2023transformervq`.
+#
+# Suppose that keys were not arbitrary vectors but came from a list of $c$ codes. Then a query has only $c$ different scores to give. Tokens with the same code all get the same weight, so it is enough to know *how many* of them there were and *what their values add up to*. Both are sums that a
 # recurrence can carry. The softmax stays the softmax; what is given up is the difference $K-\hat K$ between a key and its code.
 #
 # Three questions follow. Is it exact, including the causal mask and position? How fast is it, really, against a good implementation of full attention? And can it be *trained* in linear time: the post says that
-# the exact gradient cannot be had that way.
+# the exact gradient cannot be had that way. (Another way to a smaller cache, which keeps every token, is [from MHA to MLA](mha-to-mla.ipynb).)
 #
 # **Notation.** $n$ tokens, $d_k$, $d_v$ head sizes; $Q,K\in\mathbb R^{n\times d_k}$, $V\in\mathbb R^{n\times d_v}$, rows are tokens. Codebook $C\in\mathbb R^{c\times d_k}$ with rows $C_s$; $z_j=\arg\min_s\lVert K_j-C_s\rVert^2$
 # is the code of key $j$; $\Delta\in\{0,1\}^{n\times c}$ has $\Delta_{j,z_j}=1$ and else 0; $\hat K=\Delta C$ are the quantized keys. Blocks have $l$ tokens, $[i]$ are the rows of block $i$, counted from 0. Scores are plain dot products, without
-# $1/\sqrt{d}$: queries and keys are normalised to length $d_k^{1/4}$ instead. (The post drops the scale; {doc}`attention-scale` is about its size.) $\operatorname{sg}$ stops a gradient.
+# $1/\sqrt{d}$: queries and keys are normalised to length $d_k^{1/4}$ instead. (The post drops the scale; its size has [a notebook of its own](attention-scale.ipynb).) $\operatorname{sg}$ stops a gradient.
 #
 # ## The identity
 #
@@ -1856,7 +1857,7 @@ figure.suptitle("Three seeds cannot tell any kind with the bias from full attent
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** Only the bias matters beyond doubt: it is the one notion of position beyond the mask, and without it 1.3 bits are lost. The six other kinds end within 0.03 bits of each other, and no difference from full attention is resolved. So quantization costs little here: 64 codes with the truncated gradient lose at most 0.08 bits (upper end of the 95% interval). The exact gradient is 0.02 bits better than the truncated one at 64 codes, an interval that just misses zero; as one of several comparisons of three seeds it is a hint, no more.
+# **What we saw.** Only the bias matters beyond doubt: it is the one notion of position beyond the mask, and without it 1.3 bits are lost. The six other kinds end within 0.032 bits of each other, and no difference from full attention is resolved. So quantization costs little here: 64 codes with the truncated gradient lose at most 0.08 bits (upper end of the 95% interval). The exact gradient is 0.02 bits better than the truncated one at 64 codes, an interval that just misses zero; as one of several comparisons of three seeds it is a hint, no more.
 #
 # The paper's order is not seen, and could not be: its steps are 0.005 to 0.016 bits, our intervals ±0.03 to ±0.1. Nor do we see full attention gain from context beyond two blocks (at most 0.06 bits), so a cache has little to win. Six kinds chose the highest rate of the grid, where they still gain up to 0.09 bits a doubling at 800 steps; they share it, but how they would compare at higher rates is open.
 
@@ -1964,7 +1965,9 @@ nb.claim(
 # **Question.** From which length on is it faster than a good implementation of full attention, and by how much?
 #
 # **Set-up.** bfloat16, 131,072 tokens at a time, cut into sequences of 2,048 to 131,072. Two models of equal size for both methods, two units each: the paper's (width 768, *one* head with $d_k=128$, $d_v=1{,}536$, gated) and an ordinary one (width 1,024, *eight* heads of 128). The baseline is torch's `scaled_dot_product_attention` with its
-# flash kernels forced {cite}`dao2023flashattention2`. These kernels stop at a head size of 256, so the wide values go through in slices, with the slice width (128 or 256) that is faster; cuDNN's kernel and attention with all scores in memory stand beside it. VQ attention has $c=512$ codes and searches them; its block length is the fastest of 256, 512 and 1,024.
+# flash kernels forced {cite}`dao2023flashattention2`.
+#
+# These kernels stop at a head size of 256, so the wide values go through in slices, with the slice width (128 or 256) that is faster; cuDNN's kernel and attention with all scores in memory stand beside it. VQ attention has $c=512$ codes and searches them; its block length is the fastest of 256, 512 and 1,024.
 # Its backward pass is the truncated one. No bias, so that on quantized keys both compute the same function; and first of all, both are compared with a float32 reference on such keys. Times are CUDA events, medians of seven after two to warm up, alone on the card.
 
 
@@ -2378,8 +2381,12 @@ figure.suptitle("Attention alone: flash pays by the length, VQ does not", fontsi
 nb.show(figure)
 
 # %% [markdown]
-# **What we saw.** The scaling is as promised: from 2,048 to 131,072 tokens the speed of the models varies by less than 20%, and memory does not grow. (Flash attention's memory does not grow either, and its forward pass needs less.) Where VQ overtakes depends on the shape. For models with the paper's one wide head it is at 6,400 tokens in training and 9,400 in inference; flash attention has to compute the scores once for each of 12 slices of the values. With eight heads of 128, for which these
-# kernels are built, flash attention leads up to 27,000 tokens in training and 40,000 in inference. cuDNN's kernel, timed as attention alone, holds out to 47,000 and 71,000. VQ attention pays for heads: each has its own codebook and its own $c+2l$ scores a token. The bias, left out here, would cost 3 to 14% of the speed of VQ attention in training. These lengths belong to one card and to this code: matrix products with softmax passes between them against one fused kernel.
+# **What we saw.** The scaling is as promised: from 2,048 to 131,072 tokens the speed of the models varies by less than 20%, and memory does not grow. (Flash attention's memory does not grow either, and its forward pass needs less.)
+#
+# Where VQ overtakes depends on the shape. For models with the paper's one wide head it is at 6,400 tokens in training and 9,400 in inference; flash attention has to compute the scores once for each of 12 slices of the values. With eight heads of 128, for which these
+# kernels are built, flash attention leads up to 27,000 tokens in training and 40,000 in inference. cuDNN's kernel, timed as attention alone, holds out to 47,000 and 71,000.
+#
+# VQ attention pays for heads: each has its own codebook and its own $c+2l$ scores a token. The bias, left out here, would cost 3 to 14% of the speed of VQ attention in training. These lengths belong to one card and to this code: matrix products with softmax passes between them against one fused kernel.
 #
 # Even the *exact* gradient wins in the end. One sequence, forward and backward, in float32 sums: the scans overtake flash attention (whose gradient over $\hat K$ is the exact straight-through one) at about 89,000 tokens, where the count of operations says 121,000.
 
@@ -2661,7 +2668,9 @@ nb.claim(
 # - **The definition of $U_i$** (C4) and **the description of the bias** (C5) do not fit the post's own formulas; both are slips, the formulas are right as corrected in D5. Its text on the gradient says $U_{i-1}$ where the formula has $U_{i-2}$.
 # - **The size of RetNet's state** (C16) is $2hd_k^2$, so the factor is $c/d_k$, not $2c/d_k$.
 # - **"Over 3 times at 8k, over 12 times at 32k"** (C14) is against the paper's own quadratic model. Against flash attention it is 1.2 and 4 times for the same shape, and 0.4 and 1.2 times for eight heads of 128.
+# - **"k-means is a usable start"** (C17): with 256 codes sentence vectors keep a cosine of 0.95, but more than a third of the sentences change their nearest neighbour.
 # - **The paper's ablations** (C18) are not seen in our language models, whose intervals are wider than the paper's differences (E5).
+# - **Stopping the previous block's gradient, too**, as the published code does, makes no difference that six seeds could show (X9).
 #
 # Could be sharper: the low-rank objection (C8) is true of the encoder and gone with the mask.
 

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/deepnet.ipynb)
 #
-# **The point.** A deep Post-LN Transformer has gradients of healthy size and does not train. The post's reason, after Admin and DeepNet: one
-# optimiser step moves all $2N$ sublayers, and the moves add up. It derives DeepNorm's two constants for SGD, and others for Adam and LAMB; the
-# exponents of every scaled scheme are found again, to a few hundredths. Two things it does not say. Plain Post-LN of that depth hands every token the same
-# vector before the first step, and this is what leaves it at the unigram entropy. And its rule for Adam, which bounds the first step and little
-# beyond, trains best at 1,000 layers in one set-up and fails earlier than DeepNorm in another.
+# **The point.** A deep Transformer with a LayerNorm after every residual sum (Post-LN) has gradients of healthy size and does not train. The post's
+# reason, after Admin and DeepNet: one optimiser step moves all $2N$ sublayers of its $N$ layers, and the moves add up. From this it derives DeepNorm's
+# two constants for SGD, and others for Adam and LAMB; for every scheme that scales anything the first step grows with the depth as predicted, to a few
+# hundredths in the exponent. Two things it does not say. A plain Post-LN network of 50 or 1,000 layers hands every token almost the same vector before
+# the first step, and so learns nothing but how frequent each character is. And its rule for Adam, which bounds the first step and little beyond, trains best at
+# 1,000 layers in one set-up and fails earlier than DeepNorm in another.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -82,12 +83,12 @@ nb.show(figure)
 # ## The question
 #
 # Residual connections and normalisation were supposed to have settled the old trouble of deep networks, gradients that vanish or explode. And indeed,
-# in a deep Transformer with LayerNorm *after* each residual sum (Post-LN) no gradient is alarmingly large or small. It still does not train: at a few
+# in a deep Transformer with LayerNorm *after* each residual sum (Post-LN, that is Post-Norm with LayerNorm) no gradient is alarmingly large or small. It still does not train: at a few
 # dozen layers the loss sticks. So what *is* the difficulty?
 #
 # The answer of Admin {cite}`liu2020admin` and DeepNet {cite}`wang2022deepnet`, which the post {cite}`su2022deepnet` re-derives: not the gradient but
 # the *increment*. One optimiser step moves every sublayer at once, all by a similar amount; with $2N$ sublayers the moves add up, and the first steps
-# throw the network far from its initialisation. The cures are a rate that starts at about $1/N$ (warm-up), or an initialisation for which each
+# throw the network far from its initialisation. The cures are a learning rate that starts at about $1/N$ (warm-up), or an initialisation for which each
 # gradient is of order $1/\sqrt N$. The post's programme: compute how each gradient depends on two dials, and set the dials so that the *sum* stays of
 # order one.
 #
@@ -99,8 +100,9 @@ nb.show(figure)
 # and the two feed-forward matrices (the paper writes $\beta$ for $\lambda$). Queries and keys keep gain 1. $G=\partial\mathcal L/\partial W$, and
 # $\eta$ is the learning rate. Plain Post-LN is $\alpha=\lambda=1$; DeepNorm is $\alpha=(2N)^{1/4}$, $\lambda=(8N)^{-1/4}$.
 #
-# The next notebooks go on from here: `why-residuals` asks the same of the residual connection itself, `prenorm-postnorm` compares the two placements,
-# and `shared-embedding` applies the idea of a loss at initialisation to the output layer.
+# The next notebooks go on from here: [why residuals](why-residuals.ipynb) asks the same of the residual connection itself,
+# [Pre-Norm against Post-Norm](prenorm-postnorm.ipynb) compares the two placements, and [the shared embedding](shared-embedding.ipynb) applies the idea of
+# a loss at initialisation to the output layer.
 
 # %% [markdown]
 # ## The increment
@@ -112,7 +114,7 @@ nb.show(figure)
 #
 # Adam is represented by its first step, the sign of the gradient, and LAMB {cite}`you2020lamb` by the sign times the norm of the weights.
 # ($\|\cdot\|_1$ is the sum of the absolute entries.) If every one of the $K$ matrices of each of the $N$ layers has a gradient of size $O(1)$, then
-# $\Delta\mathcal L=O(\eta NK)$: that is the post's diagnosis. Here $K$ counts matrices; the sister post counts parameters. We add a fourth optimiser,
+# $\Delta\mathcal L=O(\eta NK)$: that is the post's diagnosis. Here $K$ counts matrices; [the post on residuals](why-residuals.ipynb) counts parameters. We add a fourth optimiser,
 # which the post could not know: Muon's direction is the polar factor of $G$, with $\langle G,UV^\top\rangle=\|G\|_*$, the nuclear norm.
 #
 # The check differentiates a loss with an arbitrary gradient and an arbitrary Hessian along each direction. In torch, the four terms are the function
@@ -561,6 +563,13 @@ axes.legend(loc="upper right")
 nb.show(figure)
 
 # %% [markdown]
+# <div class="kx-play" data-play="deepnet" role="group" aria-label="Skip weight and initial size as dials: the budgets of three optimisers">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> drag the point in the plane of the two exponents and see the
+# first step of each optimiser at any depth. Try: from the origin (plain Post-LN) go to DeepNorm at (¼, ¼). SGD's line becomes flat, Adam's
+# does not; and the tokens, of which a later section speaks, stay apart. <span class="kx-still">The figure above shows the plane.</span></p>
+# </div>
+
+# %% [markdown]
 # ## The paper's theorem, and its table
 #
 # The paper argues on a scalar model in which a sublayer has just two numbers, $v$ and $w$:
@@ -667,7 +676,7 @@ nb.claim(
 # $$\Bigl\|\frac{\partial f}{\partial(v,w)}\Bigr\|=\sqrt d\;\frac{\alpha\sqrt{v^2+w^2}}{\alpha^2+v^2w^2},$$
 #
 # which is $\sqrt{d/2}$ rather than 0 for plain Post-LN, and tends to $\sqrt d\,\sqrt{v^2+w^2}/\alpha$ for large $\alpha$. The conclusion stands; the
-# proof needs high dimension. (`why-residuals` returns to this point.)
+# proof needs high dimension. ([Why residuals](why-residuals.ipynb) returns to this point.)
 
 # %%
 q = sp.Symbol("q", positive=True)  # S^(-1/4)
@@ -835,7 +844,7 @@ nb.claim(
 # $\exp\bigl(-1/(8\sqrt{2N})\bigr)$: the tokens stay as they were. (That attention loses rank with depth is known {cite}`dong2021attention`, and its
 # effect on Post-LN and Pre-LN gradients too {cite}`noci2022signal`; the post predates the second.)
 #
-# For real attention the averaging has a causal mask. The same argument then runs over the matrix $K$ of all inner products, with the rows of weights
+# For real attention the averaging has a causal mask. The same argument then runs over the matrix $K$ of all inner products (no longer a count), with the rows of weights
 # in a matrix $A$: $K\leftarrow\alpha^2K+\lambda^4AKA^\top$ and $K\leftarrow\alpha^2K+c_F\lambda^4\kappa(K)$, scaled to a unit diagonal after each
 # (for Pre-LN: not scaled). That is the function below. It needs no fit.
 #
@@ -1087,7 +1096,7 @@ nb.claim(
 #
 # For $x+F(\operatorname{LN}(x))$ the post says: the same with $\alpha=1$, and compute $\lambda$ again. The budget would ask for $\lambda=S^{-1/2}$.
 # But Pre-LN rescales itself. Its branches see normalised inputs, so the stream grows, $\|x_t\|^2\propto1+c\lambda^4t$, and a later branch, small
-# against the stream, matters less: the backward energy at sublayer $t$ is proportional to $1/(1+c\lambda^4t)$ (shown in `prenorm-postnorm`). Each
+# against the stream, matters less: the backward energy at sublayer $t$ is proportional to $1/(1+c\lambda^4t)$ ([shown here](prenorm-postnorm.ipynb)). Each
 # squared gradient is $\lambda^2$ times that:
 #
 # $$\sum_t\|G_t\|^2\ \propto\ \int_0^S\frac{\lambda^2\,dt}{1+c\lambda^4t}=\frac{\ln(1+c\lambda^4S)}{c\lambda^2} .$$
@@ -3027,10 +3036,12 @@ nb.experiment(
 # **What we saw.** With two seeds the ratio is known to a factor of 4; only the sign of the trend is. For all three arms the largest rate falls with the
 # depth, on each seed: for DeepNorm and the LAMB rule as expected in sign, for the Adam rule against the expectation (at $N=24$ it still trains at the
 # last rate of the grid, so its ratio is at least 8). Seed 0 of the Adam rule trains at $N=384$ up to 0.0024, seed 1 nowhere. Near the limit the two
-# seeds of DeepNorm part as well (2.72 and 3.36 at 0.0048). Why the Adam rule fails here and not in E5, where $\lambda$ is smaller still and three seeds
-# train at 0.006, we do not know. E5b has half of E5's warm-up and half of its batch, and the two are confounded. We suspect the warm-up: at 0.0012 the
-# steps add up to the initial entries after 12 steps, well inside it, against 24 for DeepNorm, and the budget is a statement about initial matrices (E6
-# measures what follows). So the lead of the Adam rule in E5 is real, and it is not robust.
+# seeds of DeepNorm part as well (2.72 and 3.36 at 0.0048).
+#
+# Why the Adam rule fails here and not in E5, where $\lambda$ is smaller still and three seeds train at 0.006, we do not know. E5b has half of E5's warm-up and
+# half of its batch, and the two are confounded. We suspect the warm-up: at 0.0012 the steps add up to the initial entries after 12 steps, well inside it,
+# against 24 for DeepNorm, and the budget is a statement about initial matrices (E6 measures what follows). So the lead of the Adam rule in E5 is real, and it
+# is not robust.
 
 # %% [markdown]
 # ## E6: the first steps

@@ -13,11 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/normalization-substitutes.ipynb)
 #
-# **The point.** Normalization divides a token $x\in\mathbb R^d$ by its root mean square $\rho$: $y=x/\rho$. What could stand in for it, one channel at a time? Keep the diagonal $\frac1\rho(1-y^2/d)$ of its Jacobian and solve for
-# $y$: with $\rho$ held constant comes $\sqrt d\tanh\frac x{\rho\sqrt d}$, the "dynamic tanh" (DyT); with $\rho=x/y$ comes $\sqrt d\,x/\sqrt{x^2+C}$ ("DyISRU"). The second is exact along a channel, $C$ being the energy of the
-# others; the first freezes $\rho$ in one place and not in the other. "The best" map, though, is $\mathbb E[y|x]$: for Student-t tokens, in the limit of infinite width, just such a function (its amplitude tells the tail, not
-# $\sqrt d$); for tokens of two sizes no monotone function at all. In a real network and in a small race the curve hardly matters. The post's other advice, to keep $\sqrt d$, helps at the
-# best learning rate, but no more than the identity with slope 1 does; and it hurts at a high one.
+# **The point.** Normalisation divides a token $x\in\mathbb R^d$ by its root mean square $\rho$: $y=x/\rho$. What could stand in for it, one channel at a time? The post keeps the diagonal of its Jacobian and solves for $y$:
+# with $\rho$ held constant comes $\sqrt d\tanh\frac x{\rho\sqrt d}$, the "dynamic tanh" (DyT); with $\rho=x/y$ comes $\sqrt d\,x/\sqrt{x^2+C}$ ("DyISRU"), exact along a channel if $C$ is the energy of the others.
+# Which map is best depends on the tokens: for Student-t tokens, in the limit of infinite width, it is of the second form; for tokens of two sizes no monotone function is. At the norms of a real network (MiniLM) and in a race of three-layer
+# models the curve hardly matters. The post's other advice, to keep $\sqrt d$, helps at the best learning rate, but no more than the identity with slope 1 does; and it hurts at a high one.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -90,16 +89,16 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# A normalization layer ties the channels of a token together: every output depends on every input. It costs a reduction over the width, it complicates quantization and fusion, and
+# A normalisation layer ties the channels of a token together: every output depends on every input. It costs a reduction over the width, it complicates quantization and fusion, and
 # it seems to be needed. {cite}`zhu2025dyt` report that it is not: replace it by the element-wise *dynamic tanh*, $y=\gamma\tanh(\alpha x)+\beta$ with one learned scalar $\alpha$ a
 # layer, and vision and language models reach the same quality. Why $\tanh$? They had looked at input-output plots of trained layers and seen an S.
 #
-# The post, after {cite}`stollenwerk2025dynamic`, looks for a reason: write down the gradient of normalization, keep what an element-wise function can keep, and solve for
-# the function. One way of closing the equation gives $\tanh$, another gives $x/\sqrt{x^2+C}$, which it calls the best there is. It ends in doubt whether anything element-wise can replace normalization for good.
+# The post, after {cite}`stollenwerk2025dynamic`, looks for a reason: write down the gradient of normalisation, keep what an element-wise function can keep, and solve for
+# the function. One way of closing the equation gives $\tanh$, another gives $x/\sqrt{x^2+C}$, which it calls the best there is. It ends in doubt whether anything element-wise can replace normalisation for good.
 #
 # We check the derivation, find out what exactly is approximated in it, answer "the best" in closed form, and try the candidates on the norm layers of a real network and in a small
-# language model. What Pre-Norm and Post-Norm do to depth is the matter of {doc}`deepnet <deepnet>`; the scale of attention, which returns at the end, that of
-# {doc}`attention-scale <../attention/attention-scale>`.
+# language model. [What depth does to Post-Norm](deepnet.ipynb) and [Pre-Norm against Post-Norm](prenorm-postnorm.ipynb) have notebooks of their own; so has
+# [the scale of attention](../attention/attention-scale.ipynb), which returns at the end.
 #
 # Notation: one token $x\in\mathbb R^d$ with $\rho=\lVert x\rVert_{RMS}$, its norm $y=\operatorname{RMSNorm}(x)=x/\rho$, and $C$ the constant of the second solution. In
 # {cite}`stollenwerk2025dynamic` $C$ is the number of channels and $\beta$ the constant. LayerNorm is RMSNorm of the centred token.
@@ -483,7 +482,7 @@ places = [(dim, at) for dim in (4, 6, 16, 64, 384) for at in (0.1, 0.5, 1, 2, 5,
 # **Tokens of two sizes.** With two scales, 1 and 4, small inputs mostly come from small tokens (slope 1) and large ones from large tokens (slope $\frac14$). In between $f^*$ *falls* (the figure at the
 # top): no tanh, no ISRU, no monotone function is the best.
 #
-# **Tokens of one size.** If $\lVert x\rVert$ is the same for all, $y=x/\rho$ is linear, at any width. The S in the input-output plots of a norm is not made by normalizing a token. It is made by mixing tokens
+# **Tokens of one size.** If $\lVert x\rVert$ is the same for all, $y=x/\rho$ is linear, at any width. The S in the input-output plots of a norm is not made by normalising a token. It is made by mixing tokens
 # of different size; channels of different size, in tokens of one size, leave the line straight.
 
 # %%
@@ -705,7 +704,7 @@ nb.claim(
 # %% [markdown]
 # ## Experiment: how close can an element-wise map come?
 #
-# We draw 4,000 tokens of width 512 with six laws of the token scale, normalize them, and fit $A\,g(\alpha x)$ with a line and four curves $g$. The measure is the normalized mean squared error
+# We draw 4,000 tokens of width 512 with six laws of the token scale, normalise them, and fit $A\,g(\alpha x)$ with a line and four curves $g$. The measure is the normalised mean squared error
 # $\mathbb E(y-f)^2/\mathbb Ey^2$, whose floor is that of $f^*$.
 #
 # One device makes this cheap for millions of entries. An odd map is $f(x)=g(|x|)\,x$; if $g$ hardly changes within a narrow bin of $\log|x|$, all that a fit needs to know of the data are the sums
@@ -1421,7 +1420,7 @@ nb.claim(
 # %% [markdown]
 # ### What is lost: $Jx=0$
 #
-# Double the input and RMSNorm does not notice; DyT does. With this goes a property of training that normalized networks have: the gradient of a weight matrix in front of a norm is orthogonal to the matrix, so that a
+# Double the input and RMSNorm does not notice; DyT does. With this goes a property of training that normalised networks have: the gradient of a weight matrix in front of a norm is orthogonal to the matrix, so that a
 # plain gradient step can only lengthen it, longer weights turn more slowly, and the learning rate tunes itself {cite}`arora2019autotuning`. In front of DyT it is not.
 
 # %%
@@ -1576,9 +1575,10 @@ if nb.scale != "cpu":  # only where there is time: without clipping, with few ch
 # %% [markdown]
 # ### Three treatments of the attention logits
 #
-# The post ends on the attention logits. Gemma 2 capped them softly (at 50, from memory); Gemma 3 dropped the cap and normalizes queries and keys instead {cite}`gemma3`. The author's reading: a cap only moves the explosion
-# elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains (positions are learned vectors; {cite}`henry2020qknorm` had L2 norms and one scale, the RMS norm with gains is a later variant). Expected: QK-norm holds the logits near 4, the cap does not. We watch the largest logit
-# $|q\cdot k|/\sqrt{d_h}$ *before* the cap.
+# The post ends on the attention logits. Gemma 2 capped them softly (at 50, from memory); Gemma 3 dropped the cap and normalises queries and keys instead {cite}`gemma3`. The author's reading: a cap
+# only moves the explosion elsewhere, before the cap. We train the small model without clipping at a high learning rate, three ways: plain logits, softcap at 10, and QK-norm with learned gains
+# (positions are learned vectors; {cite}`henry2020qknorm` had L2 norms and one scale, the RMS norm with gains is a later variant). Expected: QK-norm holds the logits near 4, the cap does not. We watch
+# the largest logit $|q\cdot k|/\sqrt{d_h}$ *before* the cap.
 
 
 # %% tags=["hide-input"]
@@ -2301,7 +2301,7 @@ nb.claim(
 # %% [markdown]
 # ## Is it faster?
 #
-# That was a reason for DyT in its first version; the later one says that against a compiled normalization there is no gain. Both sides would have to be compiled, on a GPU; two uncompiled layers on a CPU compare Python, not
+# That was a reason for DyT in its first version; the later one says that against a compiled normalisation there is no gain. Both sides would have to be compiled, on a GPU; two uncompiled layers on a CPU compare Python, not
 # the two ideas.
 
 # %% tags=["hide-input"]
@@ -2364,16 +2364,16 @@ nb.claim(
 # second do.
 #
 # **Later work.** {cite}`stollenwerk2025dynamic`, in its published version, already calls DyISRU the exact element-wise counterpart of a norm, our (5). {cite}`chen2025derf` search for better curves and settle on
-# $\operatorname{erf}(\alpha x+s)$, with gains that they ascribe to generalization. On synthetic tokens erf is further from a norm than tanh, on the real norms sometimes nearer: closeness to a norm is not what makes a substitute good.
+# $\operatorname{erf}(\alpha x+s)$, with gains that they ascribe to generalisation. On synthetic tokens erf is further from a norm than tanh, on the real norms sometimes nearer: closeness to a norm is not what makes a substitute good.
 # {cite}`verma2026dyt` finds the sign of DyT's effect to depend on the regime: at 64M parameters the loss is 27% better at 1M tokens and 19% worse at 118M; at 3.78B parameters DyT is 1.7% better; and a *larger* $\alpha$, that is
 # more saturation, reduces the penalty where data are plentiful. That speaks against saturation as the cause of the penalty.
 #
 # ## What does not hold
 #
 # - **"The best element-wise substitute"** (C6) is true for Student-t tokens in the limit of infinite width. For tokens of two sizes it leaves a third more error than the best map.
-# - **"ISRU is closer to normalization than tanh"** (C7, C8) holds for four of six synthetic laws, by 1% to 4% of the error; on the LayerNorms of MiniLM neither leads.
+# - **"ISRU is closer to normalisation than tanh"** (C7, C8) holds for four of six synthetic laws, by 1% to 4% of the error; on the LayerNorms of MiniLM neither leads.
 # - **"The amplitude is $\sqrt d$"** (C9) where one channel is the token, in three norms of MiniLM; elsewhere not.
-# - **"DyT matches normalization"** (C11): plain DyT does not in our race; with $\sqrt d$ and clipping no difference is resolved; and the identity does not fail in it.
+# - **"DyT matches normalisation"** (C11): plain DyT does not in our race; with $\sqrt d$ and clipping no difference is resolved; and the identity does not fail in it.
 # - **"Keep $\sqrt d$"** (C10) helps at the best learning rate and below, but an amplitude of 2 or the identity with slope 1 helps as much; at a rate of 0.1 it is among the worst arms.
 #
 # A constant $\rho$ throughout gives a straight line (X1). The post offers it as an approximation and then betters it; it is no error.

@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/prenorm-postnorm.ipynb)
 #
-# **The point.** A Pre-Norm state is a running sum, so each further layer changes it less, and neighbouring layers act side by side, as width rather than depth.
-# We find the exact law: at initialisation, with branches as strong as their input, $S$ Pre-Norm sublayers are about $\ln S$ branches deep, Post-Norm ones $S/2$. Trained
-# networks of sixteen sublayers keep the order by the same measure: 1.8 branches against 3.2 by energy, from less than one, though much of what Post-Norm
-# says through long paths cancels. The post's *consequence*, a better end for Post-Norm, is not detected in small models, and Pre-Norm's first layer is the one layer it cannot spare.
+# **The point.** With Pre-Norm the state is a running sum, so each further layer changes it less, and neighbouring layers act side by side, as width rather than depth:
+# that is the post's reason why Pre-Norm ends worse than Post-Norm. Here the dilution gets an exact law. Count the branches that a signal has passed, weighted by energy: at initialisation, with
+# branches as strong as their input, $S$ Pre-Norm sublayers are about $\ln S$ branches deep, Post-Norm ones $S/2$. Small networks of sixteen sublayers keep the order when they are trained, 1.8 branches
+# against 3.2, though much of what Post-Norm says through long paths cancels. The post's *consequence*, a better end for Post-Norm, is not detected in them (65,000 weights), and Pre-Norm's first
+# layer is the one layer it cannot spare.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -104,7 +105,7 @@ train_milton, test_milton = milton[:100_000], milton[-40_000:]
 #
 # $$\text{Pre-Norm:}\quad x_{t+1}=x_t+F_t(\operatorname{Norm}(x_t)),\qquad\text{Post-Norm:}\quad x_{t+1}=\operatorname{Norm}(x_t+F_t(x_t)).$$
 #
-# Pre-Norm trains at almost any depth and without warm-up; Post-Norm needs care ([`deepnet`](deepnet.ipynb) shows what happens without). Yet people who
+# Pre-Norm trains at almost any depth and without warm-up; Post-Norm needs care ([DeepNet](deepnet.ipynb) shows what happens without). Yet people who
 # did get Post-Norm to train found it better in the end, above all after fine-tuning. Why would the *easier* network be the *worse* one?
 #
 # The post {cite}`su2022prenorm` passes on an answer that it credits to Tang Xianghao. The Pre-Norm state is a running sum. The longer the sum, the less
@@ -113,14 +114,14 @@ train_milton, test_milton = milton[:100_000], milton[-40_000:]
 # *one layer of twice the width*. Depth is diluted into width. Post-Norm brings the state back to unit size after every sum, so that each layer moves it
 # by as much as the one before.
 #
-# Is there not evidence the other way? Xiong et al. {cite}`xiong2020layer` found Pre-LN better than Post-LN in the *same* settings. That shows, the post replies, that it is
+# Is there not evidence the other way? Xiong et al. {cite}`xiong2020layer` found Pre-LN better than Post-LN (the same two placements with LayerNorm) in the *same* settings. That shows, the post replies, that it is
 # *easier* to train: settings that suit one placement need not suit the other. A comparison is fair when each is tuned by itself, as we do below.
 #
 # The post has one formula, the sum. This notebook makes the picture quantitative: exact laws for the growth, the angles, the gradients and the *number of
 # branches that a signal passes*; then a test on trained networks, which puts layers in parallel and looks at what breaks.
 #
 # Notation. $N$ layers are $S=2N$ sublayers, $t=0,\dots,S-1$. A branch has the *energy* $c=\mathbb E\|F(u)\|^2/\|u\|^2$ on a normalised $u$, and
-# $p=c/(1+c)$. A feed-forward branch with Xavier matrices, $r$ times as wide inside, and ReLU has $c=2r/(1+r)^2$ (`deepnet`, D4), which is 0.32 for $r=4$;
+# $p=c/(1+c)$. A feed-forward branch with Xavier matrices, $r$ times as wide inside, and ReLU has $c=2r/(1+r)^2$ ([DeepNet](deepnet.ipynb), D4), which is 0.32 for $r=4$;
 # a square Gaussian matrix with entries of variance $1/d$ has $c=1$. Norms of states are taken with $\|x_0\|=1$.
 
 # %% [markdown]
@@ -413,7 +414,7 @@ nb.derivation(
 # random permutation (less one). In general the mean is $\sum_tc/(1+c(t+1))\approx\ln(1+cS)$. **At $c=1$, 192 sublayers, the depth of GPT-3, are 4.8 branches deep in
 # Pre-Norm and 96 in Post-Norm.** The energy $c$ matters: initialisations that shrink the branches with depth, $c\approx1/S$, leave $\ln2\approx0.69$ and $0.99$ branches,
 # and no difference worth the name. DeepNorm is of that kind. With the skip weight $\alpha$ and branch matrices $\lambda$ times as large (DeepNet's $\beta$), the
-# energies are $a=\alpha^2$ and $b=\lambda^4$ and $p=cb/(a+cb)$: for DeepNet's constants about $\frac14S^{-1/2}$ branches in all. It starts with *no* depth and has to learn it.
+# energies are $a=\alpha^2$ and $b=\lambda^4$ and $p=cb/(a+cb)$: for DeepNet's constants, at $c=1$, about $\frac14S^{-1/2}$ branches in all. It starts with *no* depth and has to learn it.
 
 
 # %%
@@ -514,7 +515,7 @@ nb.derivation(
 #
 # for the output matrix $W_t$ of sublayer $t$, which sees the gradient at $x_{t+1}$ (the last norm contributes the factor $(1+cS)^{-1/2}$: the size does not depend on $S$). So *the
 # bottom of a Pre-Norm network has the larger gradients*, by $\sqrt{(1+cS)/(1+c)}$ from end to end: the sentence of DeepNet {cite}`wang2022deepnet` that the post
-# reads as the same dilution. The squares sum to $\approx\ln(1+cS)/c$, the logarithm on which `deepnet` (D12) builds. In Post-Norm the factor
+# reads as the same dilution. The squares sum to $\approx\ln(1+cS)/c$, the logarithm on which [the analysis of Pre-LN](deepnet.ipynb) (D12) builds. In Post-Norm the factor
 # $1+c$ of each branch is undone by the norm, and the profile is flat.
 
 
@@ -1267,7 +1268,7 @@ def transfer(device, *, arms, seeds, checkpoints, fine_rates, fine_steps, window
 # **Question.** The laws above hold before training. Are the layers of a *trained* Pre-Norm network more dispensable than those of a trained Post-Norm network?
 # **Set-up.** Character models of Shakespeare: 8 layers, width 32, two heads, 16 sequences of 32 characters, 600 steps of Adam with warm-up over 60 and a cosine to
 # zero. The branch matrices start $\lambda=1/\sqrt3$ times as large as Xavier's, about PyTorch's default for a linear layer, and every result below is for that
-# $\lambda$; at $\lambda=1$ Post-Norm is harder to train (`deepnet`, D11). DeepNorm has its own constants.
+# $\lambda$; at $\lambda=1$ Post-Norm is harder to train ([DeepNet](deepnet.ipynb), D11). DeepNorm has its own constants.
 #
 # E2 tries five learning rates on one seed and takes the best of each arm to three fresh seeds. E2d trains Pre-Norm and Post-Norm again at those rates, and Pre-Norm also at
 # Post-Norm's, with four seeds, and operates on 128 held-out windows that took no part in the choice: two neighbouring layers in parallel, all four pairs, all pairs but the
@@ -1462,7 +1463,7 @@ nb.experiment(
 )
 
 # %% [markdown]
-# **What we saw.** Half of what was expected. The upper layers of Pre-Norm are nearly free: dropped, merged or swapped they cost a third of Post-Norm's or less, also when it is
+# **What we saw.** Half of what was expected. The upper layers of Pre-Norm are nearly free: dropped, merged or swapped they cost about a third of Post-Norm's or less, also when it is
 # trained at Post-Norm's rate. But its first layer writes onto a stream of size 1 (it multiplies it by 3.5), all else stands on it, and to take it away costs far more
 # than any layer of Post-Norm. So merging *all* pairs is not cheaper in Pre-Norm; the means even point the other way, without significance. All pairs *but the first*
 # cost it a quarter. (Prototypes of 250 steps at the rate 0.003, not recorded, had all pairs at 0.06 against 0.22: there the first layer had not grown.)

@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/shared-embedding.ipynb)
 #
-# **The point.** A model with *tied* embeddings writes with the table it reads with: $n$ rows of width $d$, entries of size $\sigma$. If its network starts near
-# the identity, the token just read gets the logit $d\sigma$. Where this is well above $\log n$, training starts at about $d\sigma$ nats. The post's estimate
-# $\log(e^{d\sigma}+n-1)$ gets a sharper form here, and its four remedies are compared: a smaller table, no tying, a rotation, a permutation of the coordinates.
-# The smaller table repairs the loss but leaves half of the probability on repeating the token, and it trains slowest. The first loss is not why: tied logits can
-# say little about pairs of words, whatever their size. A swap of halves gives symmetric logits, a cyclic shift general ones. GPT-2 never had the
-# problem, since it does not start near the identity.
+# **The point.** A language model with *tied* embeddings writes with the table it reads with: $n$ rows of width $d$, entries of size $\sigma$. If the network
+# between starts near the identity, the token just read gets the logit $d\sigma$, and where this is well above $\log n$ training starts at about $d\sigma$ nats: 27.7 at
+# BERT's sizes with $\sigma=1/\sqrt d$, where a uniform guess costs 10.3. The post's estimate $\log(e^{d\sigma}+n-1)$ gets a sharper form here, and its remedies
+# are compared in small models: a smaller table, no tying, a rotation, a permutation of the coordinates. The smaller table repairs the loss, but it leaves half of the probability
+# on repeating the token and trains slowest. The first loss is not why: the logits of a tied table can say little about pairs of words, whatever their size.
+# GPT-2 never had the problem, since it does not start near the identity.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -82,8 +82,9 @@ nb.show(figure)
 #
 # Notation. $W$ is the table, its rows $w_1,\dots,w_n$ independent with independent entries of mean 0 and variance $\sigma^2$; $v$ is one more such row.
 # RMS norm without its gain, $\operatorname{norm}(x)=\sqrt d\,x/\|x\|$. A token's *self logit* is the logit that a model gives to the token it has just
-# read. The network before the output layer is a DeepNorm Transformer (`deepnet` explains its constants): its residual branches start so small that it
-# is close to the identity. `why-residuals` asks why one builds networks like that, `mup` arrives at another output layer by another road.
+# read. The network before the output layer is a DeepNorm Transformer ([its constants are explained here](deepnet.ipynb)): its residual branches start so small that it
+# is close to the identity. [Why residuals](why-residuals.ipynb) asks why one builds networks like that, [muP](../optimization/mup.ipynb) arrives at another output
+# layer by another road.
 #
 # ## Three moments
 #
@@ -410,10 +411,9 @@ nb.derivation(
 #
 # $$f=1+\gcd(g-1,d-1)\ \text{ fixed points, and }\ f+c_2=1+\gcd(g^2-1,d-1).$$
 #
-# At least two coordinates never move. With $g^2=d$ the shuffle is the transposition of a square: $c_2$ takes all the rest, and $f=1+\sqrt d-1$. For
-# $d=64$, $g=8$ the self logit keeps the mean $8\sigma$; $d=768$, $g=12$ is harmless with $f=2$. For a start like an untied table's choose $g$ with
-# $\gcd(g^2-1,d-1)$ small, or a cyclic
-# shift, which has $f=c_2=0$.
+# At least two coordinates never move. With $g^2=d$ the shuffle is the transposition of a square: $f=\sqrt d$, and $c_2$ takes all the rest. For $d=64$, $g=8$
+# the self logit keeps the mean $8\sigma$; $d=768$, $g=12$ is harmless with $f=2$. For a start like an untied table's choose $g$ with $\gcd(g^2-1,d-1)$ small,
+# or a cyclic shift, which has $f=c_2=0$.
 
 # %%
 shuffle = lambda size, g: torch.arange(size).view(g, size // g).T.flatten()  # h[..., shuffle]: reshape, transpose, reshape
@@ -970,10 +970,12 @@ nb.experiment(
 #
 # **Question.** GPT-2 {cite}`radford2019gpt2` ties its embeddings and starts with $\sigma=0.02$, that is $d\sigma=15.4$ against $\log n=10.8$, and nobody
 # complains about its first loss. Why? **Set-up.** GPT-2 small at initialisation: 12 Pre-LN layers, $d=768$, $n=50257$, weights
-# $\mathcal N(0,0.02^2)$, learned positions; 128 random tokens. There are two variants. The paper's prose scales the residual weights with depth, which later
-# implementations read as a division by $\sqrt{24}$, with positions of 0.02. The released code has no such scaling and positions of 0.01. We run both, and the
-# first with its attention, its MLPs or all branches removed. Then smaller networks with branches and positions of all sizes, to go through the cosines from
-# 0 to 1. **Expected.** D9 with the measured cosine, to a tenth (the constant $10^{-5}$ of LayerNorm takes 1% off states this small).
+# $\mathcal N(0,0.02^2)$, learned positions; 128 random tokens.
+#
+# There are two variants. The paper's prose scales the residual weights with depth, which later implementations read as a division by $\sqrt{24}$, with
+# positions of 0.02. The released code has no such scaling and positions of 0.01. We run both, and the first with its attention, its MLPs or all branches
+# removed. Then smaller networks with branches and positions of all sizes, to go through the cosines from 0 to 1. **Expected.** D9 with the measured cosine, to
+# a tenth (the constant $10^{-5}$ of LayerNorm takes 1% off states this small).
 
 
 # %%
@@ -1217,14 +1219,15 @@ nb.claim(
 #
 # - the post's five: *tied* with $\sigma=1/\sqrt d$, *small table* (a), *untied* (b), *projection* (c), *swap* (d), and the *shuffle* with 8 groups;
 # - the *shift* by $d/4$;
-# - *logits/d*, muP's readout {cite}`yang2022tp5` (`mup`): $\sigma=1$, logits divided by $d$, and a table that moves $d$ times as fast as the hidden weights;
+# - *logits/d*, [muP's readout](../optimization/mup.ipynb) {cite}`yang2022tp5`: $\sigma=1$, logits divided by $d$, and a table that moves $d$ times as fast as the hidden weights;
 # - *logits/√d*, as in the code of T5 {cite}`raffel2020t5`: $\sigma=1$, logits divided by $\sqrt d$, one rate for all.
 #
-# All heads run at five rates, the same grid, with three seeds, and read the same text. Three tied heads get two lower rates besides, since their best would
-# have been at the edge. Each head's best rate is chosen on the held-out loss that is reported; where a comparison is of speed, all heads have the same rate. Note two things. Adam steps do not depend on the
-# scale of a gradient, so that the table with $\sigma=1$, logits divided by $1/\sigma'$ and a rate $1/\sigma'$ times as large *is* the table with $\sigma'$:
-# logits/d is a tied model with $\sigma=1/d$, and logits/√d one with $\sigma=1/\sqrt d$ whose table learns $\sqrt d$ times more slowly. And in a tied model the
-# table's gradient is the sum of what it gets as input and as output.
+# All heads run at five learning rates, the same grid, with three seeds, and read the same text. Three tied heads get two lower rates besides, since their best would
+# have been at the edge. Each head's best rate is chosen on the held-out loss that is reported; where a comparison is of speed, all heads have the same rate.
+#
+# Note two things. Adam steps do not depend on the scale of a gradient, so that the table with $\sigma=1$, logits divided by $1/\sigma'$ and a rate $1/\sigma'$
+# times as large *is* the table with $\sigma'$: logits/d is a tied model with $\sigma=1/d$, and logits/√d one with $\sigma=1/\sqrt d$ whose table learns $\sqrt
+# d$ times more slowly. And in a tied model the table's gradient is the sum of what it gets as input and as output.
 #
 # **Expected.** Initial losses by the formulas; (a) the slowest remedy, as the post reports. For P(self): close to 1, $\frac12$ and $\frac1n$ at the start.
 
@@ -1736,10 +1739,11 @@ nb.claim(
 # %% [markdown]
 # **What we saw.** The starts are those of the formulas, to a tenth of a nat. Then two groups form, and they are not "large loss" and "small loss". The four
 # tied heads start at 10.8, 6.8, 6.2 and 10.8 nats and are all, at each one's best rate, within a hundredth or two of a *unigram* model's loss at step 150. The
-# five others pass it at step 30 to 40 and are 0.4 nats lower by then. Their order is real, if small: untied, shift and projection lead, the shuffle is last by
-# 0.07 nats, although it has hardly a fixed point. So C8 is right, and a lower initial loss is not what makes a remedy fast: muP's readout
-# starts lower than any other head and gains nothing. At one rate the tied model has caught up with the untied one by step 20, 4.50 against 4.47 nats. The
-# small table is ahead of plain tying for a few steps and by a hundredth in the end.
+# five others pass it at step 30 to 40 and are 0.4 nats lower by then.
+#
+# Their order is real, if small: untied, shift and projection lead, the shuffle is last by 0.07 nats, although it has hardly a fixed point. So C8 is right, and
+# a lower initial loss is not what makes a remedy fast: muP's readout starts lower than any other head and gains nothing. At one rate the tied model has caught
+# up with the untied one by step 20, 4.50 against 4.47 nats. The small table is ahead of plain tying for a few steps and by a hundredth in the end.
 #
 # How far does C8 reach? In an unrecorded trial with 3,000 words and width 256 the small table came to 5.08 nats in 120 steps, tied to 5.23, a unigram model
 # has 5.17, untied and projection 4.65 to 4.67. There (a) helps a little and is past the unigram model; it is still far behind.

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/depth/why-residuals.ipynb)
 #
-# **The point.** Good initialisation keeps the signals of a deep plain network at size one. The post adds a third demand: what *all* layers together do
-# to the loss in one step must not grow with the depth either. A plain net with both signals held cannot meet it, a residual branch with a multiplier
-# $\varepsilon$ can: $\varepsilon=1/\sqrt N$ for SGD in high dimension, $1/N$ for Adam. We check each step, add the worst direction (a closed form) and a
-# case where $1/\sqrt N$ fails (branches that end in a ReLU). Then we ask what a growing increment costs. In an orthogonal linear net it costs the learning
-# rate, which falls like $1/N$, and no accuracy between 25 and 100 layers; tanh nets have a *level* increment without any multiplier, and train worse.
+# **The point.** Good initialisation keeps the signals of a deep plain network, one without skip connections, at size one, forward and backward. The post
+# adds a third demand: what *all* $N$ layers together do to the loss in one optimiser step, the *increment*, must not grow with $N$ either. A plain net that
+# holds both signals cannot meet it; a residual layer $y=x+\varepsilon f(x)$ can, with $\varepsilon=1/\sqrt N$ for SGD in high dimension. By the same count Adam
+# asks for $1/N$, and branches that end in a ReLU break the $1/\sqrt N$. And what does a growing increment cost? In an orthogonal linear net of 100 layers only
+# the learning rate, which falls like $1/N$: it still gets 94% of small handwritten digits right. Plain tanh nets have a *level* increment without any multiplier, and train
+# worse, to 91% at best.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -98,7 +99,7 @@ nb.show(figure)
 # Residual connections {cite}`he2016deep` are usually explained by vanishing gradients. But careful initialisation, and normalisation, cure vanishing
 # and exploding gradients without any residual. Deep plain networks are still said to train badly. So what does a residual add?
 #
-# The post {cite}`su2022residual` answers with an argument found on the way to DeepNet, which `deepnet` tells in full: one optimiser step moves *all*
+# The post {cite}`su2022residual` answers with an argument found on the way to DeepNet, which [the notebook on it](deepnet.ipynb) tells in full: one optimiser step moves *all*
 # layers, and the moves add up. A deep network needs a stable forward signal, a stable backward signal, *and* gradients that shrink with the number of
 # layers. Initialisation gives a plain network the first two and is then used up. With
 #
@@ -107,7 +108,7 @@ nb.show(figure)
 # one small number does all three. How small? On the line $1/N$; in high dimension, the post argues, $1/\sqrt N$ is enough. That factor $\sqrt N$ is still
 # debated under the names depth-muP and CompleteP.
 #
-# **Notation.** $N$ layers of width $d$, $K$ parameters in each (in `deepnet` $K$ counts matrices). Rows are vectors, $y=xW$ with $W\in\mathbb R^{n\times m}$.
+# **Notation.** $N$ layers of width $d$, $K$ parameters in each ([for DeepNet](deepnet.ipynb) $K$ counts matrices). Rows are vectors, $y=xW$ with $W\in\mathbb R^{n\times m}$.
 # $J_{ji}=\partial f_j/\partial x_i$, $v=\partial\mathcal L/\partial y$ is the backward signal, and it travels as $v(I+\varepsilon J)$. $t=\varepsilon^2N$ is the
 # total branch energy: $t=1$ for $\varepsilon=N^{-1/2}$. $\rho$ is the cosine of two inputs. "Orthogonal" matrices are drawn uniformly (Haar's measure).
 #
@@ -269,7 +270,7 @@ nb.derivation(
 # $$\mathbb E\log\frac{\lVert h_{l+1}\rVert^2}{\lVert h_l\rVert^2}=\frac1{2^d-1}\sum_{k\ge1}\binom dk\Bigl[\psi\bigl(\tfrac k2\bigr)+\log\tfrac4d\Bigr].$$
 #
 # **Angles die.** ReLU maps the cosine $\rho$ of two inputs to $\kappa(\rho)=\frac1\pi\bigl[\sqrt{1-\rho^2}+(\pi-\arccos\rho)\rho\bigr]$
-# {cite}`cho2009kernel` (derived in `deepnet`), and
+# {cite}`cho2009kernel` ([derived here](deepnet.ipynb)), and
 #
 # $$\kappa(1-e)=1-e+\tfrac{2\sqrt2}{3\pi}e^{3/2}+\tfrac{\sqrt2}{30\pi}e^{5/2}+\cdots\quad\Longrightarrow\quad1-\rho_l\sim\frac{9\pi^2}{2\,l^2}.$$
 #
@@ -1005,8 +1006,8 @@ nb.claim(
 # %% [markdown]
 # **What we saw.** The linear net and the residual nets have the exponents of the argument, for both optimisers. The post counts for SGD, and there $1/\sqrt N$
 # is the answer. What Adam's first step does is a *sum of moduli*, which is level at $\varepsilon=1/N$, CompleteP's exponent
-# {cite}`dey2025completep`; at $1/\sqrt N$ Adam's rate should itself fall like $1/\sqrt N$, as depth-muP has it {cite}`yang2023tp6`. (`deepnet` draws both as
-# lines in one plane.) Which of the two budgets training asks for, these sums at the first step do not say.
+# {cite}`dey2025completep`; at $1/\sqrt N$ Adam's rate should itself fall like $1/\sqrt N$, as depth-muP has it {cite}`yang2023tp6`. ([One plane](deepnet.ipynb) shows
+# both as lines.) Which of the two budgets training asks for, these sums at the first step do not say.
 #
 # Nonlinear plain nets do not follow. The typical gradient of a He-ReLU net *shrinks*, by the drift of D4: "every gradient is $O(1)$" holds in the mean and while
 # $N\ll d$. And the tanh nets, without any multiplier, have the level SGD sum of $\varepsilon=N^{-1/2}$, and its Adam slope.
@@ -1472,11 +1473,13 @@ nb.claim(
 #
 # **Question.** Are deep plain nets bad, and is it the increment that makes them so? **Set-up.** Handwritten digits ($8\times8$ pixels, 1,400 to
 # train, 397 to test), width 64, input map and head trained too, Adam, 80 steps of 64, no warm-up, no normalisation, no biases. *Every* arm of E3 tries the
-# same seven rates, a factor of four apart, on three seeds; its best is the rate of least training loss. E3c adds the orthogonal linear net and
+# same seven learning rates, a factor of four apart, on three seeds; its best is the rate of least training loss. E3c adds the orthogonal linear net and
 # $\varepsilon=1$, on three fresh seeds, with rates a factor of two apart around each optimum (four apart for $\varepsilon=1$). (A residual layer has two matrices, a plain one
-# has one: depth is compared, not parameters.) We call a net *bad* if at its best rate it stays behind logistic regression. **Expected.** Plain ReLU worst, for it
-# does not even see its input (D4). By E1 the tanh nets have no growing increment: what they lose, they lose by their signal. The post's own mechanism is
-# tested by the orthogonal *linear* net: signals and angles intact, both increments $\propto N$. It should need a rate $\propto1/N$; can it then learn?
+# has one: depth is compared, not parameters.) We call a net *bad* if at its best rate it stays behind logistic regression.
+#
+# **Expected.** Plain ReLU worst, for it does not even see its input (D4). By E1 the tanh nets have no growing increment: what they lose, they lose by their
+# signal. The post's own mechanism is tested by the orthogonal *linear* net: signals and angles intact, both increments $\propto N$. It should need a rate
+# $\propto1/N$; can it then learn?
 
 
 # %%
@@ -1914,11 +1917,16 @@ nb.claim(
 )
 
 # %% [markdown]
-# **What we saw.** Three different things go by "trains badly". *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its
-# best rate halves with each doubling of the depth, as a sum of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else.
-# With $\varepsilon=1$ nothing trains beyond 25 layers: there $\varepsilon$ does decide. *Signal:* the tanh
-# nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal matrices help a good deal.
-# (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step does not explain that net.)
+# **What we saw.** Three different things go by "trains badly".
+#
+# *Increment:* the linear net has the growing one. It trains, at 25, 50 and 100 layers alike, and its best rate halves with each doubling of the depth, as a sum
+# of moduli $\propto N$ asks; on this task, which a linear map all but solves, it pays with nothing else. With $\varepsilon=1$ nothing trains beyond 25 layers:
+# there $\varepsilon$ does decide.
+#
+# *Signal:* the tanh nets have a level SGD sum (X6). The norm of their signal falls like $1/\sqrt{2N}$, and the Gaussian one loses its angles too; orthogonal
+# matrices help a good deal. (The best rate of orthogonal tanh also falls like $1/N$, where its sum of moduli asks for $N^{-1/2}$: the count at the first step
+# does not explain that net.)
+#
 # *Blindness:* the plain ReLU net does not see its input. Its training loss at $N=100$ is below $\ln10=2.30$ although its accuracy is chance; we did not look into why.
 # So the order of E3 does not test the post's argument; E3c and E5 do.
 #
@@ -2472,7 +2480,7 @@ nb.results(
 # ## Beyond the post
 #
 # - **The worst direction** at $\varepsilon=1/\sqrt N$ is bounded too, by $\sqrt{(2+\sqrt3)e^{\sqrt3}}=4.59$ (D8); for general $t$ the formula is closed.
-# - **A second reason for residuals**: they keep inputs apart (D9). A plain ReLU net is blind before it is unstable, just as plain Post-LN in `deepnet` is
+# - **A second reason for residuals**: they keep inputs apart (D9). A plain ReLU net is blind before it is unstable, just as [a plain Post-LN Transformer](deepnet.ipynb) is
 #   blind to its tokens.
 # - **Adam changes the answer.** Counted by its first step, its budget is $N\varepsilon=1$ where SGD's is $N\varepsilon^2=1$: CompleteP's $1/N$ with a rate that does not depend on depth {cite}`dey2025completep`, or $1/\sqrt N$ with
 #   a rate like $1/\sqrt N$ {cite}`yang2023tp6`. Stable ResNet {cite}`hayou2021stable` came to $1/\sqrt N$ from the kernel side, Fixup {cite}`zhang2019fixup` to a scaled

@@ -13,11 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/amed.ipynb)
 #
-# **The point.** With three network calls a second-order solver loses to Euler, and with five it mostly does: half as many steps cost more than the order gains. AMED asks for
-# the right *direction* instead: somewhere inside a step the velocity should point along the chord, and a small network is to find where. The post asks when such a mean-value
-# theorem holds in many dimensions and answers: on straight lines. The exact answer is milder, a straight line of *velocities*; and with the scale factor that the paper has
-# and the post drops, a tangent along the chord exists on every smooth *planar* path. On a toy with an exact score AMED with fitted constants is the best at five calls (0.72 of the next
-# solver's error). On digits and MNIST constants sample as well, from five calls on, as the network that we trained.
+# **The point.** Sampling a diffusion model is solving an ODE. With three network calls, and mostly with five, a second-order solver loses
+# to Euler's method: half as many steps cost more than its order gains. AMED asks for the right *direction* instead: somewhere inside a step
+# the velocity should point along the chord, and a small network is to find where. When does such a mean-value theorem hold for vectors? On
+# straight lines, says the post. The exact answer is milder: the *velocities* must lie on a line; and with a factor on the velocity, which
+# the paper has and the post drops, every smooth *planar* path will do. On a toy with an exact score (figure) AMED with fitted constants is
+# best at five calls, at 0.72 of the next solver's error. On digits and MNIST, from five calls on, constants do as well as the network that
+# we trained.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -55,25 +57,6 @@ def by_calls(nfe, sampler):
     """End of a sampler with nfe calls, the first of them saved by the analytic first step."""
     steps = nfe + 1 if sampler in ("euler", "ipndm", "dpmpp_2m") else (nfe + 1) // 2
     return diffusion.endpoint(getattr(diffusion, sampler)(cheap, diffusion.karras_sigmas(steps + 1), START))
-
-
-# %% [markdown]
-# ## The solvers, and what they do on a toy
-#
-# In the coordinates of {doc}`ddim <ddim>`, $x=x_0+t\varepsilon$ with $t$ the noise level, sampling is the integration of $\frac{dx}{dt}=\epsilon_\theta(x,t)=:v(x,t)$ from $t_{\max}=80$ down to
-# $t_{\min}$, over nodes $t_N>\dots>t_1$. One step goes from $t_{n+1}$ to $t_n$; $h=t_n-t_{n+1}<0$. The rules, with $v=v(x,t_{n+1})$:
-#
-# $$\begin{aligned}\text{Euler (DDIM)}&: x+h\,v,&
-# \text{Heun}&: x+\tfrac h2\bigl[v+v(x+hv,t_n)\bigr],\\
-# \text{DPM-2}&: x+h\bigl[\tfrac1{2r}v(x_s,s)+(1-\tfrac1{2r})\,v\bigr],&
-# \text{AMED}&: x+c\,h\,v(x_s,s),\end{aligned}$$
-#
-# with an intermediate level $s=t_n^{\,r}t_{n+1}^{\,1-r}$ ($r=0$ is the start of the step, $r=\frac12$ the geometric mean), the Euler guess $x_s=x+(s-t_{n+1})\,v$ of the state there, and a
-# factor $c$. DPM-2 has $r=\frac12$ where nothing else is said. iPNDM combines the directions of past steps (D9). All begin with the *analytic first step*: the first direction is
-# $x/\sqrt{1+t^2}$, without a call (D7). NFE is the number of calls.
-#
-# `fit` chooses $r$ and $c$ step by step, by least squares against exact paths: one pair for all samples, or, as an *oracle* that knows where each step must end, one for each. Constants are
-# fitted on other paths than they are tested on; DPM-2 gets a fitted $r$ a step too.
 
 
 # %% tags=["hide-input"]
@@ -160,12 +143,32 @@ axes.legend(fontsize=8, ncol=2, loc="upper right")
 nb.show(figure)
 
 # %% [markdown]
-# AMED and even the oracle get worse from seven calls to nine. Every step is fitted on its own, and the nodes fall differently; with other nodes the order turns (E1).
+# The distance of samples from the exact ends of their paths, on eight Gaussians in the plane, whose score is known. The solvers are written
+# out below; the folded cells hold the code.
 #
 # ## The question
 #
 # The post {cite}`su2023amed` reads the paper AMED-Solver {cite}`zhou2024amed`: for a scalar function the mean over an interval is attained inside it; velocities are vectors, for which this
 # fails; but the paths of diffusion models are nearly planar, so it may nearly hold. When does it hold exactly, and does the solver gain what the table promises?
+#
+# ## The solvers
+#
+# In the coordinates of [ddim](ddim.ipynb), $x=x_0+t\varepsilon$ with $t$ the noise level, sampling is the integration of $\frac{dx}{dt}=\epsilon_\theta(x,t)=:v(x,t)$ from $t_{\max}=80$ down to
+# $t_{\min}$, over nodes $t_N>\dots>t_1$. One step goes from $t_{n+1}$ to $t_n$; $h=t_n-t_{n+1}<0$. The rules, with $v=v(x,t_{n+1})$:
+#
+# $$\begin{aligned}\text{Euler (DDIM)}&: x+h\,v,\\
+# \text{Heun}&: x+\tfrac h2\bigl[v+v(x+hv,t_n)\bigr],\\
+# \text{DPM-2}&: x+h\bigl[\tfrac1{2r}v(x_s,s)+(1-\tfrac1{2r})\,v\bigr],\\
+# \text{AMED}&: x+c\,h\,v(x_s,s),\end{aligned}$$
+#
+# with an intermediate level $s=t_n^{\,r}t_{n+1}^{\,1-r}$ ($r=0$ is the start of the step, $r=\frac12$ the geometric mean), the Euler guess $x_s=x+(s-t_{n+1})\,v$ of the state there, and a
+# factor $c$. DPM-2 has $r=\frac12$ where nothing else is said. iPNDM combines the directions of past steps (D9). All begin with the *analytic first step*: the first direction is
+# $x/\sqrt{1+t^2}$, without a call (D7). NFE is the number of calls.
+#
+# `fit` chooses $r$ and $c$ step by step, by least squares against exact paths: one pair for all samples, or, as an *oracle* that knows where each step must end, one for each. Constants are
+# fitted on other paths than they are tested on; DPM-2 gets a fitted $r$ a step too.
+#
+# In the figure AMED and even the oracle get worse from seven calls to nine. Every step is fitted on its own, and the nodes fall differently; with other nodes the order turns (E1).
 #
 # ## Nodes and one-step rules
 #
@@ -645,7 +648,7 @@ nb.derivation(
 # %% [markdown]
 # ## On trained networks
 #
-# The same for the U-Nets of {doc}`ddpm-vae <ddpm-vae>`. RMSE is a pixel's distance to the end of a fine Heun path from the same noise; FD the Fréchet distance in the features of a digit
+# The same for the U-Nets of [ddpm-vae](ddpm-vae.ipynb). RMSE is a pixel's distance to the end of a fine Heun path from the same noise; FD the Fréchet distance in the features of a digit
 # classifier. Four kinds of AMED: constants a step, with fitted $c$ and with $c=1$; the *predictor*, a small network from the U-Net's bottleneck (mean over positions) to $(r,c)$, fitted as in the paper by starting every step on the
 # teacher's path; and the *plugin*, iPNDM on the nodes with intermediate ones added, at one fitted $r$ for all steps (the paper predicts one a step). Beside the paper:
 #
@@ -1434,7 +1437,7 @@ nb.experiment(
 # ### E4. One time for two variances
 #
 # Data $\mathcal N(0,\operatorname{diag}(\sigma_1^2,\sigma_2^2))$: each coordinate has its own $s^*$ (D6). On the step from 2 to $\frac12$ with $\sigma_1=1$ the best common $s$ misses the chord by an error that
-# grows until $\sigma_2^2$ is well above the largest $t^2=4$ (near 7 or 8), and falls again after: that coordinate then hardly moves.
+# grows until $\sigma_2^2$ is well above the largest $t^2=4$ (near 7.3), and falls again after: that coordinate then hardly moves.
 
 
 # %%
@@ -1539,7 +1542,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's table
+# ## The paper's numbers beside ours
 #
 # FID on 50,000 samples (Table 2 of the second version; the post read the first). Our solvers show its pattern at a smaller scale: second order
 # worst at 3 and 5 calls, AMED ahead of DDIM in FD, iPNDM catching up. What the table does not say is that AMED wins everywhere.

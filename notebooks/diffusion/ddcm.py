@@ -13,13 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddcm.ipynb)
 #
-# **The point.** Let DDPM draw its noise from $K$ fixed vectors a step, and choose the one that points at a given picture: the indices are
-# a code for it, without any training. It works. Of the post's two selection rules, which it holds to be nearly the same, one is 13 to 38
-# times worse, because a vector's *length* fluctuates more than its direction matters. Its softmax has the wrong weight: the limit is
-# $\mathcal N(\tau/2,I/2)$; with the ratio of densities it is right. $K=2$ fails when nothing guides the sampler, and a centred codebook
-# mostly repairs it. On MNIST the code beats WebP and JPEG at low rates if the network's own bits are free, and
-# bits are better spent on the low-noise half of the steps: at 0.37 bits a pixel its error is a fifth of WebP's on a sheet of the same
-# pictures. Below a quarter of a bit a linear transform fitted to the data is as good or better.
+# **The point.** Let DDPM draw the noise of each step from $K$ fixed vectors, and choose the one that points towards a given picture: the
+# list of choices is a code for it, and nothing was trained for that. It works. Of the post's two rules for choosing, which it holds to be
+# nearly the same, the nearest vector does 13 to 38 times worse than the best aligned one, because a vector's *length* fluctuates more than
+# its direction matters. Its third rule, a random draw, needs other weights. Two vectors a step fail when nothing guides the sampler; taking
+# their mean away mostly repairs it. On MNIST the code beats WebP and JPEG at low rates (figure) if the network's own bits are free: at 0.37
+# bits a pixel its error is a fifth of WebP's on a sheet of the same pictures. Below a quarter of a bit a linear transform fitted to the
+# data is as good or better.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -69,11 +69,7 @@ def mse(x, x0):
     return float((((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1 - x0).square().mean())
 
 
-# %% [markdown]
-# All of DDCM in plain torch. A step of the sampler, with the coefficients of DDPM:
-
-
-# %%
+# %% tags=["hide-input"]
 def gamma(s, t):
     return float(s.bar_alpha[t - 1] * s.beta[t] ** 2 / s.bar_beta[t] ** 2)
 
@@ -89,11 +85,7 @@ def reverse_step(eps, s, t, x):
     return guess, float(s.alpha[t]) * b0**2 / b**2 * x + gamma(s, t) * guess
 
 
-# %% [markdown]
-# the codebooks, which nobody stores because a seed draws them again,
-
-
-# %%
+# %% tags=["hide-input"]
 def codebook(t, K, d, seed, device="cpu"):
     """The K noise vectors of step t, (K, d)."""
     return torch.randn(K, d, generator=torch.Generator(device).manual_seed(100_003 * seed + t), device=device)
@@ -114,12 +106,7 @@ def books(K, d, seed, device="cpu", kind="plain", cut=None):
     return lambda t: change(codebook(0 if kind == "shared" else t, K if cut is None or t <= cut else 1, d, seed, device))
 
 
-# %% [markdown]
-# and the chain, with a function `choose` that picks an index for every picture. The encoder chooses by the picture, the decoder by the
-# code, a generator at random:
-
-
-# %%
+# %% tags=["hide-input"]
 @torch.no_grad()
 def ddcm(eps, s, x, book, choose, std=sigma):
     """From x_T (N, d) to x_0 (N, d) and the code (N, T-1); choose(t, guess, C) -> (N,) indices into C (K, d)."""
@@ -133,7 +120,7 @@ def ddcm(eps, s, x, book, choose, std=sigma):
     return x, torch.stack(code, 1)
 
 
-# %%
+# %% tags=["hide-input"]
 def argmax(tau, C, generator):
     return (tau @ C.T).argmax(1)
 
@@ -216,11 +203,6 @@ e6 = nb.run(
 )
 r6, full6 = nb.recorded("E6").result, nb.recorded("E6")
 MNIST = f"full, MNIST, {full6.config['pictures']} pictures, {len(full6.config['seeds'])} codebook seeds"
-
-# %% [markdown]
-# The rivals: JPEG and WebP by PIL, over qualities and options, on the same pictures one by one and on one sheet of all of them (cells of
-# 28 or of 32 pixels). Headers are counted; a second number leaves them out. A third rival knows the data as the network does: a linear
-# transform fitted to the 4,000 training pictures.
 
 # %% tags=["hide-input"]
 mnist = diffusion.teacher("mnist28")
@@ -397,17 +379,24 @@ side.set_title("and the digit stays readable", fontsize=10)
 nb.show(figure)
 
 # %% [markdown]
-# The network's weights are not counted, as is usual for learned codecs; X6 below does the sum.
+# The network's weights are not counted, as is usual for learned codecs; X6 below does the sum. All of DDCM stands in the folded cells
+# above, in plain torch: `reverse_step`, a step of the sampler with the coefficients of DDPM; `codebook`, whose vectors nobody stores
+# because a seed draws them again; and the chain `ddcm` with a function `choose` that picks an index for every picture. `encode` chooses by
+# the picture, `decode` by the code, a generator at random.
+#
+# The rivals are JPEG and WebP by PIL, over qualities and options, on the same pictures one by one and on one sheet of all of them (cells of
+# 28 or of 32 pixels). Headers are counted; a second number leaves them out. A third rival knows the data as the network does: a linear
+# transform fitted to the 4,000 training pictures.
 #
 # ## The question
 #
 # A tokeniser turns a picture into integers. VQ and FSQ {cite}`oord2017vqvae,mentzer2023fsq` train an encoder for it and give a
-# two-dimensional grid (see {doc}`ddpm-vae <ddpm-vae>` for the generative side). The paper {cite}`ohayon2025ddcm`, which the post
+# two-dimensional grid (see [ddpm-vae](ddpm-vae.ipynb) for the generative side). The paper {cite}`ohayon2025ddcm`, which the post
 # {cite}`su2025ddcm` reads, needs no training: a DDPM that samples in $T$ steps consumes one Gaussian vector at the start and one a step.
 # Let each come from a fixed *codebook* $\mathcal C_t$ of $K$ vectors, and sampling becomes a map $\{1..K\}^T\to\mathbb R^d$ (the last step has $\sigma_1=0$: one index is the start's). Two
 # questions: does it still sample well, and can a *given* picture be found among the outputs?
 #
-# Notation as in {doc}`ddpm-bayes <ddpm-bayes>`: the step is $x_{t-1}=\mu(x_t)+\sigma_t\varepsilon_t$ with
+# Notation as in [ddpm-bayes](ddpm-bayes.ipynb): the step is $x_{t-1}=\mu(x_t)+\sigma_t\varepsilon_t$ with
 #
 # $$\mu(x_t)=\frac{\alpha_t\bar\beta_{t-1}^2}{\bar\beta_t^2}x_t+\gamma_t\bar\mu(x_t),\qquad\gamma_t=\frac{\bar\alpha_{t-1}\beta_t^2}{\bar\beta_t^2},\qquad
 # \sigma_t=\tilde\beta_t=\frac{\bar\beta_{t-1}\beta_t}{\bar\beta_t},$$
@@ -1044,7 +1033,7 @@ nb.claim(
 #
 # ## The experiments
 #
-# Teachers as in {doc}`ddpm-vae <ddpm-vae>`: U-Nets for scikit-learn's 8 x 8 digits ($d=64$) and for MNIST. All pictures that are encoded
+# Teachers as in [ddpm-vae](ddpm-vae.ipynb): U-Nets for scikit-learn's 8 x 8 digits ($d=64$) and for MNIST. All pictures that are encoded
 # are test pictures. MSE is taken on $[-1,1]$ after clipping and rounding. Six functions make the numbers: short runs of them live, long
 # ones on a GPU, recorded with several codebook seeds (for small $K$ the codebook itself is the randomness).
 
@@ -2161,10 +2150,10 @@ nb.claim(
 # %% [markdown]
 # ## Exercises
 #
-# 1. How many vectors would rule A need at each step of the digits so as neither to over- nor to under-guide, that is $e_K=m_t$? 2. Why
-# does centring, meant for generation, help the *encoder* at $K=2$? 3. Rule A over-guides. Does it encode better with shrunk vectors,
-# $\lambda\varepsilon$ with $\lambda<1$? 4. Show that the printed weight with $2\tau$ in place of $\tau$ has the right mean and still the
-# wrong variance.
+# 1. How many vectors would rule A need at each step of the digits so as neither to over- nor to under-guide, that is $e_K=m_t$?
+# 2. Why does centring, meant for generation, help the *encoder* at $K=2$?
+# 3. Rule A over-guides. Does it encode better with shrunk vectors, $\lambda\varepsilon$ with $\lambda<1$?
+# 4. Show that the printed weight with $2\tau$ in place of $\tau$ has the right mean and still the wrong variance.
 
 # %% [markdown]
 # ```{admonition} Solution 1

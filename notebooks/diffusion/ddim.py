@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddim.ipynb)
 #
-# **The point.** DDPM's loss needs only $p(x_t|x_0)$ and its sampler only $p(x_{t-1}|x_t,x_0)$; the noising steps between are scaffolding.
-# Take it away and a one-parameter family of samplers for the same network appears, from DDPM to a deterministic map, with any number of
-# steps. Where the score is known, the law of the output is computed here without a sample: ten steps keep 0.56 of a variance of 0.68,
-# with DDPM's noise 0.53. Three corrections. $\sigma_t=\beta_t$ is no member of the family near the data. The paper's bad baseline
-# $\hat\sigma$ (noise $\beta_t$ on DDPM's mean) loses much by one noise, that of its last large step. And DDIM is Euler's method in
-# $x/(a\bar\alpha+b\bar\beta)$ against $\bar\beta/(a\bar\alpha+b\bar\beta)$, but not on the post's equations for $x$.
+# **The point.** DDPM's loss and sampler never use the noising steps themselves, only where they lead. Drop the steps, and one trained
+# network serves a whole family of samplers, with any number of steps: from DDPM, which adds noise at every step, to DDIM, which adds none
+# and makes the picture a function of its starting noise. On toy data with a known score the law of the output is computed without a sample
+# (figure): few steps lose variance, and noise loses more of it. Three corrections. The noise $\sigma_t=\beta_t$, which the post counts in,
+# is no member of the family near the data. The paper's bad baseline $\hat\sigma$, which looks like it, is spoilt in good part by one noise,
+# that of its last step. And DDIM is Euler's method for an ODE, but not in $x$ itself.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -104,12 +104,12 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# In {doc}`ddpm-bayes <ddpm-bayes>` the step $p(x_t|x_{t-1})$ is used to find $p(x_{t-1}|x_t,x_0)$, and never again. The loss needs
+# In [ddpm-bayes](ddpm-bayes.ipynb) the step $p(x_t|x_{t-1})$ is used to find $p(x_{t-1}|x_t,x_0)$, and never again. The loss needs
 # $p(x_t|x_0)=\mathcal N(\bar\alpha_tx_0,\bar\beta_t^2I)$; the sampler needs $p(x_{t-1}|x_t,x_0)$. DDIM {cite}`song2021ddim`, in the
 # post's reading {cite}`su2022ddim`, asks: which $p(x_{t-1}|x_t,x_0)$ fit the marginals, whatever the forward steps? Each of them is a
 # sampler for a network that is already trained.
 #
-# Notation as in {doc}`ddpm-vae <ddpm-vae>`: $\bar\alpha_t,\bar\beta_t$, now free apart from $\bar\alpha_0=1$, $\bar\beta_0=0$;
+# Notation as in [ddpm-vae](ddpm-vae.ipynb): $\bar\alpha_t,\bar\beta_t$, now free apart from $\bar\alpha_0=1$, $\bar\beta_0=0$;
 # $\alpha_t=\bar\alpha_t/\bar\alpha_{t-1}$ and $\beta_t=\sqrt{1-\alpha_t^2}$ are *derived* symbols. (The paper's $\alpha_t$ is our
 # $\bar\alpha_t^2$.) New: $\kappa_t,\lambda_t,\sigma_t$, the coefficients of $p(x_{t-1}|x_t,x_0)=\mathcal
 # N(\kappa_tx_t+\lambda_tx_0,\sigma_t^2I)$; $\eta=\sigma_t/\tilde\beta_t$, where $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$ is
@@ -545,7 +545,7 @@ nb.claim(
 # The post says that $\sigma_t$ is hardly constrained and names $\sigma_t=\beta_t$ as its second example. D1 has a root in it:
 # $\sigma_t\le\bar\beta_{t-1}$, and $\beta_t$ violates this near the data. What the paper calls $\hat\sigma$ (appendix D.3) is something
 # else: noise of size $\beta_t$ *on top of the mean for $\eta=1$*. That violates the marginals. Where the data has no variance, the true
-# noise variance over the nominal one obeys
+# noise variance over the nominal one, here called $\rho_i$, obeys
 #
 # $$\begin{aligned}\rho_{i-1}&=(1-u)\rho_i+w,\\
 # u&=\hat\sigma_i^2/\bar\beta_{\tau_i}^2,\qquad w=\hat\sigma_i^2/\bar\beta_{\tau_{i-1}}^2,\end{aligned}$$
@@ -1142,7 +1142,7 @@ nb.claim(
 # %% [markdown]
 # ## On digits
 #
-# Now a trained network: the U-Net teachers of {doc}`ddpm-vae <ddpm-vae>` for scikit-learn's 8 x 8 digits and for MNIST. FD is the Fréchet
+# Now a trained network: the U-Net teachers of [ddpm-vae](ddpm-vae.ipynb) for scikit-learn's 8 x 8 digits and for MNIST. FD is the Fréchet
 # distance in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels. $\hat\sigma$ is run twice: with
 # a quiet end (no noise in the last step) and as the formula has it.
 #
@@ -1319,7 +1319,7 @@ for id_, record, counts, label in (("E2", r2, (5, 10, 20, 50, 250), "digits"), (
 # steps one seed has $\eta=1$ and $\hat\sigma$ together, a little ahead of $\eta=0$; one seed decides nothing. By SW2, $\eta=0$ beats
 # $\eta=1$ on both sets at every $S$ with several seeds.
 #
-# $\hat\sigma$ does lose by its last noise, 43 to 85 % of its distance from $\eta=0$ in FD at 5 and 10 steps. The rest comes from the steps
+# $\hat\sigma$ does lose by its last noise, 43 to 85% of its distance from $\eta=0$ in FD at 5 and 10 steps. The rest comes from the steps
 # before, with their excess noise at the network's input: with a quiet end its FD on digits is twice that of $\eta=0$. At 20 steps on
 # digits the noisy end even has the best SW2 of the row.
 
@@ -1911,7 +1911,7 @@ nb.show(figure)
 #
 # - **"$\sigma_t$ is hardly constrained; take $\beta_t$"** (C3). Near the data the family ends below $\beta_t$. What the paper tests as
 #   $\hat\sigma$ is outside the family.
-# - **The paper's $\hat\sigma$ row** (C18, X1). At 5 and 10 steps the last noise makes 43 to 85 % of the FD that $\hat\sigma$ loses to
+# - **The paper's $\hat\sigma$ row** (C18, X1). At 5 and 10 steps the last noise makes 43 to 85% of the FD that $\hat\sigma$ loses to
 #   $\eta=0$. The rest comes from the steps before. With the paper's stated quadratic nodes one noise does not explain its row.
 #   (Ours, that is: the paper's networks we did not run.)
 # - **"DDPM and DDIM are Euler's method for the ODE"** (C15): DDIM is, in $x/(a\bar\alpha+b\bar\beta)$ against
@@ -1930,10 +1930,11 @@ nb.show(figure)
 #
 # ## Exercises
 #
-# 1. Which nodes minimise the exact W2 for ten deterministic steps on the toy? Compare even, quadratic, and the $\rho$-nodes of
-# {cite}`karras2022edm`. 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler? 3. Prove that
-# $V_{out}<v$ for DDIM (positive root, $\sigma=0$, $\bar\alpha^2+\bar\beta^2=1$) on Gaussian data with $v=1$ and finitely many steps.
-# Euler in $x(s)$ keeps $v=1$ exactly: its slope is zero. Does that explain its smaller error in E4?
+# 1. Which nodes minimise the exact W2 for ten deterministic steps on the toy? Compare even, quadratic, and those of {cite}`karras2022edm`, even in
+#    $\varsigma^{1/\rho}$ with $\rho=7$ (the *$\rho$-nodes*).
+# 2. Take the *negative* root of D1. Are the marginals right? Does it make a usable sampler?
+# 3. Prove that $V_{out}<v$ for DDIM (positive root, $\sigma=0$, $\bar\alpha^2+\bar\beta^2=1$) on Gaussian data with $v=1$ and finitely many
+#    steps. Euler in $x(s)$ keeps $v=1$ exactly: its slope is zero. Does that explain its smaller error in E4?
 
 # %% [markdown]
 # ```{admonition} Solution 1

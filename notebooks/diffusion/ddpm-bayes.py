@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddpm-bayes.ipynb)
 #
-# **The point.** Bayes' rule turns the noising chain around once $x_0$ is known; DDPM puts a *guess* of $x_0$ in its place. If the guess is the posterior mean
-# $\mathbb E[x_0|x_t]$, DDPM's mean is exact for any data law, and its covariance $\tilde\beta_t^2I$ is too small by $\gamma_t^2\operatorname{Cov}(x_0|x_t)$. The
-# two variances that the post derives for special data bound the best scalar one for all data of variance at most 1. A network's guess is poor near pure noise (for
-# digits its squared error at $t=1000$ is 21 times the variance of the data), but the sampler moves only a fraction $\rho_t$ of the way to it, one per cent
-# in the middle of the chain: the rule of the Lookahead optimizer.
+# **The point.** Bayes' rule turns the noising chain around once the clean picture $x_0$ is known; DDPM puts a *guess* of it in its place.
+# What does the guess cost? If it is the posterior mean $\mathbb E[x_0|x_t]$, the mean of every reverse step is exact for any data; the
+# width is too small, by the variance that is left in $x_0$, and the shape is wrong where that remainder is not Gaussian (figure). The two
+# variances that the post derives for special data are bounds: data of variance at most 1 lie between them. A network's guess is poor near
+# pure noise (on digits its squared error at $t=1000$, where sampling starts, is 21 times the variance of the data), but the sampler goes
+# only a small part of the way to it, one per cent in the middle of the chain: the rule of the Lookahead optimizer.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -105,7 +106,7 @@ nb.show(figure)
 # {cite}`ho2020ddpm`, loss and sampler. What does the replacement cost? On data whose posterior is known in closed form we can say it in numbers, and then look
 # at a trained network.
 #
-# Notation as in {doc}`ddpm-vae <ddpm-vae>`: $x_0\in\mathbb R^d$, $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$,
+# Notation as in [ddpm-vae](ddpm-vae.ipynb): $x_0\in\mathbb R^d$, $\bar\alpha_t=\alpha_1\cdots\alpha_t$, $\bar\beta_t^2=1-\bar\alpha_t^2$,
 # $\tilde\beta_t=\bar\beta_{t-1}\beta_t/\bar\beta_t$, $\gamma_t=\bar\alpha_{t-1}\beta_t^2/\bar\beta_t^2$, $m_t$ the mean over dimensions of
 # $\operatorname{Var}(x_0|x_t)$, averaged over $x_t$; the schedule is the post's $\alpha_t^2=1-0.02\,t/1000$ (`su` in the code) where nothing else is said.
 # New here: $\bar\mu(x_t)$, the prediction of $x_0$; $\tilde\mu(x_t,x_0)$, the mean of $p(x_{t-1}|x_t,x_0)$; $\rho_t=\beta_t^2/\bar\beta_t^2$; and
@@ -341,7 +342,7 @@ nb.claim(
 # %% [markdown]
 # ### The weight that is dropped
 #
-# $\bar\beta_t^2/\bar\alpha_t^2=\varsigma_t^2$ spans nine decades. Dropping it is not cosmetic: {doc}`ddpm-vae <ddpm-vae>` (E3) trains with and without it. And the
+# $\bar\beta_t^2/\bar\alpha_t^2=\varsigma_t^2$ spans nine decades. Dropping it is not cosmetic: [ddpm-vae](ddpm-vae.ipynb) (E3) trains with and without it. And the
 # denoiser's loss and the divergence of post 2, in nats with $\sigma=\tilde\beta$, differ by more than a constant: the ratio of their weights,
 # $2\bar\beta_t^2\bar\beta_{t-1}^2/(\bar\alpha_{t-1}^2\beta_t^2)$, depends on $t$. For an unlimited network all weights give the same minimiser.
 
@@ -683,7 +684,7 @@ nb.show(figure)
 #
 # How far is the exact reverse kernel from a Gaussian, on average over $x_t$? With the best variance the divergence of step $t$ is
 # $\frac12\log2\pi e\sigma_t^{*2}-h(x_{t-1}|x_t)$, and the conditional entropy follows from three one-dimensional ones. The chains have
-# $\bar\alpha_t=e^{-5t^2/T^2}$; {doc}`ddpm-vae <ddpm-vae>` draws the sum over the steps against $T$.
+# $\bar\alpha_t=e^{-5t^2/T^2}$; [ddpm-vae](ddpm-vae.ipynb) draws the sum over the steps against $T$.
 
 
 # %%
@@ -1137,7 +1138,7 @@ nb.experiment(
 #
 # ### E4, E6. Which variance for few steps?
 #
-# DDIM's zero ({doc}`ddim <ddim>`), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss on the training pictures, for $S$ of the 1000 steps at equal distances (the
+# DDIM's zero ([ddim](ddim.ipynb)), $\tilde\beta$, $\beta$ and $\sigma^*$ from the loss on the training pictures, for $S$ of the 1000 steps at equal distances (the
 # formulas hold for them as they stand), on the same starts; the last step adds no noise, as in the paper's algorithm. FD is the Fréchet distance to the test
 # pictures in the feature space of a small classifier, SW2 the sliced Wasserstein distance of the pixels; small is good.
 
@@ -1255,7 +1256,7 @@ nb.experiment(
 #
 # The DDIM paper compared the same two variances on CIFAR-10; its larger one, $\hat\sigma$, is $\beta$ of the sub-sequence. The table gives $\tilde\beta$ over $\beta$.
 # There $\beta$ loses until 100 steps and wins at 1000. One reason for the extremes is that the authors' code leaves noise of $\hat\sigma$ in the picture
-# ({doc}`ddim <ddim>`), ours does not; data, network and metric differ, too.
+# ([ddim](ddim.ipynb)), ours does not; data, network and metric differ, too.
 
 # %% tags=["hide-input"]
 PAPER = {10: (41.07, 367.43), 20: (18.36, 133.37), 50: (8.01, 32.72), 100: (5.78, 9.99), 1000: (4.73, 3.17)}  # DDIM's Table 1, η = 1 and σ̂
@@ -1374,7 +1375,7 @@ for name, law in (("uniform", uniform), ("two points", points)):
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# $y\leftarrow y+\rho(\bar\mu-y)$: the slow weights are $y$, their step size is $\rho$; the fast ones jump to $\bar\mu$, one step of gradient descent with rate 1 on $\frac12\Vert y-\bar\mu\Vert^2$.
+# $y\leftarrow y+\rho(\bar\mu-y)$: the slow weights are $y$, their step size is $\rho$; the fast ones jump to $\bar\mu$, one step of gradient descent with learning rate 1 on $\frac12\Vert y-\bar\mu\Vert^2$.
 # ```
 #
 # ```{admonition} Solution 3

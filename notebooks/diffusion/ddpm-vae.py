@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/ddpm-vae.ipynb)
 #
-# **The point.** A VAE with one Gaussian step blurs, because a Gaussian is the wrong family for a large step. The post cuts encoder and decoder into
-# $T$ small steps, for which a Gaussian is nearly right, and gets DDPM out of a plain KL divergence. How nearly is computed here *exactly* on a toy law:
-# on a fixed schedule the best chain's divergence from the noising chain, path from path, is 0.72 nats at $T=1$ and about $3.26/T$ for large $T$; its
-# *output* misses the data by far less, 0.003 nats at $T=64$, and like $1/T^2$. Two pieces of advice do not stand as rules: to sum the squared error
-# and never average it (the factor matters only beside Adam's $\epsilon$), and to take either of two variances for sampling ($\tilde\beta$ costs about 0.9
-# nats a dimension in the variational bound however large $T$ is, though its samples are good).
+# **The point.** A VAE with one Gaussian step blurs: a Gaussian is the wrong family for a large step. The post cuts encoder and decoder into
+# $T$ small steps, for which a Gaussian is nearly right, and gets DDPM out of a plain KL divergence. How nearly is computed here *exactly*,
+# on toy data of two narrow modes (figure): with many steps the whole chain misses the noising chain by about $3.26/T$ nats; its *output*
+# misses the data by far less, 0.003 nats at $T=64$, and like $1/T^2$. Two pieces of the post's advice do not stand as rules. The squared
+# error may be averaged as well as summed, since Adam hardly sees such a factor. And of the two variances that it offers for sampling, both
+# give good samples, but the smaller one costs about 0.9 nats a dimension in the variational bound, however large $T$ is.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -50,12 +50,6 @@ line = torch.linspace(-4, 4, 40001, dtype=torch.float64)[:, None]
 log_p = toy.log_density(line)
 ENTROPY = float(-torch.trapezoid(log_p.exp() * log_p, line[:, 0]))
 NEGENTROPY = 0.5 * math.log(2 * math.pi * math.e * toy.variance) - ENTROPY
-
-
-# %% [markdown]
-# The figure evaluates one formula, derived below as D8; the folded cell holds it. (Its letters stand under *Notation*; `schedule.sigma` is the noise level
-# $\bar\beta_t/\bar\alpha_t$, not the $\sigma_t$ of a reverse step.) The law of the output is propagated exactly, step by step: push the distribution function
-# through the mean of a step, convolve with its noise (`diffusion.output_law`).
 
 
 # %% tags=["hide-input"]
@@ -123,6 +117,10 @@ axes.legend(loc="lower left", fontsize=9)
 nb.show(figure)
 
 # %% [markdown]
+# The figure evaluates one formula, derived below as D8; a folded cell above holds it. (Its letters stand under *Notation*; `schedule.sigma` is the noise level
+# $\bar\beta_t/\bar\alpha_t$, not the $\sigma_t$ of a reverse step.) The law of the output is propagated exactly, step by step: push the distribution function
+# through the mean of a step, then convolve with its noise (`diffusion.output_law`).
+#
 # ## The question
 #
 # A variational autoencoder {cite}`kingma2013vae` maps data to a Gaussian code in one step, and back in one step; each conditional law is a Gaussian. The
@@ -153,7 +151,7 @@ nb.show(figure)
 # all code and in the sibling notebooks it predicts the *accumulated* noise. They differ by the factor $\beta_t/\bar\beta_t$: code that mixes them is
 # wrong by that factor.
 #
-# The same chain is derived through Bayes' rule in {doc}`ddpm-bayes <ddpm-bayes>`, and freed from its forward steps in {doc}`ddim <ddim>`.
+# The same chain is derived through Bayes' rule in [ddpm-bayes](ddpm-bayes.ipynb), and freed from its forward steps in [ddim](ddim.ipynb).
 
 # %% [markdown]
 # ## From the data to any step at once
@@ -542,6 +540,13 @@ nb.claim(
         ledger.close("ᾱ_1000², the post's", float(su.bar_alpha[-1] ** 2), 4.2017e-5, rel=1e-4, digits=5),
     ],
 )
+
+# %% [markdown]
+# <div class="kx-play" data-play="ddpm-vae" role="group" aria-label="Two noise schedules, with steps and last variance to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> what the two schedules leave of the data at each step, and
+# what is missing to the prior at the end. Try: go down to 100 steps, then raise the last β² until the end fits again. It is their product
+# that counts. <span class="kx-still">With 1,000 steps and 0.02 both leave 4·10⁻⁵ of the energy.</span></p>
+# </div>
 
 # %% [markdown]
 # ## The price of Gaussian steps
@@ -964,7 +969,7 @@ by_helper = diffusion.endpoint(
 )
 
 # %% [markdown]
-# Adam and LAMB {cite}`you2020lamb`, written out, with one $\epsilon$, one rate and one factor on the loss for each run of the stack:
+# Adam and LAMB {cite}`you2020lamb`, written out, with one $\epsilon$, one learning rate and one factor on the loss for each run of the stack:
 
 
 # %%
@@ -1613,9 +1618,9 @@ nb.claim(
 
 # %% [markdown]
 # LAMB changes a matrix by a fixed share of its norm a step, whatever the gradient; only a matrix that is zero takes a plain Adam step. Our last layer starts at
-# zero, so it is lifted to $10^{-5}$ an entry by the first, warming-up step, and in 600 steps of rate $10^{-3}$ can grow by no more than a factor 1.73. The
+# zero, so it is lifted to $10^{-5}$ an entry by the first, warming-up step, and in 600 steps at learning rate $10^{-3}$ can grow by no more than a factor 1.73. The
 # result is about that start, not about LAMB in general: a last layer that does not start at zero, or tens of thousands of steps as in the post, is
-# another case. The best rates of both optimizers lie at or near the upper edge of the grid, so this compares no tuned optima.
+# another case. The best learning rates of both optimizers lie at or near the upper edge of the grid, so this compares no tuned optima.
 #
 # ### E4. Samples
 #

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/diffusion-snr.ipynb)
 #
-# **The point.** Average an $s$ times larger noisy picture down: its noise shrinks by $s$, the picture stays. The same schedule is 18 dB
-# cleaner at $s=8$. So multiply the noise by $s$, that is, shift $\log\mathrm{SNR}$ by $-2\ln s$. For coarse content this is exact: the
-# sampler's error becomes one number for every size (without the shift it is 83 times larger at 256 x 256). For a whole picture one shift is
-# a compromise, $\sqrt s$ for the spectrum $1/k^2$ and about half of $s$ for photographs at 256. A shift that grows from 1 near the data to $s$
-# near the noise beats every single one, by a factor of 3 to 4 at 256 x 256; the opposite orientation is worse than no interpolation.
+# **The point.** Put the same noise on a small picture and on one $s$ times larger, then average the larger one down: its noise shrinks by
+# $s$, its content stays. So a schedule tuned for small pictures is too clean for large ones, by 18 dB at $s=8$ (figure, left). The remedy
+# is to multiply the noise by $s$, that is, to shift the logarithm of the signal-to-noise ratio (SNR) by $-2\ln s$. For coarse content this
+# is exact: the sampler's error is then the same for every size (right); without the shift it is 83 times larger at 256 x 256. For a whole
+# picture one shift is a compromise, since fine detail wants none. A shift that grows from 1 near the data to $s$ near the noise beats every
+# single one, by a factor of 3 to 4 at 256 x 256; the other way round it is worse than the best single one.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -140,10 +141,10 @@ nb.show(figure)
 # x 64 x 4. And what its perceptual loss preserves is close to what FID looks at. Then it asks what makes large pictures hard, and finds the
 # answer in the signal-to-noise ratio.
 #
-# Notation of {doc}`ddpm-bayes <ddpm-bayes>`: $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$ with $\bar\alpha_t^2+\bar\beta_t^2=1$. Here $t$
+# Notation of [ddpm-bayes](ddpm-bayes.ipynb): $x_t=\bar\alpha_tx_0+\bar\beta_t\varepsilon$ with $\bar\alpha_t^2+\bar\beta_t^2=1$. Here $t$
 # runs from 0 (data) to 1 (noise). $\mathrm{SNR}(t)=\bar\alpha_t^2/\bar\beta_t^2$ and $\sigma=\bar\beta/\bar\alpha$, the coordinate of
-# {doc}`ddim <ddim>`, so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks. A picture is $d\times d$,
-# the resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
+# [ddim](ddim.ipynb) (called $\varsigma$ there), so that $\log\mathrm{SNR}=-2\ln\sigma$. $\mathcal D_s$ takes means over $s\times s$ blocks.
+# A picture is $d\times d$, the resolution for which a schedule was tuned is $d_0$, and $s=d/d_0$.
 #
 # (The post writes the signal as $\mathbb E[x_0]^2$. Everything is conditional on $x_0$, so the ratio of the coefficients is what counts.)
 #
@@ -550,6 +551,13 @@ axes.set(xlabel="t (0: data, 1: noise)", ylabel="log SNR")
 axes.set_title("Interpolated: unshifted near the data, shifted near noise")
 axes.legend(fontsize=8)
 nb.show(figure)
+
+# %% [markdown]
+# <div class="kx-play" data-play="diffusion-snr" role="group" aria-label="Log SNR of coarse content, for a picture size and a schedule to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the log SNR of a pixel and of what pooling keeps, for
+# pictures s times larger and noise k times larger. Try: with s = 16 raise k from 1 to 16: the useful share comes back. Then choose the
+# interpolated schedule. <span class="kx-still">The two figures above are its stills.</span></p>
+# </div>
 
 # %% [markdown]
 # ## A loss at several scales
@@ -1924,7 +1932,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's numbers
+# ## The paper's numbers beside ours
 #
 # FID on ImageNet, without guidance, as the public leaderboard lists them; the zero-shot FID on COCO at 256 x 256 is 8.30. The second table
 # is the paper's ablation as it circulates. **We could not confirm it**, and no verdict rests on it; it agrees with E2 on photographs in
@@ -2040,10 +2048,10 @@ nb.claim(
 #
 # ## Exercises
 #
-# 1. Let the shift be $c\,(d/8)^{\gamma t}$. Which $c$ and $\gamma$ minimise the error on photographs at $d=256$ and 25 steps? 2. The nodes
-# of {cite}`karras2022edm` are even in $\sigma^{1/7}$. Do they make the shift unnecessary? 3. A network that cannot represent
-# $\mathbb E[\varepsilon|x_t]$ need not have the same best weights under both losses (D8). Find the smallest example: a linear map of rank
-# one.
+# 1. Let the shift be $c\,(d/8)^{\gamma t}$. Which $c$ and $\gamma$ minimise the error on photographs at $d=256$ and 25 steps?
+# 2. The nodes of {cite}`karras2022edm` are even in $\sigma^{1/7}$. Do they make the shift unnecessary?
+# 3. A network that cannot represent $\mathbb E[\varepsilon|x_t]$ need not have the same best weights under both losses (D8). Find the smallest
+#    example: a linear map of rank one.
 
 # %% [markdown]
 # ```{admonition} Solution 1

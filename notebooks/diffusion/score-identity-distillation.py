@@ -13,11 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/diffusion/score-identity-distillation.ipynb)
 #
-# **The point.** A diffusion model becomes a one-step generator, without data and without its sampler, by making a second diffusion model, trained on the
-# generator's own samples, agree with it. The obvious loss destroys the generator; a rewriting that leaves its value unchanged works. On Gaussians every
-# gradient is a closed form and says why: the obvious loss ignores the mean and shrinks the variance, rewriting halves its bias, and the gradient
-# of $\mathcal L_2-\lambda\mathcal L_1$ has the right sign from every start at every noise level exactly when $\frac12\le\lambda\le1$. Rewriting everything, which the post asks about,
-# collapses. On digits one call of the student (FD 0.29: the Fréchet distance in a classifier's 32 features) comes close to ten calls of the teacher (0.32), on MNIST to nineteen (0.47 and 0.44).
+# **The point.** Can a diffusion model, the *teacher*, be condensed into a generator of one network call, without its data and without its
+# sampler? Train a second model, the *fake*, on the generator's own samples: the generator is right when fake and teacher agree. The obvious
+# loss, their squared difference, destroys the generator; a rewriting that leaves its value unchanged works. On Gaussians every gradient is
+# a closed form and says why: with the fake held fixed, the obvious loss ignores the mean and shrinks the variance. Rewriting one factor
+# halves this bias; taking $\lambda$ times the old loss away as well gives the right signs from every start exactly when
+# $\frac12\le\lambda\le1$. Rewriting everything, which the post asks about, collapses. On 8 x 8 digits one call (Fréchet distance 0.29)
+# comes close to ten calls of the teacher (0.32), on MNIST to nineteen (0.47 and 0.44).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -96,8 +98,8 @@ nb.show(figure)
 # Notation. $\epsilon_\varphi$ is the *teacher*, here taken to be exact, $\epsilon_\varphi(x)=-\beta\nabla\log p_t(x)$. A sample of the student is $y=g_\theta(z)$, noised to
 # $x=\alpha y+\beta\varepsilon$ at one fixed time ($\alpha,\beta$ are $\bar\alpha_t,\bar\beta_t$). $\epsilon_\psi$ is the *fake* network, trained to denoise
 # the student's samples; $\psi^*$ is its optimum, which depends on $\theta$. $\mathcal L^{(sg)}$ is a loss in whose gradient $\psi$ is held fixed: that is
-# what any code computes that alternates the two trainings. (λ is the paper's $\alpha$.) Compare {doc}`amed <amed>`, which saves calls without a new network,
-# and {doc}`ddpm-bayes <ddpm-bayes>` for the posterior mean that everything rests on.
+# what any code computes that alternates the two trainings. (λ is the paper's $\alpha$.) Compare [amed](amed.ipynb), which saves calls without a new network,
+# and [ddpm-bayes](ddpm-bayes.ipynb) for the posterior mean that everything rests on.
 #
 # ## Three identities
 #
@@ -278,7 +280,7 @@ nb.derivation(
 # %% [markdown]
 # With $\kappa=\frac1S-\frac1G$ the table reads, up to the positive factor $2\alpha^2\beta^2$:
 #
-# | | mean, times $(\mu-m)$ | deviation, times $\sigma$ |
+# | loss | mean, times $(\mu-m)$ | deviation, times $\sigma$ |
 # |---|---|---|
 # | true gradient, $\mathcal L_4^{(sg)}$ | $1/S^2$ | $\kappa(1/S+1/G)$ |
 # | $\mathcal L_1^{(sg)}$ | $\kappa/S$ | $\kappa^2$ |
@@ -581,7 +583,7 @@ nb.experiment(
 # %% [markdown]
 # ## The algorithm
 #
-# Alternate: denoise the student's samples with the fake, then move the student. In pictures rather than noises: with $D=(x-\sigma\epsilon)$ the loss is
+# Alternate: denoise the student's samples with the fake, then move the student. In pictures rather than noises, with $\alpha=1$ and $\beta=\sigma$ (from here on the noise level, no longer the student's deviation) and $D=x-\sigma\epsilon$, the loss is
 # $(D_\varphi-D_\psi)\bigl((D_\varphi-y)-\lambda(D_\varphi-D_\psi)\bigr)$, which is $\sigma^2$ times the one above. Gradients run through $x$ *inside* both
 # networks, whose weights are fixed; only the weight of a sample, $1/\operatorname{mean}|y-D_\varphi(x)|$, is detached. Student and fake start as
 # copies of the teacher, $g(z)=D(\sigma_{\rm init}z,\sigma_{\rm init})$.
@@ -1032,7 +1034,7 @@ nb.claim(
 # %% [markdown]
 # ## E3: a recorded teacher in one call
 #
-# The digits teacher of {doc}`ddpm-vae <ddpm-vae>`: student and fake are copies of it, 1,500 steps of batch 256, about 13 seconds a run on the card. No picture of the
+# The digits teacher of [ddpm-vae](ddpm-vae.ipynb): student and fake are copies of it, 1,500 steps of batch 256, about 13 seconds a run on the card. No picture of the
 # data is used except to measure. Beside FD the entropy of the classes (at most $\ln10=2.303$), which exposes collapse.
 
 # %%
@@ -1176,7 +1178,7 @@ nb.experiment(
 
 # %% [markdown]
 # On the digits $\lambda=\frac12$ and $\lambda=1$ end within a standard error or two of each other (0.34 and 0.29); on MNIST $\lambda=1$ is clearly ahead. So
-# removing the bias altogether is not what helps: the unbiased gradient is $\frac12$. (One rate for all arms; another rate for $\frac12$ was not tried on MNIST.)
+# removing the bias altogether is not what helps: the unbiased gradient is $\frac12$. (One learning rate for all arms; another one for $\frac12$ was not tried on MNIST.)
 
 # %%
 nb.claim(
@@ -1297,7 +1299,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## The paper's numbers
+# ## The paper's numbers beside ours
 #
 # The authors' repository states FID for one call; the teachers' numbers are EDM's {cite}`karras2022edm`, quoted from memory and unconfirmed. Nothing here reaches these
 # networks.
@@ -1353,7 +1355,6 @@ nb.claim(
 # - *One noise level* (C10) fails below the spacing of the modes; at or above it, it is nearly as good as all levels, and never better here.
 # - *Unbiased is best*: no. $\lambda=\frac12$ is the exact gradient, and $\lambda=1$ is better on MNIST. Why is open; the gradient of
 #   $2(\mathcal L_2-\mathcal L_1)$ is that of a Fisher divergence with the sampling density frozen, which the post's second part takes up.
-# - The sheet of numbers from which we started has $\lambda=\frac12$ five times worse than 1 on digits, with another network and rate; in ours they are close.
 #
 # ## Exercises
 #

@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/moe/moe-dynamic-budget.ipynb)
 #
-# **The point.** Replace the top-$k$ of a mixture of experts by a threshold, and the bias that balances the load also sets how many experts
-# a token gets on average: a shared *budget*. The mathematics holds, and all update rules aim at one vector of quantiles. In training, the
-# post's sign rules follow it only while the network changes slowly; a rule that takes the quantile itself does better. What the title
-# promises did not come true here: more experts go to tokens whose output is long, not to tokens whose loss is high.
+# **The point.** A Mixture-of-Experts (MoE) layer gives every token its $k$ best experts. Replace this choice by a threshold, and the bias that
+# balances the load also sets how many experts a token gets on average: a shared *budget*. The mathematics holds, and all update rules aim at
+# one vector of quantiles. In training (characters, 500 steps) the post's sign rules follow it only while the network changes slowly; a rule
+# that takes the quantile itself does better. What the title promises did not come true here: the tenth of the tokens with the longest outputs
+# gets nearly 12 experts where the mean is 4; the tenth with the highest loss gets fewer than the tenth with the lowest.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -99,8 +100,9 @@ nb.show(figure)
 #
 # Two questions, then. Can a bias hold balance and budget at once, and with which update rule? And do the experts that one token saves go
 # to a token that needs them? The post answers the first in words and leaves the second to its title. It gives no numbers.
+# (In the figure, *two-term* is the post's rule (4) below, *quantile* a rule that steps towards the batch's own quantile.)
 #
-# Notation, beyond {doc}`moe-geometry <moe-geometry>` where the layer $y=\sum_i\rho_ie_i$ comes from: $n$ experts, scores $\rho_i\ge0$
+# Notation, beyond [the geometric reading](moe-geometry.ipynb) where the layer $y=\sum_i\rho_ie_i$ comes from: $n$ experts, scores $\rho_i\ge0$
 # (the sigmoid of logits), bias $b\in\mathbb R^n$. $f_i\in\{0,1\}$ says whether a token chooses expert $i$; the *load*
 # $\tilde F=\mathbb E f\in[0,1]^n$ is a mean over the tokens of a batch, $|\tilde F|=\sum_i\tilde F_i$ its sum, $F=\tilde F/|\tilde F|$ the
 # shares of the load, $Q=(\frac1n,\dots,\frac1n)$. $\alpha$ is the step of the bias, $\bar b$ its mean, $T$ the number of tokens in a batch,
@@ -531,6 +533,13 @@ for axes, (name, rule) in zip(
 panels[0].set_ylabel("b₂")
 figure.suptitle("One goal, three ways; the one-sided rule never comes back up", fontsize=11, fontweight="bold", x=0.01, ha="left")
 nb.show(figure)
+
+# %% [markdown]
+# <div class="kx-play" data-play="moe-dynamic-budget" role="group" aria-label="The biases of two experts under a rule to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the path of two biases under one of the rules, from a start
+# that you choose, and the loads along it. Try: start at the lower left with the one-sided rule, which never comes back up, and change to
+# another rule. <span class="kx-still">The figure above shows the directions.</span></p>
+# </div>
 
 # %% [markdown]
 # ### Where to start
@@ -1017,7 +1026,7 @@ nb.claim(
 # %% [markdown]
 # ### The set-up of E2, E3 and E4
 #
-# Language models are the causal Transformers of {doc}`moe-geometry <moe-geometry>` on the characters of Shakespeare, a mixture of experts
+# Language models are the causal Transformers of [moe-geometry](moe-geometry.ipynb) on the characters of Shakespeare, a mixture of experts
 # in every layer: sigmoid weights and scores, expert outputs of RMS 1, each layer's gain set once so that its output starts at RMS 0.5.
 # Arms read the same text from the same seeds. Each is tuned over learning rates, in E2 over the bias rate $\alpha$ too, on one half of the
 # held-out windows, and reported on the other half. A setting is eligible if it keeps the budget: its mean over the last quarter of the
@@ -2534,7 +2543,8 @@ nb.claim(
 # ## Beyond the post
 #
 # **A better budget loop.** The sign of $|\tilde F|-k$ throws its size away, although the plant is known: $|\tilde F|$ answers to $\bar b$
-# with a slope of about $n\varphi(z)/(s\,\sigma')$, $z=\Phi^{-1}(1-\frac kn)$, some 120 experts per unit of $\bar b$ in E1. Since $b$
+# with a slope of about $n\varphi(z)/(s\,\sigma')$, some 120 experts per unit of $\bar b$ in E1; $z=\Phi^{-1}(1-\frac kn)$, $s$ is the
+# standard deviation of the logits, $\sigma'$ the slope of the sigmoid at the threshold. Since $b$
 # adds up its steps, a step in proportion to the error is already an integral controller. With a gain of three quarters of the inverse slope
 # it is at the noise of the batch under the slow drift, as the sign is, and stays there under the fast one, at which every sign rule
 # fails.
@@ -2619,7 +2629,9 @@ nb.claim(
 # - The assignment form of the preceding post has a sign the wrong way round (X9, exercise 2).
 #
 # What limits these findings: models below ten million parameters, 500 steps, characters. A step of 0.001 is meant for far longer trainings,
-# in which scores move more slowly; our drift is harsher than theirs. In E4 no learning rate between 0.001 and 0.003 was tried and $\alpha$ was
+# in which scores move more slowly; our drift is harsher than theirs.
+#
+# In E4 no learning rate between 0.001 and 0.003 was tried and $\alpha$ was
 # not tuned: that the sign rules hold the budget at the edge of its grid alone is why their best eligible loss there is so high. In E3 several best rates lie at the edge of the grid (the largest for top-$k$, *as needed* and the
 # quantile, the smallest for sign rules at $p=0$), so the distances between arms are not final. The correlation of $K$ and need is larger at
 # $p=0$ than at $p=-1$ at every rate, but at the largest rate by little under the sign rules (X7).

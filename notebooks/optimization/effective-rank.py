@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/effective-rank.ipynb)
 #
-# **The point.** "How many singular values count?" has half a dozen answers in use. The six that are ratios of norms or entropies are Hill numbers, of the singular values ($\gamma=1$) or of their squares ($\gamma=2$), hence exactly ordered, for instance
-# stable rank ≤ intrinsic dimension ≤ participation ratio ≤ entropy rank ≤ rank. Subadditivity fails for all of them on general matrices (a diagonal $3\times3$ example; the post leaves this open). On positive semidefinite matrices it holds for all with $\gamma=1$,
-# and fails for the named ones with $\gamma=2$: the stable rank and the "SVD entropy" of the Moonlight report among them. In the transformers trained here the *change* of the weights is spread like a Gaussian matrix under Muon and far less under AdamW; in the weights themselves little of that is left.
+# **The point.** "How many singular values count?" has half a dozen answers in use. Those that are ratios of norms or entropies are one family, the Hill numbers of ecology, and hence exactly ordered: stable rank ≤ intrinsic dimension ≤ participation ratio ≤ entropy rank ≤ rank.
+# May the effective rank of a sum exceed the sum of the effective ranks? For general matrices yes, by any factor (a diagonal $3\times3$ example settles what the post leaves open); for positive semidefinite ones no, except for the stable rank and its kin, which count the *squares* of the singular values.
+# In the Transformers trained here the *change* of the weights has a stable rank of 67 of 256 under Muon, near a Gaussian matrix's 81, and 10 under AdamW; in the weights themselves little of that is left.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -78,11 +78,12 @@ nb.show(figure)
 #
 # The rank of a matrix is an algebraist's number: how many singular values are not zero. Numerically there is no zero. Add noise of $10^{-6}$ to a matrix of
 # rank 10 and its rank is full; nothing else about it has changed. What one wants to know is how many directions *matter*: of a gradient (can a
-# low-rank adapter follow it? `lora-ga`), of a weight matrix (does Muon use more of it than AdamW? `muon`), of a layer ([](mup-spectral), where the stable rank of gradients decides a claim).
+# low-rank adapter follow it? [LoRA-GA](lora-ga.ipynb)), of a weight matrix (does Muon use more of it than AdamW? [Muon](muon.ipynb)), of a layer ([the spectral condition](mup-spectral.ipynb), where the stable rank of gradients decides a claim).
 #
 # The post {cite}`su2025erank` collects definitions of such a number, asks of each that it never exceed the rank, and ends on a remark that we take as our start: an
 # effective rank is a *sparsity measure of the vector of singular values*. It leaves two things vague. How do the definitions relate? ("Approximately equal", it says of
 # two of them.) And which inequalities of the rank survive? (It calls subadditivity for general matrices unknown.) Both have short, complete answers.
+# (In the figure, eH is the exponential of an entropy, PR the participation ratio, srank the stable rank, intdim the intrinsic dimension; each is defined below.)
 #
 # **Notation.** $M\in\mathbb R^{n\times m}$, $n\le m$, with singular values $\sigma_1\ge\dots\ge\sigma_n\ge0$; $\lVert M\rVert_2=\sigma_1$, $\lVert M\rVert_F^2=\sum\sigma_i^2$,
 # $\lVert M\rVert_*=\sum\sigma_i$. Shares $p_i^{(\gamma)}=\sigma_i^\gamma/\sum_j\sigma_j^\gamma$, with $\gamma=1$ or 2.
@@ -774,6 +775,13 @@ nb.claim(
         ),
     ],
 )
+
+# %% [markdown]
+# <div class="kx-play" data-play="effective-rank" role="group" aria-label="A spectrum with a knee and its effective ranks">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> a spectrum of 100 values with a knee, and its effective
+# ranks on the two curves of the chart. Try: with the knee at 10 raise the noise from a millionth. Which measures still say about 10 at a
+# tenth? <span class="kx-still">The first figure of the notebook is its still for three other spectra.</span></p>
+# </div>
 
 # %% [markdown]
 # ## Which inequalities of the rank survive?
@@ -1579,7 +1587,7 @@ nb.experiment(
 # **Question.** How many directions does a gradient have, and how many does what an optimizer makes of it? The Moonlight report {cite}`liu2025moonlight` measures $\log\mathrm{eH}_2/\log n$, the "SVD entropy", and finds it higher under Muon than under AdamW
 # in all six groups of matrices (its Figure 4). That is the only experiment close to the post.
 #
-# **Set-up.** E4: the hidden $d\times d$ gradient of a ReLU network on digits, batch 64, $d$ from 64 to 512, eight seeds, before and after 50 steps of Adam. E5: character transformers on Shakespeare, hidden matrices by AdamW or by Muon (its step scaled to AdamW's size, as in the report), weight decay
+# **Set-up.** E4: the hidden $d\times d$ gradient of a ReLU network on digits, batch 64, $d$ from 64 to 512, eight seeds, before and after 50 steps of Adam. E5: character Transformers on Shakespeare, hidden matrices by AdamW or by Muon (its step scaled to AdamW's size, as in the report), weight decay
 # 0.1, everything else by AdamW. Both arms are tuned on one grid of rates in octaves, three seeds each; fresh seeds then train at the best rate and are measured on the way: the weights, their change $W_t-W_0$, and the gradient. The normalised entropy of the Gaussian *start* is not 1 but, by D14, $1-\frac{n/(2m)}{\log n}$.
 #
 # **Expected.** Low-rank gradients; with Muon a more even spectrum of the weights, by more than 0.03 in normalised entropy.

@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/gradient-flow.ipynb)
 #
-# **The point.** "Steepest descent" means nothing until the length of a step is chosen. With Euclid's length it is gradient descent, with KL between models the natural gradient, and for a *density*, with the Wasserstein distance, it is a transport equation with velocity $-\nabla\,\delta F/\delta q$.
-# For $F=\mathrm{KL}(q\Vert p)$ this is the Fokker-Planck equation: Langevin sampling is gradient descent. All of that holds, and the step that the post leaves open is derived here, formally. Its last sentence, that the flow ends at $q=p$, needs assumptions: mass outside the support of $p$ can stay there for ever. And where it holds, the time to a given accuracy $\epsilon$ may grow like
-# $\log(1/\epsilon)$, like a power of $1/\epsilon$, or exponentially in the height of a barrier.
+# **The point.** "Steepest descent" means nothing until the length of a step is chosen. Euclid's length gives gradient descent, the KL divergence between models the natural gradient. For a probability density $q$, with the length of optimal transport, descent on $\mathrm{KL}(q\Vert p)$ is the Fokker-Planck equation:
+# Langevin sampling of $p$ *is* gradient descent. All of that holds; the step that the post leaves open is derived here, formally. The post's last sentence, that such a flow ends at $q=p$, needs assumptions. Of six divergences on one easy target four are slow (1.5 to 5.5% of the mass is still far out when the other two have finished),
+# two modes 7 apart instead of 3 make the last stretch ten thousand times slower, and mass where $p=0$ may stay for ever.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -84,8 +84,9 @@ nb.show(figure)
 #
 # The author says openly that he has no derivation of the last step. Here is a short one (D7), with an exactly solvable case (D8) and a numerical one (E1). Then come the questions of a user: does the flow end where the post
 # says (C15)? at what speed (E2, X2)? what does replacing the ODE by the SDE cost (E4, E6)? and if samples of $p$ are at hand, can the ODE be run with a learned ratio (E6c)?
+# (In the figure, ULA is Langevin's equation in steps of size $h$; the JKO step is the minimisation that defines the flow.)
 #
-# Related notebooks: {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` and {doc}`ddim <../diffusion/ddim>` run the same continuity equation backwards in time; {doc}`mup-spectral <mup-spectral>` descends in the spectral norm of D3.
+# Related notebooks: [DDPM by Bayes' rule](../diffusion/ddpm-bayes.ipynb) and [DDIM](../diffusion/ddim.ipynb) run the same continuity equation backwards in time; [Muon](muon.ipynb) and [the spectral condition](mup-spectral.ipynb) descend in the spectral norm of D3.
 #
 # Notation: $q$, $p$ are the moving density and the target, $r=p/q$; $V=-\log p$; $D_f(p\Vert q)=\int q\,f(p/q)$ with $f$ convex, $f(1)=0$; $h(r)=f(r)-rf'(r)$; $\alpha$ is the step of a descent, $h$ (without argument) that of Langevin. The letter $F$ is a functional, or Fisher's matrix, as in the post; the context tells.
 #
@@ -1308,7 +1309,7 @@ nb.claim(
 #
 # $$k=\frac{\sqrt{V''(x_{min})\,\lvert V''(0)\rvert}}{2\pi}\;e^{-(V(0)-V(x_{min}))}.$$
 #
-# This has the right exponential and, for mixtures of Gaussians, not the right constant. Its derivation replaces the top of the barrier by a parabola. But here $e^{V}\propto e^{x^2/2\sigma^2}/\cosh(ax/\sigma^2)$, whose integral is $\pi\sigma^2/a$ for a high barrier where the parabola gives
+# This has the right exponential and, for mixtures of Gaussians, not the right constant. Its derivation replaces the top of the barrier by a parabola. But for modes of width $\sigma$ at $\pm a$ it is $e^{V}\propto e^{x^2/2\sigma^2}/\cosh(ax/\sigma^2)$, whose integral is $\pi\sigma^2/a$ for a high barrier where the parabola gives
 # $\sqrt{2\pi}\,\sigma^2/a$. So the ratio of the true rate to Kramers' tends to $\sqrt{2/\pi}=0.798$, and $k=\bigl(\frac12\int_{-a}^{a}dx/p\bigr)^{-1}$ needs no parabola at all.
 
 
@@ -1794,7 +1795,9 @@ nb.experiment(
 # %% [markdown]
 # In 256 dimensions at $h\lambda_{max}=1$, ULA is 0.76 away in $W_2$ and MALA accepts 5% of its proposals: one is wrong, the other hardly moves. ULA's law is exact; the acceptance formula is asymptotic in $d$, and off by up to 0.11 for $d=2$.
 #
-# The wells hold a surprise. MALA is *slower at crossing than its acceptance suggests*: in two dimensions at $h=0.02$ it accepts 99.7% and yet crosses 11% less often than ULA. Not because rejections sat at the top of the barrier: on the line that is an average place, the flanks are worst, and even there 0.7% are rejected. The kernels show another reason (X10). ULA crosses at nearly the right rate by two errors of order $h$ that almost cancel:
+# The wells hold a surprise. MALA is *slower at crossing than its acceptance suggests*: in two dimensions at $h=0.02$ it accepts 99.7% and yet crosses 11% less often than ULA. Not because rejections sat at the top of the barrier: on the line that is an average place, the flanks are worst, and even there 0.7% are rejected.
+#
+# The kernels show another reason (X10). ULA crosses at nearly the right rate by two errors of order $h$ that almost cancel:
 # its stationary density is too high on the barrier, by 14% at the top, and it makes too little of it. (To first order the stationary density is $p\,e^{\frac h4(V'^2-2V'')}$, normalised: on a Gaussian that is D12, at a top $V''<0$ does it.) MALA's few rejections mend the density, and the second error stands alone. At $h=0.4$ ULA's density has won: 1.75 times too many crossings, in every dimension.
 
 
@@ -1856,6 +1859,7 @@ nb.claim(
 # ## The ODE with a learned ratio
 #
 # The ODE needs $\log r=\log p-\log q_t$. The post knows $\log p$ and wants samples. Turn the problem round: samples of $p$ are given, $p$ is not, as in generative modelling. Then a classifier trained to tell samples of $p$ (label 1) from the particles (label 0) has, at its optimum, the logit $c(x)=\log r(x)$. Every row of the table can now be run, $v=r^2f''(r)\nabla c$: a few steps for the classifier, one for the particles {cite}`gao2019vgrow`.
+#
 # Let a generator network produce the particles, and this is a GAN. The dictionary is exact. With $D=r/(1+r)$, a particle that descends on $\log(1-D)$, the minimax loss, moves along the Jensen-Shannon flow (twice as fast). The *non-saturating* loss $-\log D$ that everybody uses gives
 #
 # $$v=\nabla\log D=\nabla\log r-\frac{\nabla r}{1+r},$$
@@ -2124,7 +2128,8 @@ nb.experiment(
 )  # fmt: skip
 
 # %% [markdown]
-# At equal nominal *flow time* the deterministic particles with a learned ratio and the noisy ones with the exact score stay within 15% of one another (ratios 0.88 to 1.08, drifting). Per step the ODE is ahead; that Langevin's best step is small fits D12, since at $\eta=0.125$, $h\lambda=1.4$, its modes would be 3.3 times too wide in variance.
+# At equal nominal *flow time* the deterministic particles with a learned ratio and the noisy ones with the exact score stay within 15% of one another (ratios 0.88 to 1.08, drifting). Per step the ODE is ahead; that Langevin's best step is small fits D12, since at a step of $h=0.125$, that is $h\lambda=1.4$, its modes would be 3.3 times too wide in variance.
+#
 # Cautions. The two sides are given different things: samples of $p$ here, the score there. Best cells are chosen on the three seeds that are shown, at step 500, for Langevin where its bias counts most. The better Adam rate is the larger one for every flow, at the edge of its grid, and a step costs twelve classifier updates. The floor is one pair of samples, and particles of an ODE can lie more evenly than a sample. Every arm starts narrower than the target, so the slow tails of E2 do not appear.
 
 # %% [markdown]

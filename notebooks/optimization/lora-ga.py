@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/lora-ga.ipynb)
 #
-# **The point.** LoRA may start anywhere, if $A_0B_0$ is subtracted from the frozen weight. LoRA-GA starts in the $2r$ leading singular directions of the gradient; to first order in the rate, its first SGD step is the closest that a low-rank step can be to full fine-tuning's.
-# We check that and solve the Adam case that the post leaves open. Then a real task, 11 methods. At a rate 16 times below LoRA's best, LoRA-GA reaches LoRA's final training loss within a quarter of the steps; so does LoRA+, and a random start of the same size within a third, though neither knows a gradient (left).
-# With every rate tuned, LoRA-GA is level with LoRA in mid-run and ends behind it and behind the random start (right). Here the aligned first step buys a head start at an untuned rate, not a better end.
+# **The point.** LoRA trains a low-rank change of a frozen matrix. LoRA-GA starts it in the leading singular directions of the gradient, so that its first SGD step is the closest that such a step can be to full fine-tuning's. That is true to first order in the learning rate. For Adam, which the post leaves open, alternating least squares halves the squared distance.
+# Then a real task, a small Transformer that goes from Shakespeare to Python. At a rate 16 times below LoRA's best, LoRA-GA reaches LoRA's final training loss in a quarter of the steps; so does LoRA+, and a random start of the same size in a third, though neither knows a gradient (left).
+# With every rate tuned, LoRA-GA ends behind LoRA and behind the random start (right): a head start at an untuned rate, not a better end.
 
 
 # %% tags=["nbval-ignore-output", "hide-input"]
@@ -103,7 +103,9 @@ if nb.scale != "full":  # a first recording has nothing to show yet
 #
 # The post {cite}`su2024loraga` presents LoRA-GA {cite}`wang2024loraga`: choose $A_0,B_0$ such that the *first step* of LoRA moves $W$ as full fine-tuning would have. For SGD this is a
 # low-rank approximation problem with a closed answer. We check the algebra with the term that the post drops, solve the problem that it leaves open (Adam), and then ask what a practitioner
-# asks: is it still better once every method has its own learning rate? Why a gradient has few directions at all is the subject of [](effective-rank); rates of $A$ and $B$ return in [](mup-spectral).
+# asks: is it still better once every method has its own learning rate? How to count the directions of a gradient is the subject of [effective rank](effective-rank.ipynb); rates of $A$ and $B$ return in [the spectral condition](mup-spectral.ipynb).
+#
+# (In the figure, PiSSA starts from the leading singular triples of $W_0$, LoRA+ gives $B$ a rate 16 times that of $A$, and the random pair has LoRA-GA's size but random directions.)
 #
 # **Notation.** $y=xW$; $G_0=\partial\mathcal L/\partial W_0$ with singular triples $(\sigma_i,u_i,v_i)$, $G_0=U\Sigma V$, the right vectors being the *rows* of $V$; $2r<\min(n,m)$;
 # $P=A_0A_0^\top$, $Q=B_0^\top B_0$; $\lambda$ is the adapter's scale ($\alpha/r$ in LoRA, $\alpha/\sqrt r$ in rsLoRA {cite}`kalajdzievski2023rslora`), 1 where not said. The package peft writes the transposes:
@@ -295,7 +297,7 @@ nb.claim(
 #
 # $$\min_{A_0,B_0}\ \bigl\lVert A_0A_0^\top G_0+G_0B_0^\top B_0-G_0\bigr\rVert_F^2 .$$
 #
-# The two terms have rank $r$ each, so whatever we choose approximates $G_0$ by a matrix of rank at most $2r$, and by Eckart, Young and Mirsky ([](effective-rank)) the minimum is at least
+# The two terms have rank $r$ each, so whatever we choose approximates $G_0$ by a matrix of rank at most $2r$, and by Eckart, Young and Mirsky ([effective rank](effective-rank.ipynb)) the minimum is at least
 # $\sum_{i>2r}\sigma_i^2$. For a diagonal matrix it is attained on sight: let $A_0$ be the first $r$ columns of the identity and $B_0$ the rows $r+1,\dots,2r$; then $PG_0+G_0Q$ keeps exactly the first $2r$ diagonal
 # entries. The Frobenius norm does not notice rotations, so in general
 #
@@ -713,7 +715,7 @@ nb.derivation(
 # %% [markdown]
 # ## The experiments
 #
-# Four of them share a small network on digits, the last fine-tunes a transformer. All go through one function: a method's adapters, for every learning rate and every seed of a
+# Four of them share a small network on digits, the last fine-tunes a Transformer. All go through one function: a method's adapters, for every learning rate and every seed of a
 # grid, train side by side through a leading axis of runs.
 
 
@@ -1168,7 +1170,7 @@ nb.claim(
 # %% [markdown]
 # ### The real task of experiment 5
 #
-# A byte-level transformer reads Shakespeare, then is fine-tuned on Python: the algorithms of networkx. Adapters of rank 8 on all linear layers ($W_q,W_k,W_v,W_o,W_1,W_2$ of
+# A byte-level Transformer reads Shakespeare, then is fine-tuned on Python: the algorithms of networkx. Adapters of rank 8 on all linear layers ($W_q,W_k,W_v,W_o,W_1,W_2$ of
 # every block); embeddings and output layer are frozen, for full fine-tuning too. The sources are cut into 40 blocks, every ninth of ten for validation, every tenth for
 # the test. Rates are chosen by the validation loss of the tuning seeds; if the best is at an end of the grid, the grid grows. Then fresh seeds train at the chosen rate, and their test loss is reported.
 
@@ -1635,7 +1637,7 @@ nb.claim(
 # %% [markdown]
 # ### Experiment 5: a real task
 #
-# The transformer has read the plays of Shakespeare; now Python, with rates tuned on two seeds and five fresh seeds at each method's best. Same steps, same batches, same trainable matrices for all. The gradient for
+# The Transformer has read the plays of Shakespeare; now Python, with rates tuned on two seeds and five fresh seeds at each method's best. Same steps, same batches, same trainable matrices for all. The gradient for
 # LoRA-GA's start comes from 32 windows of the *training* code.
 
 # %% tags=["hide-input"]
@@ -2242,7 +2244,7 @@ nb.claim(
 # ## What does not hold
 #
 # - **"LoRA-GA ends better than LoRA"** (C15), once both rates are tuned: no difference beyond the noise on digits, clearly worse on the real task, where a random start of the same size ends better.
-# - **Aligning the first step aligns the path** (C16): on digits the lead in captured energy is gone after fifty steps in one matrix, down to a sixth in the other. On the transformer a third of the alignment stays (X6); the loss does not show it.
+# - **Aligning the first step aligns the path** (C16): on digits the lead in captured energy is gone after fifty steps in one matrix, down to less than a fifth in the other. On the Transformer a third of the alignment stays (X6); the loss does not show it.
 # - **"As close as possible after one step"** (C7): to first order in $\eta$ and for the batch of $G_0$. To second order another order of $B_0$'s rows is closer, by less than one per cent in our example (D9).
 # - **"With Adam little more can be done"** (C9): alternating least squares halves the objective. Whether that trains better depends on task and rate (X9).
 # - **PiSSA's start ignores the gradient** (C8): it has no argument from it, and yet captures five to ten times what a random pair does.

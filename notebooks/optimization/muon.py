@@ -13,9 +13,9 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/muon.ipynb)
 #
-# **The point.** Which step lowers the loss most while it changes a layer's output least? Measured by the spectral norm: minus the *matrix sign* of the gradient, which moves all singular directions equally far. That is Muon. Two repairs make it a drop-in for AdamW: weight decay, and a factor
-# $0.2\sqrt{\max(n,m)}$ that matches Adam's update size (where 0.2 comes from: $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.229$). On 101 million parameters and 450 steps (7 MB of text, 20 s), one tuned rate for each arm, Muon's arm reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: Newton-Schulz never converges, the bound $1/\lambda$
-# grows with the width once the factor is in, and the quoted "52%" is not what its own laws say in the range where they were fitted (there they promise more).
+# **The point.** Which step lowers the loss most while it changes a layer's output least? Measured by the spectral norm: minus the *matrix sign* of the gradient, which moves all singular directions equally far. That is Muon. Weight decay and a factor that matches Adam's update size make it a drop-in for AdamW.
+# In a language model of 101 million parameters (450 steps, each arm at its best learning rate) it reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: the iteration behind it, Newton-Schulz, never converges, the bound on the weights
+# grows with the width once the factor is in, and the quoted cost, 52% of AdamW's compute, is not what the report's own laws say where they were fitted (44 to 49%).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -82,10 +82,12 @@ nb.show(figure)
 # $$\min_{\Delta W}\;\Delta\mathcal L\quad\text{subject to}\quad\rho(\Delta W)\le\eta,\qquad\Delta\mathcal L\approx\operatorname{Tr}(G^\top\Delta W).$$
 #
 # Everything hinges on $\rho$. The Frobenius norm gives gradient descent, the largest entry gives SignSGD (Adam without memory), and the spectral norm, the one that bounds the change of the layer's *output*, gives
-# $-\eta\,\mathrm{msign}(G)$: Muon {cite}`jordan2024muon`. The Moonlight report {cite}`liu2025moonlight`, of which the post's author is one of the authors, adds two repairs and scales it up: weight decay, and a factor $0.2\sqrt{\max(n,m)}$ that makes Muon's
+# $-\eta\,\mathrm{msign}(G)$, with $\mathrm{msign}(G)=UV^\top$ for $G=U\Sigma V^\top$: every non-zero singular value is set to one. That is Muon {cite}`jordan2024muon`.
+#
+# The Moonlight report {cite}`liu2025moonlight`, of which the post's author is one of the authors, adds two repairs and scales it up: weight decay, and a factor $0.2\sqrt{\max(n,m)}$ that makes Muon's
 # updates as large as Adam's, so that Adam's rates can be kept. Its headline: AdamW's loss for 52% of the training compute.
 #
-# We derive each step, then train. Prerequisite: steepest descent in other norms, [](gradient-flow). How rates should scale with the width is the subject of [](mup) and [](mup-spectral); the entropy of singular values returns in [](effective-rank).
+# We derive each step, then train. Prerequisite: steepest descent in other norms, in [gradient flow](gradient-flow.ipynb). How rates should scale with the width is the subject of [muP](mup.ipynb) and [the spectral condition](mup-spectral.ipynb); the entropy of singular values returns in [effective rank](effective-rank.ipynb).
 # Norms: $\lVert M\rVert_2=\sigma_1$ is the spectral norm, $\lVert M\rVert_*=\sum\sigma_i$ the nuclear norm; $\mathrm{RMS}(M)=\lVert M\rVert_F/\sqrt{nm}$.
 #
 # ## The least action
@@ -633,6 +635,13 @@ axes.legend(fontsize=8, loc="upper left", ncols=2)
 axes.set_title("Muon's iteration reaches a band around 1 fast, and never converges")
 nb.show(figure)
 
+# %% [markdown]
+# <div class="kx-play" data-play="muon" role="group" aria-label="The Newton-Schulz map with coefficients to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the map after any number of steps, with coefficients that
+# you choose, and the path of one singular value. Try: lower a to 1.875, raise b to −1.25 and set c to 0.375. The map converges now, and
+# small values are left behind. <span class="kx-still">The figure above is its still for Muon's coefficients.</span></p>
+# </div>
+
 # %% tags=["hide-input"]
 polynomials = {"Muon's": optim.MUON_COEFFICIENTS, "cubic": (1.5, -0.5, 0.0), "quintic": (15 / 8, -5 / 4, 3 / 8)}
 steps_to = lambda level, coefficients: next(s for s in range(60) if newton_map(1e-3, s, coefficients) >= level)
@@ -774,7 +783,7 @@ nb.derivation(
 # %% [markdown]
 # ## Entropy of a spectrum, and a law of scaling
 #
-# The report compares trained matrices by $H(\sigma)=-\frac1{\log n}\sum p_i\log p_i$ with $p_i=\sigma_i^2/\sum_j\sigma_j^2$, $n$ the number of singular values; $n^H$ is the entropy rank $\mathrm{eH}_2$ of [](effective-rank). A Gaussian $n\times m$ matrix, $n\le m$, has
+# The report compares trained matrices by $H(\sigma)=-\frac1{\log n}\sum p_i\log p_i$ with $p_i=\sigma_i^2/\sum_j\sigma_j^2$, $n$ the number of singular values; $n^H$ is the entropy rank $\mathrm{eH}_2$ of [effective rank](effective-rank.ipynb). A Gaussian $n\times m$ matrix, $n\le m$, has
 # $H\approx1-\frac{n}{2m\log n}$ (Page's formula): the line to hold trained matrices against.
 
 # %% tags=["hide-input"]
@@ -1735,7 +1744,7 @@ nb.claim(
 # %% [markdown]
 # ## E3: at Adam's rates, on a small model
 #
-# Does matching the RMS let Muon take over Adam's learning rate? A transformer of width 64 (2 layers, rotary positions, 109 thousand parameters) reads Shakespeare by characters: 300 steps of 16 × 64 characters. AdamW with decay 0, 0.1 and 0.3, Muon with 0 and 0.1, seven rates an octave apart, four seeds.
+# Does matching the RMS let Muon take over Adam's learning rate? A Transformer of width 64 (2 layers, rotary positions, 109 thousand parameters) reads Shakespeare by characters: 300 steps of 16 × 64 characters. AdamW with decay 0, 0.1 and 0.3, Muon with 0 and 0.1, seven rates an octave apart, four seeds.
 # In both arms *one* rate serves all parameters; in Muon's arm embeddings, gains and the output layer stay with AdamW. The rate is chosen on one held-out part of the text, the loss is reported on another ("better" below means by 2.5 standard errors, or 2.8 with three seeds: the t quantiles of two such samples). We expect Muon below AdamW at AdamW's own best rate.
 
 
@@ -2414,7 +2423,7 @@ nb.claim(
 # Higher in `wo` and `w2`, lower in the other four. In the small model (E3) the report's finding holds in all six, both at one rate and with each arm at its own best: the choice of rates does not explain the difference. Model, text, length and batch differ too, and no run here tells them apart.
 
 # %% [markdown]
-# ## The report's numbers
+# ## The report's numbers beside ours
 #
 # What the report {cite}`liu2025moonlight` measured is far beyond one GPU: models up to 16B parameters, 5.7T tokens. Its tables can still be read with a pencil. Below, claims that follow from its own numbers.
 

@@ -15,8 +15,8 @@
 #
 # **The point.** muP is a table that says, layer type by layer type and optimizer by optimizer, how initial variance and learning rate must change with the width.
 # The post replaces the table by one requirement: the spectral norms of every weight matrix *and of every update* shall be of the order
-# $\sqrt{\text{fan-out}/\text{fan-in}}$. Three one-line formulas for the rates follow, and the table's entries are their limits. The upper bounds are theorems.
-# The lower bounds rest on one measurable number, the *alignment*: here it gets exact laws. In a transformer from 256 to 2048 wide, at one rate for all, the rule holds the updates' relative norms to within 10%; one rate for all layers lets them grow four-fold.
+# $\sqrt{\text{fan-out}/\text{fan-in}}$. Three one-line formulas for the rates follow, and the table's entries are their limits. The upper bounds are theorems; the lower ones
+# rest on how well a matrix is aligned with its input, for which exact laws stand here. In Transformers 256 to 2048 wide, over 300 steps, the rule keeps the size of the updates in this norm to within 10%; one rate for all layers lets it grow four-fold.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -78,12 +78,12 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# `mup` asks four things of a wide network (forward signal, backward signal, loss decrease, feature change, all independent of the width) and solves for the
-# exponents, one layer type and one optimizer at a time. It works, but the answer is a table, the argument needs independent random weights, and Muon does not
-# fit. Is there one principle from which the table can be read off?
+# [muP](mup.ipynb) asks four things of a wide network (forward signal, backward signal, loss decrease, feature change, all independent of the width) and solves for the
+# exponents, one layer type and one optimizer at a time. It works, but the answer is a table, the argument needs independent random weights, and Muon fits
+# only with a word about the rank of gradients. Is there one principle from which the table can be read off?
 #
-# The post's answer, following {cite}`yang2023spectral`, asks for two things only. Let $x_k=\varphi(x_{k-1}W_k)$ be the output of layer $k$, a row vector, with
-# $W_k$ of shape $(d_{k-1},d_k)$, fan-in by fan-out, and write $\rho_k=d_k/d_{k-1}$. With the root mean square $\lVert x\rVert_{RMS}=\lVert x\rVert_2/\sqrt d$:
+# The answer of the post {cite}`su2025spectral`, following {cite}`yang2023spectral`, asks for two things only. Let $x_k=\varphi(x_{k-1}W_k)$ be the output of layer $k$, a row vector, with
+# $W_k$ of shape $(d_{k-1},d_k)$, fan-in by fan-out, $\varphi$ an element-wise activation, and write $\rho_k=d_k/d_{k-1}$. With the root mean square $\lVert x\rVert_{RMS}=\lVert x\rVert_2/\sqrt d$:
 #
 # $$\lVert x_k\rVert_{RMS}=\Theta(1),\qquad \lVert\Delta x_k\rVert_{RMS}=\Theta(1),$$
 #
@@ -94,7 +94,7 @@ nb.show(figure)
 #
 # $$\alpha(x,M)=\frac{\lVert xM\rVert_{RMS}}{\sqrt{d_{in}/d_{out}}\;\lVert x\rVert_{RMS}\,\lVert M\rVert_2}\in[0,1].$$
 #
-# Prerequisites: `mup` for the table, `muon` for msign; the stable rank returns in `effective-rank`. Norms here: $\lVert M\rVert_2=\sigma_1$ is the spectral norm,
+# Prerequisites: [muP](mup.ipynb) for the table, [Muon](muon.ipynb) for msign; the stable rank returns in [effective rank](effective-rank.ipynb). Norms here: $\lVert M\rVert_2=\sigma_1$ is the spectral norm,
 # $\lVert M\rVert_F$ Frobenius, $\lVert M\rVert_*=\sum\sigma_i$ nuclear. (The paper writes $\lVert\cdot\rVert_*$ for the *spectral* norm.)
 #
 # ## One inequality
@@ -138,7 +138,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# Dividing both sides by the right square roots of dimensions turns it into the only inequality of the post:
+# Dividing both sides by the right square roots of widths turns it into the only inequality of the post:
 #
 # $$\lVert xW\rVert_{RMS}\le\sqrt{\frac{d_{in}}{d_{out}}}\;\lVert x\rVert_{RMS}\,\lVert W\rVert_2 .$$
 #
@@ -193,7 +193,7 @@ nb.claim(
 # ## Two requirements are enough
 #
 # muP also asks that one step change the loss by $\Theta(1)$. The post notes that this need not be asked separately: the loss is a function of the last $x_K$,
-# whose dimension does not grow. For the cross-entropy the constant is explicit. With $p$ the softmax of the logits,
+# whose width does not grow. For the cross-entropy the constant is explicit. With $p$ the softmax of the logits,
 #
 # $$\begin{aligned}\lVert\nabla_z\ell\rVert_2^2&=2(1-p_y)^2-2\!\!\sum_{i<j;\;i,j\ne y}\!\!p_ip_j\;\le\;2,\\
 # \text{so}\quad|\Delta\ell|&\le\sqrt{2d_K}\,\lVert\Delta x_K\rVert_{RMS}.\end{aligned}$$
@@ -360,7 +360,7 @@ nb.derivation(
 # $$\lVert\Delta x_K\rVert_{RMS}\le\prod_k(a_k+b_k)-\prod_ka_k\;=\;(1+\eta)^K-1\quad\text{for }a_k=1,\;b_k=\eta .$$
 #
 # No width in it: that is the point. But a depth: $(1+\eta)^K-1\approx e^{\eta K}-1$, so a rate that should carry over from depth to depth must shrink like
-# $1/K$. The spectral condition is silent about that; residual networks soften it (`deepnet`).
+# $1/K$. The spectral condition is silent about that; residual networks soften it ([DeepNet](../depth/deepnet.ipynb)).
 
 # %%
 ak, bk = sp.symbols("a1:6", positive=True), sp.symbols("b1:6", positive=True)
@@ -870,6 +870,7 @@ nb.derivation(
 #
 # Adam's rule hangs on the word "rank". The post argues that the element-wise sign does not raise the rank. As a statement about the rank it is false: the sign of a
 # rank-2 matrix has a rank near half its size, that of a rank-4 matrix is all but full. What holds is a statement about the *stable* rank, and for a model of the gradient it has an exact constant.
+#
 # Let $G=UV^\top$ with $U$ $(m,B)$ and $V$ $(n,B)$ independent standard normal: a batch of $B$ outer products. Then $\mathrm{sign}\,G_{ij}$ depends only on the directions
 # of two vectors of $\mathbb R^B$, and as $m,n\to\infty$ the matrix becomes the integral operator with kernel $\mathrm{sign}\langle u,v\rangle$ on the sphere. Its eigenfunctions are
 # spherical harmonics. The largest eigenvalue belongs to the linear ones, $B$ of them:
@@ -1056,7 +1057,7 @@ nb.show(figure)
 # %% [markdown]
 # ### The table as three limits
 #
-# Now put the three layer shapes into the three formulas. Every exponent of the muP table comes out, those of Muon included, for which `mup` had to borrow an assumption:
+# Now put the three layer shapes into the three formulas. Every exponent of the muP table comes out, those of Muon included, for which the first post borrowed a value from SGD and Adam ([mup](mup.ipynb) shows that it need not):
 #
 # | | input $(d_0,d)$ | hidden $(d,d)$ | output $(d,d_K)$ |
 # |---|---|---|---|
@@ -1112,7 +1113,7 @@ nb.claim(
 #
 # - One example, SGD: $\nabla=x^\top\delta$ has rank one and $x$ is its singular vector, so $\alpha=1$.
 # - One example, sign descent: $\mathrm{sign}(x^\top\delta)=\mathrm{sign}(x)^\top\mathrm{sign}(\delta)$, so $\alpha=\lVert x\rVert_1/(\sqrt{d_{in}}\lVert x\rVert_2)$:
-#   $\sqrt{2/\pi}=0.80$ for Gaussian inputs, and $1/\sqrt\pi=0.56$ for their positive parts, as behind a relu.
+#   $\sqrt{2/\pi}=0.80$ for Gaussian inputs, and $1/\sqrt\pi=0.56$ for their positive parts, as behind a ReLU.
 # - **Any batch, Muon:** $\nabla=X^\top\Delta$. If $\Delta=\partial L/\partial Y$ has full row rank, every row of $X$ lies in the space that msign maps isometrically: $\alpha=1$
 #   *exactly*, at every width.
 
@@ -1152,7 +1153,7 @@ nb.derivation(
 # low-rank adapter $W_0+AB$, $A$ $(n,r)$, $B$ $(r,m)$, Adam's rates are $\eta_A\propto1/n$ and $\eta_B\propto1/r$: their ratio $\eta_B/\eta_A=n/r$ grows with the width. That
 # is LoRA+ {cite}`hayou2024loraplus`, which found $\eta_A=\Theta(1/n),\ \eta_B=\Theta(1)$ by an argument of its own.
 #
-# Is that richer than muP? Richer than "input, hidden, output" as positions. But `mup`'s types can be read as *which side grows*, and then a bottleneck is an output matrix followed by an
+# Is that richer than muP? Richer than "input, hidden, output" as positions. But [muP's](mup.ipynb) types can be read as *which side grows*, and then a bottleneck is an output matrix followed by an
 # input matrix, with the same exponents. The formulas give something new where a side grows *at another rate*, say $r=\sqrt d$. E4 tries both.
 
 # %%
@@ -1175,7 +1176,7 @@ nb.derivation(
 # %% [markdown]
 # ## The algorithm
 #
-# All experiments but the last use the network below: no biases, relu between layers, a stack of runs that train at once, so that a tuning grid costs little more than a run.
+# All experiments but the last use the network below: no biases, ReLU between layers, a stack of runs that train at once, so that a tuning grid costs little more than a run.
 
 
 # %%
@@ -1244,7 +1245,7 @@ class MsignDescent(optim.StackedSGD):
 # ## E1: the coordinate check in spectral form
 #
 # **Question.** Does the condition do what it promises, for three optimizers with one code? **Set-up.** Five full-batch steps on 64 digits. "Standard" means fan-in initialisation and one
-# rate for all layers; "spectral" the formulas above, times $\sqrt2$ in the deviations behind a relu. Muon is taken without momentum and with the exact msign. **Measured**, after five steps: the RMS change
+# rate for all layers; "spectral" the formulas above, times $\sqrt2$ in the deviations behind a ReLU. Muon is taken without momentum and with the exact msign. **Measured**, after five steps: the RMS change
 # of every $x_k$, and the relative norms of $W$ and of its change. **Expected.** Under the spectral rule nothing depends on the width. Under the standard one, Adam's single rate gives the hidden and output
 # updates relative norms that grow like $d$, and the changes of $x_2,x_3,x_4$ grow with them once they outweigh what $\Delta x_1$, which is free of $d$, passes on.
 
@@ -2250,10 +2251,13 @@ nb.experiment(
 # %% [markdown]
 # ## E8: transfer of the learning rate at scale
 #
-# **Question.** Does it work for a transformer, over three doublings of the width? **Set-up.** Character models on Shakespeare, pre-norm, 4 layers, heads of size 64, learned positions, context 256, 300 steps of 2,048 characters, warm-up and cosine decay;
+# **Question.** Does it work for a Transformer, over three doublings of the width?
+#
+# **Set-up.** Character models on Shakespeare, Pre-Norm, 4 layers, heads of size 64, learned positions, context 256, 300 steps of 2,048 characters, warm-up and cosine decay;
 # $d=256$ to $2048$, that is 3 to 201 million parameters. Three arms. *Standard Adam*: fan-in initialisation, one rate. *Adam by the spectral rule*: hidden matrices and head at $\eta\cdot256/d$, the head's initial
 # deviation $\propto1/d$, embeddings and gains at $\eta$. *Muon*: hidden matrices by msign times $\sqrt{d_{out}/d_{in}}$, the rest by Adam's rule at a quarter of the rate. At the base width 256 the two Adam arms are the same by
 # construction. (The token embedding is a matrix with one-hot input, whose RMS is $1/\sqrt V$; the norm that counts is that of its rows, and with a fixed alphabet its rate is free of the width.)
+#
 # **Measured.** The validation loss over a grid of rates in octaves; and on the way, for every matrix, the relative norm of $W_t-W_0$ and its alignment with the present input.
 # **Expected.** The optimum of the first arm moves left by up to an octave per doubling; the others' stay.
 
@@ -2710,10 +2714,10 @@ nb.experiment(
 # The alignment changes as training goes on (Muon's falls from 0.7 to 0.46, Adam's dips and ends near 0.58), at $d=256$ and 2048 alike. And one rate is no exception: at every rate common to all widths, Adam's norm stays within 15% and Muon's within 6% of the base width's.
 
 # %% [markdown]
-# ### The effective batch of a transformer
+# ### The effective batch of a Transformer
 #
 # Adam's rule needs $\lVert\mathrm{sign}\,\nabla\rVert_2\propto\sqrt{d_{in}d_{out}}$, and the law above says: only while the batch of *independent* directions is small against the width. A batch of E8 has 2,048 tokens, as many as its widest model has
-# dimensions. Yet tokens are not independent. Adam's first step is exactly the sign of the gradient, so the recorded norm of $W_1-W_0$ gives $c=\lVert\mathrm{sign}\,\nabla\rVert_2/\sqrt{d_{in}d_{out}}$ for each matrix, and
+# coordinates. Yet tokens are not independent. Adam's first step is exactly the sign of the gradient, so the recorded norm of $W_1-W_0$ gives $c=\lVert\mathrm{sign}\,\nabla\rVert_2/\sqrt{d_{in}d_{out}}$ for each matrix, and
 # $c_B=c$ an effective batch $B$.
 
 # %% tags=["hide-input"]
@@ -2771,7 +2775,7 @@ nb.claim(
 # ### What the matrix sign costs
 #
 # The post takes the cost of a matrix sign per step to be small, with Muon at scale as its witness. Count. Five Newton-Schulz steps on a $d\times d$ matrix are $30\,d^3$ floating-point operations, on $d\times4d$ they are $90\,d^3$; forward and backward through a weight
-# cost $6$ per parameter and token. For a transformer layer (four square matrices, two of $d\times4d$) the ratio is $300\,d^3/(72\,d^2T)\approx4.2\,d/T$ with $T$ tokens a step. At the batch of Moonlight's largest scaling-law runs {cite}`liu2025moonlight`, 256 sequences
+# cost $6$ per parameter and token. For a Transformer layer (four square matrices, two of $d\times4d$) the ratio is $300\,d^3/(72\,d^2T)\approx4.2\,d/T$ with $T$ tokens a step. At the batch of Moonlight's largest scaling-law runs {cite}`liu2025moonlight`, 256 sequences
 # of 8,192 tokens, and $d=2048$ that is 0.4%. In E8, with $T=2048$, it is more than the training itself. The rule of thumb: msign is free while $T\gg4d$.
 
 # %% tags=["hide-input"]
@@ -2829,10 +2833,13 @@ nb.claim(
 # %% [markdown]
 # ## E6: Adam inside msign
 #
-# **Question.** Any optimizer's proposal can be put through msign. The post reports from elsewhere, and from a small test of its author's, that "Adam + msign" beats Muon. Does it, when both are tuned? **Set-up.** MNIST at $14\times14$,
+# **Question.** Any optimizer's proposal can be put through msign. The post reports from elsewhere, and from a small test of its author's, that "Adam + msign" beats Muon. Does it, when both are tuned?
+#
+# **Set-up.** MNIST at $14\times14$,
 # 4,000 training images, a $196\to d\to d\to d\to10$ network, 200 steps with linear decay, all matrices by the arm with the spectral rule. Muon twice: as it is usually run (momentum 0.95, Nesterov), and with Adam's own momentum of 0.9 and no
 # Nesterov, so that the second moment is all that differs. The rate of each arm is chosen on a grid of half octaves: for the training loss by the training loss, for the test loss by 500 validation images that are neither.
-# E6b repeats it with the character transformer of E8 at width 256, 300 steps (hidden matrices by the arm, embeddings, gains and head by Adam, over a grid of both rates). It is the weaker test: the best ratio of the two rates lies at the edge of its grid for
+#
+# **E6b** repeats it with the character Transformer of E8 at width 256, 300 steps (hidden matrices by the arm, embeddings, gains and head by Adam, over a grid of both rates). It is the weaker test: the best ratio of the two rates lies at the edge of its grid for
 # SN(Adam) and the arms with msign, Adam's best hidden rate is the lowest tried (E8 has it slightly lower still, on a flat valley), and Adam stands at the bigram plateau. Each seed has validation windows of its own, the same for all arms, so arms are compared seed by seed.
 
 
@@ -3085,10 +3092,10 @@ nb.claim(
 
 # %% [markdown]
 # So most of the gain is msign's own; the rest is the choice of momentum. On MNIST msign(Adam) has the lowest test loss of all arms, and it beats Muon as usually run on both losses. Against a Muon with Adam's momentum the second moment adds nothing to the training
-# loss that 16 seeds can see, and 1.8 paired standard errors to the test loss: perhaps. On the transformer no difference between the three is resolved.
+# loss that 16 seeds can see, and 1.8 paired standard errors to the test loss: perhaps. On the Transformer no difference between the three is resolved.
 
 # %% [markdown]
-# ## The post's predictions beside our numbers
+# ## The post's exponents beside ours
 #
 # The post reports no measurements of its own; what can be put side by side are its exponents.
 
@@ -3612,7 +3619,7 @@ nb.claim(
 # ## Beyond the post
 #
 # **Three shape factors are in use for Muon.** Jordan's code multiplies the msign of a matrix by $\sqrt{\max(1,d_{out}/d_{in})}$, Moonlight's by $0.2\sqrt{\max(d_{in},d_{out})}$ to match Adam's update size, the spectral condition asks for $\sqrt{d_{out}/d_{in}}$. Only the last gives every
-# shape a relative norm free of the width. The first is right until a matrix contracts; the second grows like $\sqrt d$ on square matrices, so its rate must fall like $1/\sqrt d$ (measured in `mup`).
+# shape a relative norm free of the width. The first is right until a matrix contracts; the second grows like $\sqrt d$ on square matrices, so its rate must fall like $1/\sqrt d$ (measured in [mup](mup.ipynb)).
 
 # %% tags=["hide-input"]
 code_factor = {
@@ -3674,14 +3681,14 @@ nb.claim(
 # - **"The sign does not raise the rank"** (C17). It raises the rank to half of the size or nearly all of it, and the stable rank by up to $\pi/2$. What matters survives: the stable rank is free of the width while the effective batch is small against it.
 # - **"Clipping gives spectral norm 1"** (C8) needs $\sigma_1\ge1$.
 # - **"Richer than muP"** (C18). With types read as "which side grows", muP's table covers a fixed bottleneck. The gain is at shapes that grow at other rates.
-# - **"Adam inside msign beats Muon"** (C19). On MNIST it beats Muon as usually run. Against a Muon with Adam's own momentum, and on the transformer against either, the difference is not resolved.
+# - **"Adam inside msign beats Muon"** (C19). On MNIST it beats Muon as usually run. Against a Muon with Adam's own momentum, and on the Transformer against either, the difference is not resolved.
 # - **"A matrix sign costs little"** (C20), while a step has many more tokens than $4d$.
 # - **Depth** (X1) is outside the condition, and so are the constants of the layers.
 #
 # ## Exercises
 #
 # 1. *Orthogonal initialisation.* Let $W$ have orthonormal rows or columns, times $\sqrt{\rho}$. What is its alignment with an independent input? Does it repair the readout?
-# 2. *A bias* is a matrix of shape $(1,d)$ fed by the constant 1. Which rates do the three formulas give, and do they agree with `mup`?
+# 2. *A bias* is a matrix of shape $(1,d)$ fed by the constant 1. Which rates do the three formulas give, and do they agree with [muP's](mup.ipynb)?
 # 3. At width $n=4096$, from which batch of independent outer products on would Adam's rule mislead? Use the law of X3 and look for the $B$ at which $\lVert\mathrm{sign}\,G\rVert_2\propto n^{3/4}$ locally, halfway between signal and noise.
 
 # %% [markdown]
@@ -3709,7 +3716,7 @@ nb.claim(
 # %% [markdown]
 # ```{admonition} Solution 2
 # :class: dropdown
-# With $d_{in}=1,\ d_{out}=d$: SGD $d$, Adam 1, Muon $\sqrt d$. The first two are `mup`'s (a bias is an input-type block); the third is the input column of the table again. (The msign of a row is the row over its length.)
+# With $d_{in}=1,\ d_{out}=d$: SGD $d$, Adam 1, Muon $\sqrt d$. The first two are [muP's](mup.ipynb) (a bias is an input-type block); the third is the input column of the table again. (The msign of a row is the row over its length.)
 # ```
 
 # %% tags=["hide-cell"]

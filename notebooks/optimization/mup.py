@@ -13,8 +13,8 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/mup.ipynb)
 #
-# **The point.** A learning rate tuned on a narrow network fails on a wide one, because a step changes a wider network more. muP asks that forward signal, backward signal, loss decrease and feature change per step be free of the width $d$, counts
-# exponents and solves: initial variance and rate of each block get a fixed power of $d$, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free; feature change sets it. In the transformers below the best rate of the standard parametrisation (SP: fan-in deviations, one rate) falls 40-fold from width 64 to 1024; under muP it falls by a third of an octave.
+# **The point.** A learning rate tuned on a narrow network fails on a wide one, because a step changes a wider network more. muP (the maximal update parametrisation) asks that forward signal, backward signal, loss decrease and feature change per step not depend on the width $d$. Counting powers of $d$
+# then fixes initial variance and learning rate of every layer, for SGD, Adam and Muon. Loss decrease alone leaves one exponent free; feature change sets it. In our Transformers (width 64 to 1024, Shakespeare, 500 steps) the best rate falls 40-fold under the standard parametrisation (SP), where one rate serves all layers, and by a third of an octave (a factor of 1.3) under muP.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -79,17 +79,17 @@ nb.show(figure)
 # ## The question
 #
 # Tuning a large model directly costs too much, so one tunes a narrow one and would like to carry its hyper-parameters over. Which of them survive a change of width, and how must the others move? muP {cite}`yang2022tp5` does not say which learning
-# rate is best. It says how the best one changes with the width $d$. The post re-derives its table with nothing but orders of magnitude: forward signal, backward signal, loss decrease per step and feature change
+# rate is best. It says how the best one changes with the width $d$. The post {cite}`su2025mup` re-derives its table with nothing but orders of magnitude: forward signal, backward signal, loss decrease per step and feature change
 # per step shall all be independent of $d$. Count exponents, solve.
 #
 # The model of the whole notebook, in the row-vector convention of the book (a weight is fan-in × fan-out):
 #
 # $$Y_{in}=XW_{in},\qquad Y_0=Y_{in},\qquad Y_{k}=\varphi(Y_{k-1}W_k),\qquad Y_{out}=Y_K,\qquad Z=Y_{out}W_{out},$$
 #
-# with $X$ $(b,d_{in})$, $W_{in}$ $(d_{in},d)$, $W_k$ $(d,d)$, $W_{out}$ $(d,d_{out})$. The batch $b$, the depth $K$, $d_{in}$ and $d_{out}$ are constants; only $d$ grows. $A\sim d^p$ means that $A$ is of that exact order. "SP", the standard
+# with $X$ $(b,d_{in})$, $W_{in}$ $(d_{in},d)$, $W_k$ $(d,d)$, $W_{out}$ $(d,d_{out})$. The batch $b$, the depth $K$, $d_{in}$ and $d_{out}$ are constants, $\varphi$ is the activation; only $d$ grows. $A\sim d^p$ means that $A$ is of that exact order. "SP", the standard
 # parametrisation, is deviation $\propto1/\sqrt{\text{fan-in}}$ everywhere and one learning rate. Three exponents are wanted per block: of the initial variance, of the learning rate, and, for the readout, $\mathrm{RMS}(W_{out})\sim d^{-s}$.
 #
-# The sequel `mup-spectral` replaces the table by one condition on spectral norms; its words *relative norm* and *alignment* are used here where they help. Muon's msign is explained in `muon`.
+# The sequel, [the spectral condition](mup-spectral.ipynb), replaces the table by one condition on spectral norms. The matrix sign of Muon, msign, is explained in [Muon](muon.ipynb).
 #
 # ## Forward: fan-in initialisation
 #
@@ -155,7 +155,7 @@ nb.claim(
 )
 
 # %% [markdown]
-# **With an activation.** Behind $\varphi$ the second moment is $c_\varphi=\mathbb E[\varphi(z)^2]$ for $z\sim N(0,1)$: a constant without a width in it. For relu it is exactly half, at every scale, which is Kaiming's factor
+# **With an activation.** Behind $\varphi$ the second moment is $c_\varphi=\mathbb E[\varphi(z)^2]$ for $z\sim N(0,1)$: a constant without a width in it. For ReLU it is exactly half, at every scale, which is Kaiming's factor
 # $v=2/d_{in}$ {cite}`he2015delving`. For other activations $v=1/(c_\varphi d_{in})$. The constant then belongs to one scale of $z$ (tanh saturates), the exponent of $d_{in}$ does not.
 
 # %%
@@ -528,7 +528,7 @@ nb.derivation(
 # $$\mathrm{RMS}(\mathrm{msign}(G_k))=\frac{\sqrt{\operatorname{rank}G_k}}{d}\le\frac{\sqrt b}{d}\sim\frac1d .$$
 #
 # The condition of D7 then reads $c_k=0$ and SymPy finds $s=1$ with nothing imported. In practice a batch holds far more tokens than $d$, and the post's $1/\sqrt d$ can be nearer (E1b). Where the rank does grow with the width, it is the argument $\mathrm{RMS}(\Delta Y)\sim d\,\mathrm{RMS}(\Delta W)$ that fails, and the spectral form of the condition, $\lVert\Delta W_k\rVert_2=\Theta(1)$, covers both cases
-# (`mup-spectral`).
+# ([mup-spectral](mup-spectral.ipynb)).
 
 # %%
 s1, s2 = sp.symbols("sigma_1 sigma_2", positive=True)
@@ -720,7 +720,7 @@ nb.claim(
 # %% [markdown]
 # ## The algorithm
 #
-# The network of the first five experiments: $64\to d\to\dots\to d\to10$, no biases, relu behind every layer but the last. It is a *stack*: every tensor leads with an axis of runs, so that a
+# The network of the first five experiments: $64\to d\to\dots\to d\to10$, no biases, ReLU behind every layer but the last. It is a *stack*: every tensor leads with an axis of runs, so that a
 # whole tuning grid, all rates times all seeds of a width, trains in one pass.
 
 
@@ -755,7 +755,7 @@ def losses(weights, x, y):
 
 
 # %% [markdown]
-# The parametrisations. "SP" is the standard one: deviation $\sqrt{2/\text{fan-in}}$ behind a relu, $\sqrt{1/\text{fan-in}}$ otherwise, one rate for all layers. muP takes its multipliers from `kexue_nb.mup`,
+# The parametrisations. "SP" is the standard one: deviation $\sqrt{2/\text{fan-in}}$ behind a ReLU, $\sqrt{1/\text{fan-in}}$ otherwise, one rate for all layers. muP takes its multipliers from `kexue_nb.mup`,
 # which reads them off the shapes, relative to a base width of 64: *there the two are the same network*.
 
 
@@ -1698,7 +1698,9 @@ print(
 )
 
 # %% [markdown]
-# **What we saw.** SP's best rate falls by half an octave per doubling and muP's stays, with the constants of the layers equal or tuned. At width 2048 the rate of width 64 leaves SP at nearly twice muP's loss; how much exactly hangs on the rate, for at width 64 two tried rates an octave apart tie, and the ratio is 1.2 at one and 3 at the other. The lower right panel holds a warning: SP *re-tuned* goes lower than muP with equal constants.
+# **What we saw.** SP's best rate falls by half an octave per doubling and muP's stays, with the constants of the layers equal or tuned. At width 2048 the rate of width 64 leaves SP at nearly twice muP's loss; how much exactly hangs on the rate, for at width 64 two tried rates an octave apart tie, and the ratio is 1.2 at one and 3 at the other.
+#
+# The lower right panel holds a warning: SP *re-tuned* goes lower than muP with equal constants.
 # The tuned constants close most of that gap for muP, at widths from 128 on; at 32 they gain nothing, and at 64 no more than the scatter. They are not identified, either: the runner-up lies in the opposite corner of the grid. Single seeds scatter by an octave where the curves are flat; the intervals are over seeds.
 
 # %% tags=["hide-input"]
@@ -1904,9 +1906,9 @@ nb.claim(
 )
 
 # %% [markdown]
-# ## E6: does it transfer on a transformer?
+# ## E6: does it transfer on a Transformer?
 #
-# **Question.** The same on real text, with attention, norms and embeddings. **Set-up.** Character-level transformers on Shakespeare's plays: 2 layers, heads of fixed size (so that the attention's scale, a function of the head size, is the same in both parametrisations), AdamW without decay, warm-up and cosine. Every width
+# **Question.** The same on real text, with attention, norms and embeddings. **Set-up.** Character-level Transformers on Shakespeare's plays: 2 layers, heads of fixed size (so that the attention's scale, a function of the head size, is the same in both parametrisations), AdamW without decay, warm-up and cosine. Every width
 # trains its whole grid, rates times seeds, as one stack, in one CUDA graph. **E6b** is the coordinate check of the same models.
 
 
@@ -2611,7 +2613,7 @@ nb.claim(
 
 # %% [markdown]
 # **Transfer is not optimality.** muP promises that the best rate stays, not that the resulting loss is the best to be had. On the digits with all constants equal, SP re-tuned at
-# width 2048 reaches a third of muP's loss. With constants chosen at width 64 (E4b: input rate halved, readout rate × 16) muP closes most of the gap, while SP gets worse with them. On the transformers the order is the reverse: at 1024 SP, re-tuned, is worse than at 128 and worse than muP.
+# width 2048 reaches a third of muP's loss. With constants chosen at width 64 (E4b: input rate halved, readout rate × 16) muP closes most of the gap, while SP gets worse with them. On the Transformers the order is the reverse: at 1024 SP, re-tuned, is worse than at 128 and worse than muP.
 
 # %% tags=["hide-input"]
 best_at = lambda runs, arm, w: runs[arm][2][w]
@@ -2651,12 +2653,14 @@ nb.claim(
 
 # %% [markdown]
 # **What the count leaves out.** Adam's $\epsilon$ breaks the scale invariance unless it falls with the gradient (exercise 1). Decoupled weight decay multiplies the rate, so that hidden matrices of a wider muP model decay more slowly (exercise 2). Depth, batch size, training length, norms and residual branches are outside; for depth
-# there is {cite}`yang2023tp6`. {cite}`everett2024scaling` find that other parametrisations, SP included, transfer too once every layer has its own exponent; {cite}`kosson2025weightdecay` find that in practical language models the alignment assumed in D7 holds only early in training and that independent weight decay carries much of the transfer
-# afterwards. Our runs have no decay and are short: they cannot decide that. The theory behind muP is {cite}`yang2021tp4`; `mup-spectral` has its shortest form.
+# there is {cite}`yang2023tp6`, and [DeepNet](../depth/deepnet.ipynb) in this book.
+#
+# {cite}`everett2024scaling` find that other parametrisations, SP included, transfer too once every layer has its own exponent; {cite}`kosson2025weightdecay` find that in practical language models the alignment assumed in D7 holds only early in training and that independent weight decay carries much of the transfer
+# afterwards. Our runs have no decay and are short: they cannot decide that. The theory behind muP is {cite}`yang2021tp4`; [mup-spectral](mup-spectral.ipynb) has its shortest form.
 #
 # ## What does not hold
 #
-# - **Order one in every layer at the start**, which the count takes for granted (C15). The logits are not: under muP they start at $d^{-1/2}$, since the readout does not know its inputs yet. A transient; `mup-spectral` follows it.
+# - **Order one in every layer at the start**, which the count takes for granted (C15). The logits are not: under muP they start at $d^{-1/2}$, since the readout does not know its inputs yet. A transient; [mup-spectral](mup-spectral.ipynb) follows it.
 # - **"$\partial Y_{out}/\partial W_k$ has RMS $\Theta(1)$"** (D5). Contracting with these Jacobians preserves the RMS; as tensors they shrink.
 # - **"With signals of order one $\lVert G\rVert_F^2\sim d^2$ in a hidden layer"** (D4) is the idealised case: in SP the backward signal is $d^{-1/2}$ already, and the measured exponent is 1 (E1).
 # - **"Muon does not satisfy $\mathrm{RMS}(\Delta W)=\Theta(1/d)$"** (C11). In the limit that the post itself takes, $d\to\infty$ at fixed batch, it does: the rank of a gradient is at most the batch, and $s=1$ follows without SGD and Adam (D9). Measured for batches up to an eighth of the width; at larger batches the update falls more slowly (E1b).

@@ -13,11 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/quantization-scaling-law.ipynb)
 #
-# **The point.** Suppose that what a model can learn comes in indivisible skills, and that skill $k$ is needed with frequency $\propto k^{-(\gamma+1)}$. Then the
-# loss must fall like $N^{-\gamma}$ in the parameters and like $D^{-\gamma/(\gamma+1)}$ in the data or the steps: two lines of algebra, exact constants included.
-# The networks that the hypothesis was tested on show other exponents. Every experiment has a *finite* list of skills, and that alone bends the fitted slopes: at the paper's 500 tasks it explains why they stop falling
-# at small $\gamma$. It is not the whole story. In our own runs (200 tasks), where no constant is left to fit, it accounts for 60% of the excess of the steps' exponent at $\gamma=0.4$ and for 23% at 0.6; the rest
-# goes with rare skills that come sooner than $1/p_k$. And an unlearned skill is not neutral: trained on stored data, networks lose more on it than a guess would.
+# **The point.** Suppose that what a model can learn comes in indivisible skills, and that the $k$-th commonest is needed with frequency $\propto k^{-(\gamma+1)}$. Then the
+# loss must fall like $N^{-\gamma}$ in the number $N$ of parameters and like $D^{-\gamma/(\gamma+1)}$ in the number $D$ of samples.
+# The networks that the hypothesis was tested on show other exponents. One reason is that every experiment has a *finite* list of skills, which bends the fitted slopes: at the paper's 500 tasks it explains why they stop falling at small $\gamma$ (figure).
+# In our own runs (200 tasks), where no constant is left to fit, it accounts only for 60% of the excess of the exponent in training steps at $\gamma=0.4$ and 23% at 0.6; the rest goes with rare skills that are learned sooner than their frequency allows.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -133,7 +132,7 @@ nb.show(figure)
 # have a power-law tail, so has the loss. Three resources then enter through one number, $n$.
 #
 # Four questions are left to us. Do the asymptotics hold, with which constants? What changes when the list is finite, as in every experiment? Do networks
-# behave so? Are the frequencies of real text of this kind? (`mup` and `mup-spectral` ask how to *choose* hyperparameters as models grow, which is assumed done here.)
+# behave so? Are the frequencies of real text of this kind? ([muP](mup.ipynb) and [its spectral form](mup-spectral.ipynb) ask how to *choose* hyper-parameters as models grow, which is assumed done here.)
 #
 # Notation. $p_k=k^{-\gamma-1}/Z$ with $Z=\zeta(\gamma+1)$ for an infinite list, $\gamma>0$ (the paper calls $\gamma$ $\alpha$, and in its code `alpha` is $\gamma+1$); $\tau$ the samples that a quantum needs, $C$
 # its price in parameters, $B$ the batch size, $s=\gamma/(\gamma+1)$, $K$ the length of a finite list. Losses of networks are in bits, as in the paper.
@@ -720,7 +719,9 @@ nb.show(figure)
 # *hypothesis itself*, with $K=500$ and the same fits over the same ranges: quantum $k$ is learned from $\tau=20{,}000$ samples on; from the step on at which its share of samples equals what the first task of $\gamma=0.4$ sees in 300 steps; and, for the parameters, from $N=2500\,k^{1/0.8}$ on.
 #
 # How honest is this? The constants were chosen by looking at the points: one each for data and steps, two for parameters. The points are smooth: a straight line in $\gamma$, with two constants, fits all three resources to 0.008, three times closer (table). So the shape proves little, and
-# the gain over the infinite list lies at small $\gamma$: for $\gamma\ge0.4$ the finite list's $\alpha_D$ is hardly nearer. For the parameters every power gets its best price. A power near 0.7 is best, but the linear price ($C\approx24{,}000$, at which the smallest nets hold nothing and the largest seven tasks) still comes to a third of the infinite list's distance. The
+# the gain over the infinite list lies at small $\gamma$: for $\gamma\ge0.4$ the finite list's $\alpha_D$ is hardly nearer.
+#
+# For the parameters every power gets its best price. A power near 0.7 is best, but the linear price ($C\approx24{,}000$, at which the smallest nets hold nothing and the largest seven tasks) still comes to a third of the infinite list's distance. The
 # paper's slopes alone are thin evidence against a constant price. The paper has one more $\gamma$, which we did not read off.
 
 
@@ -1059,7 +1060,9 @@ config_d = nb.at_scale(
 # ### E2, live, and E3, recorded
 #
 # Three sweeps: widths and one long run with fresh examples, and data sets of growing size. The live scale (E2) has 16 tasks of 16 bits, $\gamma=\frac12$, three seeds (a seed draws triples and initial weights; the
-# data sweep also its data). The recorded scale (E3) is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, one of 512 for the steps, and one of 256 for nine data sets from 8,000 to 2 million; batches of 4,096; 24,000, 26,000 and 22,000 steps. There, the rate is
+# data sweep also its data). The recorded scale (E3) is the paper's setting reduced: 200 tasks of 64 bits, $\gamma=0.4$ and $0.6$, nine widths from 8 to 250, one of 512 for the steps, and one of 256 for nine data sets from 8,000 to 2 million; batches of 4,096; 24,000, 26,000 and 22,000 steps.
+#
+# At the recorded scale the learning rate is
 # chosen for each width or size by the least mean loss over the seeds, among 0.001, 0.003 and 0.01 (0.01 not for data); the live runs have one rate. Runs of the widths and the data sets count at their least *test* loss, as the paper's data runs do: it flatters all a little.
 #
 # We expect: tasks switch one after another, in order of rank; time to learn $\propto1/p_k$; and, by D7, every fitted exponent above its infinite-list value.
@@ -1879,7 +1882,7 @@ nb.claim(
 # - **"Non-negative and decreasing, so exponential or power"** (C8). A stretched exponential is neither. Zipf is assumed.
 # - **"Parameters matter more"** (C6). As a statement about exponents it is right; as advice it is not, if losses add (D10): the weaker exponent is where the budget has to go. And of 16 published pairs only two lie within 20% of $\alpha_N/(1+\alpha_N)$.
 # - **"An unlearned quantum costs $b$"** (E2, E3). Not when data are stored: unlearned tasks then cost more than guessing.
-# - **The exponents** (C13, E3). For $\gamma\le0.2$ the laws are 1.4 to 3 times too small, and the end of the list explains most of it (C14). For $\gamma\ge0.4$ only $\alpha_D$ is within 10%; $\alpha_N$ is up to 24% low.
+# - **The exponents** (C13, E3). For $\gamma\le0.2$ the laws are 1.4 to 3 times too small, and the end of the list explains most of it (C14). For $\gamma\ge0.4$ only $\alpha_D$ is within 10% of its law; the measured $\alpha_N$ is up to 24% below its own.
 # - **The end of the list as the whole explanation** (E3). With nothing fitted it gives $\alpha_S$ 0.38 and 0.41 for 0.44 and 0.52.
 # - **$T_k\propto1/p_k$** (C11). The measured powers are $-0.89$ and $-0.86$, their intervals below 1 in size.
 # - **The authors' scatter of published exponents** takes the recommendation model's data exponent for its parameter exponent and the other way round; the point then lies outside the drawn axes.

@@ -13,10 +13,11 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/length-extrapolation.ipynb)
 #
-# **The point.** A RoPE model trained on $L$ tokens can be read at $16L$ without further training, if near distances stay as they are and far ones are
+# **The point.** A RoPE model trained on $L$ tokens can be read far beyond $L$ without further training, if near distances stay as they are and far ones are
 # brought into the trained range. That is what ReRoPE does to distances and YaRN to frequencies; compressing everything (interpolation) or
-# hiding the far (windows) fails. Copying from beyond $L$ at $8L$ (a small model, $L=64$): 97% with ReRoPE, 93% with YaRN, chance with RoPE, interpolation, a window. The
-# *loss* on text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE reaches, right to 8%, and what bounds $w$: not $L$, but the distances that training made use of.
+# hiding what is far (a window) fails. A small model, $L=64$, that has to copy from beyond $L$ in a text of $8L$ is right in 97% of the cases with ReRoPE, in 93% with YaRN,
+# and no better than chance with plain RoPE, interpolation or a window. The *loss* on text cannot tell ReRoPE from a window. New here: a formula for how far NTK-aware RoPE
+# (a larger base at test time) reaches, right to 8%; and what limits the distances that ReRoPE may keep: not $L$, but those that training made use of.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -100,15 +101,16 @@ nb.show(figure)
 #
 # Notation: $L$ training length, $n$ test length, $s=n/L$; $d$ head size; $\theta_i=b^{-2i/d}$, $i<d/2$, with base $b=10^4$; $\mathcal R_m$ the
 # rotation at position $m$; $r=i-j$ a distance and $\delta(r)$ the distance a method makes of it; $r_i=L\theta_i/2\pi$ the *turns* that pair $i$ made
-# in training; $w$ a window; $k$ the leak of Leaky ReRoPE; $\lambda$ a factor on the logits.
+# in training; $w$ a window; $k$ the leak of Leaky ReRoPE; $\lambda$ a factor on the logits. ($i$ counts pairs where it is an index, tokens in $i-j$.)
 #
-# `rope-base` asks how large the base must be for a given length; `attention-scale` is about factors like $\lambda$. All equations below stand as
-# functions in `kexue_nb.positions`. Where the `transformers` package has the same method, a unit test compares the two to $10^{-6}$.
+# How large the base must be for a given length is [another notebook's question](rope-base.ipynb); factors like $\lambda$ are the matter of [the attention scale](../attention/attention-scale.ipynb).
+# All equations below stand as functions in `kexue_nb.positions`. Where the `transformers` package has the same method, a unit test compares the two to $10^{-6}$.
 
 # %% [markdown]
 # ## One rotation, one distance
 #
-# Write the two coordinates of pair $i$ as one complex number, $q_{(i)}=q_{2i}+\mathrm i\,q_{2i+1}$. Then a logit is
+# Write the two coordinates of pair $i$ as one complex number, $q_{(i)}=q_{2i}+\mathrm i\,q_{2i+1}$. With the query at position $m$ and the key at position
+# $n$ (in this section $n$ is no test length) the logit is
 #
 # $$(\mathcal R_mq)^\top(\mathcal R_nk)=\operatorname{Re}\sum_i q_{(i)}\,\overline{k_{(i)}}\;e^{\mathrm i(m-n)\theta_i} .$$
 #
@@ -374,7 +376,7 @@ nb.derivation(
 )
 
 # %% [markdown]
-# Twice the index with one turn, rounded up, is the "critical dimension" of {cite}`liu2023scaling`: 92 for Llama 2, 82 for Llama 1.
+# The index with one turn, rounded up and doubled, is the "critical dimension" of {cite}`liu2023scaling`: 92 for Llama 2, 82 for Llama 1.
 #
 # One thing is worth knowing before one compares numbers: **published implementations ramp linearly in the index $i$, between the pairs with
 # $\tau$ and with 1 turns, not in the turns $r_i$ as the paper writes.** Since $r_i$ is exponential in $i$, the two differ much in the middle. The
@@ -502,6 +504,13 @@ nb.derivation(
     ),
     ledger.close("s for κ = 100", 100 ** (126 / 128), 93.06, abs=0.005),
 )
+
+# %% [markdown]
+# <div class="kx-play" data-play="length-extrapolation" role="group" aria-label="What interpolation, NTK and YaRN do to each pair of RoPE">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the frequency of each pair after scaling, and how far the
+# slow pairs leave the arc that they saw in training. Try: NTK-aware at s = 8 on a text 8 times longer, then on shorter ones, until no pair
+# leaves its arc. <span class="kx-still">By D9 that is at 4.4 times for L = 4096.</span></p>
+# </div>
 
 # %% [markdown]
 # ## Dynamic scaling
@@ -1221,10 +1230,13 @@ control_off = [
 #
 # **Question.** Does the order of the copy task hold for a language model, on text? **Set-up.** Characters of Shakespeare, 4 layers, $d=256$, four heads of
 # 64, trained on $L=256$ (numbers of the recorded run; the live one is far smaller). So that there is something to find beyond $L$, half of the training sequences are
-# periodic (period up to $L/2$), and all carry twelve *notes*, a name followed by a value, each asked for once later. Tests on held-out text, contexts of
-# $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters repeated again and again, the
-# post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss by position. Four learning
-# rates for every architecture and three seeds; the rate by the loss at $L$ on all test texts, plain text and notes together; parameters of a method by
+# periodic (period up to $L/2$), and all carry twelve *notes*, a name followed by a value, each asked for once later.
+#
+# Tests on held-out text, contexts of $L$ to $16L$: (i) the loss of the *same* last 128 characters, (ii) accuracy on the last 128 of a text of $L$ characters
+# repeated again and again, the post's measure, (iii) the share of notes recalled, twelve of them anywhere in the context, asked for at its end, (iv) the loss
+# by position.
+#
+# Four learning rates for every architecture and three seeds; the rate by the loss at $L$ on all test texts, plain text and notes together; parameters of a method by
 # the loss at $8L$ on one half of the texts, results from the other half. The verdicts call the methods on RoPE E2, the NTK-aware bases E3, the
 # architectures E4. **Expected**, if the post is right: the order of E1, and HWFA and KeyNorm level without any change.
 #
@@ -1862,9 +1874,9 @@ nb.show(figure)
 # %% [markdown]
 # ## The post's tables, and a rule they obey
 #
-# The author's own measurements: a language model of 100M parameters with gated attention units (GAU) and post-norm, trained on 512 tokens, accuracy in % of predicting the last tokens at 512, in a text of 512 tokens
-# repeated to 4096, and in a text of 4096 that does not repeat. They come from the three earlier posts on ReRoPE {cite}`su2023rerope`, HWFA2
-# {cite}`su2023hwfa2` and KeyNorm {cite}`su2023keynorm`, which this review sums up.
+# The author's own measurements: a language model of 100M parameters with gated attention units (GAU) and Post-Norm, trained on 512 tokens, accuracy in % of predicting the last tokens at 512, in a
+# text of 512 tokens repeated to 4096, and in a text of 4096 that does not repeat. They come from the three earlier posts on ReRoPE {cite}`su2023rerope`, HWFA2 {cite}`su2023hwfa2` and KeyNorm
+# {cite}`su2023keynorm`, which this review sums up.
 
 # %% tags=["hide-input"]
 POST = {
@@ -2658,7 +2670,7 @@ nb.claim(
 #   5158 with a window of 1024, 5.40 with four sinks). Ours has not, so the sinks are not missed. What always holds: a window forgets.
 # - **"NTK works up to half"** (C6): at $s=4$ it is more (61%), at $s=16$ a quarter (27%): a power of $s$, near that of D9.
 # - **"Training with ReRoPE does not extrapolate"** (C15): on copies ours does as well as with ReRoPE at the test alone, on text worse, but far
-#   better than RoPE. The author's models are GAU with post-norm; why they fail altogether remains open.
+#   better than RoPE. The author's models are GAU with Post-Norm; why they fail altogether remains open.
 # - **"KeyNorm immunises"** (C12): the loss rises less. In the copy task it does not use what is far (10% at $8L$), and YaRN on top lifts repeated text in the
 #   author's table from 61% to 84%, in ours from 75% to 96%.
 # - **"HWFA trains worse"** (C13): on plain text, yes; but it alone learned to recall the notes with every seed.

@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/multimodal-rope.ipynb)
 #
-# **The point.** A text token has one coordinate, a patch of a picture two. The post fits RoPE to both by linear equations. Text on the diagonal $(n,n)$, with the frequencies shared out between rows and columns,
-# *is* RoPE-1D. A grid of patches scaled along rows and columns can be made to lie symmetrically between its texts, and to count as many positions as it has patches. All of this holds. But
-# symmetry and the right length then exclude integers, and the scale makes the way to the patch above depend on the width once more. *Moving* the grid instead (RoPE-TV) keeps steps of one, with half-integers at every second size;
-# with unit steps and symmetry the gap from text to picture cannot be constant. And the positions are not all: which axis gets which *frequencies* costs a single head up to a factor of thousands in margin.
+# **The point.** A text token has one coordinate, a patch of a picture two; the post fits RoPE to both by linear equations. Text on the diagonal $(n,n)$, with the frequencies shared out between rows and columns,
+# *is* the RoPE of a language model. A grid of patches can be scaled (RoPE-Tie) to lie symmetrically between the texts around it. All of this holds, but the step to the patch above then depends on the width: a trained
+# layer finds that patch in 7 to 46% of the cases at three sizes that it never saw. *Shifting* the grid instead (RoPE-TV, the author's later proposal) keeps steps of one and finds it in 91 to 98%; now the gap between text and
+# picture depends on the size. And to give each axis one contiguous block of *frequencies* costs a single head a factor of thousands in the margin by which it prefers the right patch.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -82,7 +82,7 @@ for axes, (name, at) in zip(panels.flat, chosen.items(), strict=True):
     axes.set_title(name, fontsize=10)
 panels[0, 0].legend(fontsize=8, loc="lower left")
 figure.suptitle(
-    "Where six schemes put a picture of 3 × 4 patches; arrows: the gaps before and after", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    "The gaps around a picture of 3 × 4 patches (arrows) differ on a page and in M-RoPE", fontsize=11, fontweight="bold", x=0.01, ha="left"
 )
 nb.show(figure)
 
@@ -97,11 +97,11 @@ nb.show(figure)
 # Notation. A picture has $h$ rows and $w$ columns of patches. $x$ is the **row**, $y$ the **column**; patch $(i,j)$ has $i=1..h$, $j=1..w$. $L$ is the
 # position of the last text token before the picture, $K$ that of the first one after it. $s$, $t$ are the steps of the grid (rows, columns), $\beta_1$,
 # $\beta_2$ its offsets, $e$ the *entry gap*. $\theta_p=b^{-2p/d}$, $p=0..d/2-1$, are the frequencies of a head of size $d$, $\mathcal R_n$ is the rotation at
-# position $n$ as in {doc}`rope-base <rope-base>`, and $\mathcal R_{x,y}$ the one at a position with two coordinates. Which coordinate turns pair $p$ is the *allocation*
+# position $n$ as in [the notebook on RoPE's base](rope-base.ipynb), and $\mathcal R_{x,y}$ the one at a position with two coordinates. Which coordinate turns pair $p$ is the *allocation*
 # $a(p)$, which we write as a list of axes. A head of size $d$ has $d/2$ pairs.
 #
-# {doc}`multimodal-autoregression <../representation/multimodal-autoregression>` asks how such a sequence should be *learned*; here only positions are at stake. What happens
-# at distances that training never saw is the subject of `length-extrapolation`.
+# How such a sequence should be *learned* is the question of [multimodal autoregression](../representation/multimodal-autoregression.ipynb); here only positions are at stake. What happens
+# at distances that training never saw is the subject of [length extrapolation](length-extrapolation.ipynb).
 #
 # ## One axis, two axes
 
@@ -1003,12 +1003,17 @@ nb.results(
 )
 
 # %% [markdown]
-# Start with the last rows. **Contiguous halves cost a factor of 2,800 in margin, three contiguous sections 9,000** against interleaved RoPE-TV: an axis that gets the low frequencies only cannot tell neighbours apart.
-# (Repeated frequencies give a wider margin still, at the price of compatibility. A third axis, which is the same for all patches, costs three.) Among the *positions* only the smallest integers cost anything like it: $s$ is 1 in a square and 9 in
+# Start with the last rows. **Contiguous halves cost a factor of 2,800 in margin, three contiguous sections 9,000**, each against the same positions interleaved: an axis that gets the low frequencies only cannot tell neighbours apart.
+# (Repeated frequencies give a wider margin still, at the price of compatibility. A third axis, which is the same for all patches, costs three.)
+#
+# Among the *positions* only the smallest integers cost anything like it: $s$ is 1 in a square and 9 in
 # a strip, and the margin is 500 times below RoPE-Tie's. Inside a picture RoPE-TV, M-RoPE's rows and columns, and the page are the same
-# grid of unit steps, and a head that is best on the seven sizes is right on the three larger ones too. RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes
-# ("nearest in my column", whatever the size). But the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best
-# head goes on to be right, although its steps depend on the size as well (from width 13 on it fails too, see the figure). So a step that depends on the size need not be fatal for the *best* head; what training finds is E1.
+# grid of unit steps, and a head that is best on the seven sizes is right on the three larger ones too.
+#
+# RoPE-Tie is a surprise: its margin is *wider*, with large offsets it is easier to be selective; and there *is* a head that is right on all ten sizes ("nearest in my column", whatever the size). But
+# the head that is best on the seven has tuned itself to their offsets $s=w+1=5,7,9$, and fails in two of the three larger pictures. Not so with the fractions of "wh tokens": there the best head goes
+# on to be right, although its steps depend on the size as well (from width 13 on it fails too, see the figure). So a step that depends on the size need not be fatal for the *best* head; what training
+# finds is E1.
 #
 # Flattening allows no head at all, whatever its size: in a picture of width 4 the offset 4 has to beat the offset 6, in one of width 6 the reverse.
 
@@ -1259,9 +1264,11 @@ nb.show(figure)
 #
 # **Question.** The best head generalises with unit steps and not with RoPE-Tie. Does training find such heads? **Set-up.** Six tokens of text, a picture, four tokens of text, all random out of 16 symbols (a patch has ids of
 # its own, as in real models, so that it is known to be a patch). Every patch below the first row has to name the symbol of the patch *above*, every text token that of the text token *before*. One causal layer, $d=64$, two
-# heads of size 32, trained on seven sizes with 4 to 8 columns, tested on all sizes from $2\times2$ to $12\times12$. **Baselines.** Flattening, also with a token at the end of each row, as Fuyu does; the page; the page with
-# repeated frequencies, which is the RoPE-2D of vision models. Five learning rates for each arm, the best by the loss on fresh data of *seen* sizes; five seeds. **Expected**, by the margins: flattening fails outright, RoPE-Tie fails beyond
-# the sizes it saw, all unit-step schemes generalise; text works everywhere but on the page.
+# heads of size 32, trained on seven sizes with 4 to 8 columns, tested on all sizes from $2\times2$ to $12\times12$.
+#
+# **Baselines.** Flattening, also with a token at the end of each row, as Fuyu does; the page; the page with repeated frequencies, which is the RoPE-2D of vision models. Five learning rates for each
+# arm, the best by the loss on fresh data of *seen* sizes; five seeds. **Expected**, by the margins: flattening fails outright, RoPE-Tie fails beyond the sizes it saw, all unit-step schemes
+# generalise; text works everywhere but on the page.
 #
 # The whole model is this. It is stacked: every parameter leads with an axis of runs, and each sequence comes with the cosines and sines of its own positions.
 
@@ -2111,10 +2118,16 @@ for name, row in live_far.items():
     )
 
 # %% [markdown]
-# As expected for pictures, but not for text: that is learned on the page as well, and flattened; half of the pairs suffice for "the token before". Three remarks. (1) Flattened, the width of a picture is nowhere to be seen; with a token at the end of each
-# row two layers learn the seen sizes perfectly, and still do not generalise (0.18 at $6\times10$). (2) The best rate lies at the upper edge of the grid for most arms, so the table may understate them. The comparison does not hang on it: at *every* rate of the
-# grid RoPE-TV with one layer is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less; flattening with two layers has its best rate inside. (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do
-# about equally well, a little worse in the strip $3\times12$. The fractions of "wh tokens" lie in between. (The real M-RoPE, with three axes, is in E2 and E4.)
+# As expected for pictures, but not for text: that is learned on the page as well, and flattened; half of the pairs suffice for "the token before". Three remarks.
+#
+# (1) Flattened, the width of a picture is nowhere to be seen; with a token at the end of each
+# row two layers learn the seen sizes perfectly, and still do not generalise (0.18 at $6\times10$).
+#
+# (2) The best rate lies at the upper edge of the grid for most arms, so the table may understate them. The comparison does not hang on it: at *every* rate of the
+# grid RoPE-TV with one layer is right at 96% or more of all places of all 121 sizes and RoPE-Tie at 71% or less; flattening with two layers has its best rate inside.
+#
+# (3) RoPE-TV and M-RoPE's two axes are the same grid inside a picture, and do about equally well, a little worse in the strip $3\times12$. The fractions of "wh
+# tokens" lie in between. (The real M-RoPE, with three axes, is in E2 and E4.)
 
 # %% tags=["hide-input"]
 far1 = {name: at_sizes(e1_record.result, e1_record.config, far_sizes)[a] for a, name in enumerate(names1)}
@@ -2576,7 +2589,7 @@ nb.experiment(
 #
 # - **Offsets instead of scales** (D10): RoPE-TV meets what RoPE-Tie was after and keeps neighbours one apart.
 # - **The entry gap** (X1), a demand that the post does not list: M-RoPE meets it; symmetric schemes with unit steps cannot (exercise 1: those without can). Whether it matters, E4 leaves open.
-# - **The margin** (X2 to X4) judges a scheme in a second. In margin, contiguous allocation costs a factor of thousands, the smallest integers of RoPE-Tie one of hundreds, the other plane-keeping positions ten at most. It is a number about one head; trained, slow rows are learned in spite of it (E2).
+# - **The margin** (X2 to X4) judges a scheme in a second. In margin, contiguous allocation costs a factor of thousands, the smallest integers of RoPE-Tie one of hundreds, the other plane-keeping positions one of about ten. It is a number about one head; trained, slow rows are learned in spite of it (E2).
 # - **Ecosystem.** `kexue_nb.multimodal` holds all schemes under their names. Its `mrope` and the section-wise rotation agree with the transformers package to $10^{-6}$, Qwen3-VL's interleaved one too (tests/test_multimodal.py). One difference turned up:
 #   for a video with more frames than rows and columns, transformers 5.24.0 starts the next text at $\max(h,w)$ above the video's start, so text shares time coordinates with late frames; the paper says one above the largest
 #   coordinate so far, which is what we do.

@@ -13,10 +13,10 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/relative-position-defect.ipynb)
 #
-# **The point.** Give a Transformer $n$ equal tokens and ask it to count: 1, 2, …, $n$. With relative positions that only edit the logits, RoPE or any bias, it cannot: rows of softmax weights sum to one,
-# all values are equal, so all outputs are. What helps is a row sum that depends on the place, by another norm, by none, by a Toeplitz factor; or, with the softmax untouched, a mark at one end, such as [CLS] in front.
-# Here the row sum gets a law, $i^{1-1/p}$ for $l_p$ normalisation, and the remedies have a limit that the post does not mention: for equal tokens without marks, read in both directions, a *symmetric* relative bias
-# keeps position $i$ and its mirror image equal, and at most half of the answers are right.
+# **The point.** Give a Transformer $n$ equal tokens and ask it to count: 1, 2, …, $n$. With relative positions that only edit the logits, RoPE or any bias, it cannot: a row of softmax weights sums to one,
+# all values are equal, so all outputs are. Small models trained on $n=32$ stay at the loss of a constant answer, $\ln32$. What helps is a row sum that depends on the place, by another norm, by none, by a factor after the softmax;
+# or, with the softmax untouched, a mark at one end, such as [CLS] in front. New here: under $l_p$ normalisation and a causal mask the row sum at position $i$ is $i^{1-1/p}$. And the remedies have a limit that the post does not mention:
+# read in both directions and without marks, a *symmetric* bias cannot tell position $i$ from its mirror image, and at most half of the answers are right.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -84,7 +84,7 @@ nb.show(figure)
 # and what an attention that is not normalised gains.
 #
 # **Notation.** Positions $i=1,\dots,n$; logits $b_{ij}$, which depend on contents and on $i-j$; weights $a_{ij}$; values $v_j$; outputs $o_i=\sum_ja_{ij}v_j$; the *row sum*
-# $\sigma_i=\sum_ja_{ij}$. The scale of the logits is the business of `attention-scale`, how far RoPE reaches of `rope-base`; here only what normalisation does to position matters.
+# $\sigma_i=\sum_ja_{ij}$. [The scale of the logits](../attention/attention-scale.ipynb) and [how far RoPE reaches](rope-base.ipynb) have notebooks of their own; here only what normalisation does to position matters.
 #
 # ## The collapse
 #
@@ -650,7 +650,7 @@ nb.derivation(
 #
 # $$o_i=\frac1{i+1},\qquad i=0,1,2,\dots$$
 #
-# One layer knows the position exactly: a mechanism by which decoders without position encodings can count {cite}`haviv2022nopos` {cite}`kazemnejad2023nope`; what trained ones do is not looked at here. Without BOS, C14, the same network is constant. And under
+# One layer knows the position exactly: a mechanism by which decoders without position encodings can count {cite}`haviv2022nopos` {cite}`kazemnejad2023nope`; what trained ones do is not looked at here. Without BOS the same network is constant (C14). And under
 # a causal mask an attention without denominator needs no BOS either, since $\sigma_i=i$.
 
 # %%
@@ -778,7 +778,7 @@ nb.claim(
 # Close the sequence to a ring, with offsets modulo $n$. Then all rows contain the same numbers in another order, and *every* rule gives a constant row sum. Whatever D4 to D6 found out about position, they
 # found at the two ends. Without marks, no rule whose rows sum to a constant can look there.
 #
-# Convolutions know this story {cite}`islam2020position`. Zero padding marks the ends, and each layer carries the mark one half kernel further in: after $L$ layers of kernel 3 exactly the $L$ positions at each end are told
+# Convolutions know this story {cite}`islam2020position`. Zero padding marks the ends, and each layer carries the mark one half kernel further in: after $k$ layers of kernel 3 exactly the $k$ positions at each end are told
 # apart. Padding that wraps around is the ring, padding that repeats the edge is like softmax: constant in, constant out. (Rescaling by the *number* of visible taps, "partial convolution", is not: the taps differ. Softmax divides by
 # the sum of the visible *weights*.)
 
@@ -1394,8 +1394,8 @@ nb.claim(
 # %% [markdown]
 # ## E1: the probe, all variants
 #
-# **Set-up.** Two post-norm layers of width 32 with two heads; $n=32$ tokens 0, 32 classes, cross-entropy over all positions; Adam with warm-up and cosine, gradients clipped at 1. There is one training example, so this asks only what a model *can*
-# express and find. Recorded: 34 variants, 800 steps, seven rates, three seeds to choose the rate and five others to report. A model that cannot tell positions apart stays at $\ln32=3.466$ with one answer of 32 right.
+# **Set-up.** Two Post-Norm layers of width 32 with two heads; $n=32$ tokens 0, 32 classes, cross-entropy over all positions; Adam with warm-up and cosine, gradients clipped at 1. There is one training example, so this asks only what a model *can*
+# express and find. Recorded: 34 variants, 800 steps, seven learning rates, three seeds to choose the rate and five others to report. A model that cannot tell positions apart stays at $\ln32=3.466$ with one answer of 32 right.
 #
 # **Expected.** From the derivations, before training: which variants can pass, which must fail, and which must stay at one half (`ALiBi, l2` and its like).
 
@@ -1506,9 +1506,11 @@ e2 = nb.run(
 #
 # **Question.** The post pre-trained masked language models and reports two observations without numbers: with $l_2$ Attention + FFN is slightly worse than with softmax, and pure GAU slightly better.
 #
-# **Set-up.** Characters of Shakespeare. E3: causal models, pre-norm, four layers of width 128, trained on 64 characters and read at 64, 128 and 256 (the last 32 positions). E4: masked models, post-norm, 15% of the characters masked, four layers of width 192, 128 characters, and the
-# initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs, which have about as many parameters (6 to 8% more). Recorded: 700 steps of 32 × 64 characters (E3) and 16 × 128 (E4), 1.4 million characters, Adam with $\beta=(0.9,0.98)$, bf16. Every arm has its own rate, the best of a grid on one seed and the same held-out text; four other seeds are reported.
-# This is far below BERT-base: signs can be compared, sizes cannot. relu²/n divides by the visible keys here, not by $n$ as GAU does.
+# **Set-up.** Characters of Shakespeare. E3: causal models, Pre-Norm, four layers of width 128, trained on 64 characters and read at 64, 128 and 256 (the last 32 positions). E4: masked models,
+# Post-Norm, 15% of the characters masked, four layers of width 192, 128 characters, and the initial $W_V,W_O$ times 1, $n^{-1/4}$ and $n^{-1/2}$. A layer of Attention + FFN stands against two GAUs,
+# which have about as many parameters (6 to 8% more). Recorded: 700 steps of 32 × 64 characters (E3) and 16 × 128 (E4), 1.4 million characters, Adam with $\beta=(0.9,0.98)$, bf16. Every arm has its
+# own rate, the best of a grid on one seed and the same held-out text; four other seeds are reported. This is far below BERT-base: signs can be compared, sizes cannot. relu²/n divides by the visible
+# keys here, not by $n$ as GAU does.
 
 # %%
 attention = lambda rule, *gains: {"layer": "attention", "rule": rule, "gains": list(gains)}
@@ -1942,15 +1944,15 @@ nb.show(figure)
 # %% [markdown]
 # ### What E3 and E4 saw
 #
-# *Attention + FFN.* $l_2$ is worse than the softmax, by 0.04 nats in the causal pre-norm models and by 0.3 in the masked post-norm ones: the post's sign. Its "slightly" cannot be judged from 700 steps of small models. Its remark on the initialisation is confirmed
-# in post-norm, drastically: with the usual $W_V,W_O$ the $l_2$ model stays at 3.0 nats (single characters have 3.3), scaled by $n^{-1/4}$ it reaches 1.84. In pre-norm, which the post did not use, the start hardly matters.
+# *Attention + FFN.* $l_2$ is worse than the softmax, by 0.04 nats in the causal Pre-Norm models and by 0.3 in the masked Post-Norm ones: the post's sign. Its "slightly" cannot be judged from 700 steps of small models. Its remark on the initialisation is confirmed
+# in Post-Norm, drastically: with the usual $W_V,W_O$ the $l_2$ model stays at 3.0 nats (single characters have 3.3), scaled by $n^{-1/4}$ it reaches 1.84. In Pre-Norm, which the post did not use, the start hardly matters.
 #
-# *Why drastically?* A near-uniform attention adds to every token the same mean value, $\sigma_i\approx0.6\sqrt n$ times. In post-norm the token's own state is then drowned by the common vector: the tokens become alike. The next cell measures it at initialisation.
+# *Why drastically?* A near-uniform attention adds to every token the same mean value, $\sigma_i\approx0.6\sqrt n$ times. In Post-Norm the token's own state is then drowned by the common vector: the tokens become alike. The next cell measures it at initialisation.
 #
 # *GAU* does start without any shrinking, as the post says, though not for the reason it gives (X1): its gate multiplies the common vector by something of each token's own, and with one gate for all tokens they are alike again (X8, at initialisation). Is $l_2$ slightly *better* there? In the causal models yes, by 0.015 nats, a little over two standard errors;
 # in the masked ones, the post's task, it is 0.18 nats worse at factor 1. At this scale the sign depends on the task. (GAU with l1 and a shrunk start has its best rate at the end of the grid; nothing here rests on it.)
 #
-# *Longer texts.* At two and four times the training length relu²/n, here divided by the visible keys, falls apart. GAU with l1 and with l2 cannot be told apart with four seeds, so an advantage of l2 is not seen; in Attention + FFN l1 is better (`length-extrapolation`).
+# *Longer texts.* At two and four times the training length relu²/n, here divided by the visible keys, falls apart. GAU with l1 and with l2 cannot be told apart with four seeds, so an advantage of l2 is not seen; in Attention + FFN l1 is better. (How to read beyond the training length is the subject of [length extrapolation](length-extrapolation.ipynb).)
 
 
 # %%

@@ -13,12 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/position/rope-base.ipynb)
 #
-# **The point.** RoPE turns pair $i$ of a head by $m\theta_i$ at distance $m$, with $\theta_i=b^{-2i/d}$. If a key that resembles the query is to
-# score above a random one at every distance below $L$, then $\sum_i\cos m\theta_i\ge0$ for all $m<L$, and the base $b$ must grow with $L$. The post
-# found the smallest such base by brute force; here it is computed *with a proof*, and all eleven numbers of the post hold to their two digits. But
-# between that base and one 1.4 to 60 times larger, good and bad bases alternate (at 8k about a third are bad), and from a million tokens on the
-# minimum is an accident of number theory. Trained heads follow the bound at a distance: they answer half of the questions at 0.09 to 0.24 of it, at
-# both lengths tried.
+# **The point.** RoPE turns pair $i$ of a head's coordinates by $m\theta_i$ at distance $m$, with $\theta_i=b^{-2i/d}$. If a key that resembles the
+# query is to score above a random one, on average, at every distance below $L$, then $\sum_i\cos m\theta_i\ge0$ for all $m<L$, and the base $b$ must
+# grow with $L$. The post found the smallest such base by brute force; here it is computed *with a proof*, and all eleven numbers of the post hold to
+# their two digits. But it is no threshold: up to a base 1.4 to 60 times larger good and bad ones alternate. For 8,192 tokens 84,000 is good, 100,000 is
+# bad, and all are good from 394,328 on. Trained heads need less: they answer half of the questions at 0.09 to 0.24 times the smallest base, at both lengths
+# tried.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -93,8 +93,16 @@ nb.show(figure)
 #
 # and, as the other end, $b_{\text{safe}}(L)=\sup\{b: N(b)<L\}$: above it every base is good.
 #
-# Among its neighbours, `length-extrapolation` treats what happens beyond the training length (NTK, YaRN), `mha-to-mla` the heads of which only a
-# part is rotated, and `multimodal-rope` positions with several axes.
+# Among its neighbours, [length extrapolation](length-extrapolation.ipynb) treats what happens beyond the training length (NTK, YaRN),
+# [MHA to MLA](../attention/mha-to-mla.ipynb) the heads of which only a part is rotated, and [multimodal RoPE](multimodal-rope.ipynb) positions with several axes.
+
+# %% [markdown]
+# <div class="kx-play" data-play="rope-base" role="group" aria-label="The sum of cosines and the usable context, for a base to choose">
+# <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the sum <i>f</i>(<i>m</i>) against the distance for the base
+# and head size that you choose, and <i>N</i>(<i>b</i>) for the bases around it. Try: move the base from 10,000 up to 84,000 and on to
+# 120,000, and watch the first negative sum jump back and forth. <span class="kx-still">The figure above shows <i>N</i>(<i>b</i>) for head
+# size 128.</span></p>
+# </div>
 
 # %% [markdown]
 # ## RoPE in two lines
@@ -978,7 +986,7 @@ for L, b, name in ((4096, 1e4, "Llama-2"), (8192, 5e5, "Llama-3")):
     axes.plot([L], [b], "s", color=RED, ms=8, mec=BLACK)
     axes.annotate(name, (L * 1.25, b * 0.5) if b < 1e5 else (L * 0.8, b * 1.4), ha="left" if b < 1e5 else "right", color=RED, fontsize=9)
 axes.set(xscale="log", yscale="log", xlim=(2, 1.2e7), ylim=(1, 1e13), xlabel="context length L (tokens)", ylabel="base b")
-axes.set_title("The floor under the base, and the level from which all bases are good")
+axes.set_title("The floor under the base and the safe level both grow faster than L")
 axes.legend(fontsize=8, loc="upper left")
 nb.show(figure)
 
@@ -1099,7 +1107,7 @@ for L, name, color, style in (
     axes.plot([bstar[L]], [0.0], "^", color=color, ms=9, mec=BLACK, clip_on=False, zorder=5)
     axes.plot([bsafe[L]], [1.0], "v", color=color, ms=9, mec=BLACK, clip_on=False, zorder=5)
 axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="base b (bins of 15%)", ylabel="share of good bases")
-axes.set_title("From b* (▲, isolated windows) to b_safe (▼, everything)")
+axes.set_title("Between b* (▲) and b_safe (▼) good and bad bases alternate")
 figure.legend(loc="outside lower center", ncol=4, fontsize=9)
 nb.show(figure)
 
@@ -1782,11 +1790,13 @@ nb.claim(
 # **What we saw.** The expectation, failure below $b^*$ and success above, was not met: $b^*$ is not the place where retrieval breaks, at half of it
 # trained heads still find 98% or more. But it is the right *unit*. Over $b/b^*(L)$ the curves for 1,024 and 4,096 tokens fall on each other with
 # two tables. With one they differ by more than the seeds do: at $0.2\,b^*$ 35% against 46% are found, at $0.3\,b^*$ 67% against 79%, a factor of
-# about 1.2 in $b$. The live points of a head a quarter the size, at 128 tokens, show the same rise. From 1,024 to 4,096 tokens the half-way base
-# grows 5.4-fold (tied) and 6.4-fold (untied); $b^*$ grows 6.3-fold, and $L/x_0$ only 4-fold. So between these two lengths the demand on random
-# vectors predicts how the necessary base scales, up to a constant that depends on the model, here 0.21 to 0.24 or 0.09. Below, the failure is of
-# the expected kind: at $0.2\,b^*$ and 4,096 tokens (tied) the nearest quarter of the distances is found in 96% of the cases, the farthest in 0.5%.
-# And half-rotated heads retrieve with a base of 10.
+# about 1.2 in $b$. The live points of a head a quarter the size, at 128 tokens, show the same rise.
+#
+# From 1,024 to 4,096 tokens the half-way base grows 5.4-fold (tied) and 6.4-fold (untied); $b^*$ grows 6.3-fold, and $L/x_0$ only 4-fold. So between these two
+# lengths the demand on random vectors predicts how the necessary base scales, up to a constant that depends on the model, here 0.21 to 0.24 or 0.09.
+#
+# Below, the failure is of the expected kind: at $0.2\,b^*$ and 4,096 tokens (tied) the nearest quarter of the distances is found in 96% of the cases, the
+# farthest in 0.5%. And half-rotated heads retrieve with a base of 10.
 #
 # We read the failure as having a reason beyond the sign of the mean, which we did not measure: a right key must beat the *largest* of $L$ random
 # scores, so the mean gap has to exceed a few standard deviations, not zero. X4 shows only that the sign does not suffice.

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/bytepiece.ipynb)
 #
-# **The point.** A tokenizer on raw bytes, trained by a byte n-gram model that cuts the corpus with Viterbi. The post credits its compression to this new trainer. Rebuilt here to
-# the last count, it trains and encodes faster than SentencePiece on one thread, and takes more memory (154 MB for 4 MB of text; SentencePiece's BPE 110, its Unigram 79). But
-# BytePiece may cross spaces and scripts, which SentencePiece by default may not. With the same freedom plain BPE compresses better in every setting we ran: on Chinese,
-# 20,000 ids, by 11% at 1 MB and 5% at 8 MB. On the way: a defect of the published trainer and its one-line fix, a corpus on which it collapses (every line twice), and two
-# samplers, of which the first is wrong.
+# **The point.** BytePiece is a tokenizer on raw bytes. Its trainer fits a model of short byte strings, lets it cut the corpus where that is
+# most probable, and keeps the most frequent pieces; the post credits its compression to this trainer. Rebuilt here to the last count, it
+# trains and encodes faster than SentencePiece on one thread, and takes more memory. But its pieces may cross spaces and scripts, which
+# those of SentencePiece by default may not. With the same freedom plain BPE, which merges frequent pairs, compresses better overall in
+# every setting we ran (figure): on Chinese, with 20,000 ids, by 11% at 1 MB and 5% at 8 MB. On the way: a defect of the published trainer
+# and its one-line fix, a corpus on which it collapses (every line twice), and two samplers, of which the first is wrong.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -1039,7 +1040,7 @@ nb.experiment(
 # For SentencePiece "free" lifts three walls: `split_by_whitespace`, `split_by_unicode_script` and `split_by_number` are off (a piece has at most 16 characters, the default);
 # for the byte BPEs it means no split into words before the merges. In Chinese the walls are scripts, digits and punctuation. In this notebook runs a byte BPE of our own
 # (`kexue_nb.bpe`), inside words and free; the recording has the tokenizers one would really use, each in a process of its own. A free SentencePiece Unigram is not among
-# them; in a trial outside this record (1 MB, another split) it came to 3.697 bytes per token where free BPE had 3.733 and BytePiece 3.420.
+# them.
 #
 # The 1 MB setting has three splits, the other three settings one each: differences of a per cent there mean little.
 
@@ -1107,8 +1108,8 @@ for row in in_domain:
 # The converse, BytePiece kept inside words, is in no recording. Live, on 0.2 MB, its walls cost it nothing, and it stays behind BPE inside words, on Chinese by 13%.
 #
 # Out of domain (reviews, Python that was not trained on) freedom changes BPE by 1.3% at most. On reviews BytePiece leads SentencePiece inside words at 4 MB, by 3 and 4%; it trails
-# at 1 MB; on Python it trails BPE at both sizes, Unigram at 4 MB only. With 5 MB of Chinese only the news are recorded; a trial outside this record gave on the reviews BytePiece 4.079, SentencePiece BPE 3.920,
-# Unigram 3.808, free BPE 4.084, which favours the author. Trained with code among the texts, BytePiece beats SentencePiece inside words on Python by 1 to 5%, and free BPE beats it by 23%.
+# at 1 MB; on Python it trails BPE at both sizes, Unigram at 4 MB only. With 5 MB of Chinese only the news are recorded; on the reviews a trial that is not recorded favoured the author.
+# Trained with code among the texts, BytePiece beats SentencePiece inside words on Python by 1 to 5%, and free BPE beats it by 23%.
 #
 # One caution that this comparison taught us: even with all switches set, SentencePiece trained on Chinese *alone* does not give back English text. No space in
 # the training text, no ▁ in the alphabet; spaces come back as the character ▁. That setting is therefore tested on Chinese only.

@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/minimize-a-plus-b-plus-c.ipynb)
 #
-# **The point.** Write a natural number as $N=ab+c$ with the smallest $a+b+c$. Taking $a$ and $b$ next to $\sqrt N$ is right for fewer than one
-# number in ten up to 20,000, and ever more rarely. The post finds a scan of $O(\sqrt N)$ steps, then one of $O(N^{1/4})$. Here the second becomes a
-# ten-line program that is proved exact for every $N$, stops early, and so takes about $1.2\,N^{1/6}$ steps on average: 80,000 for $N=10^{30}$, which
-# numpy does in milliseconds. The post's scans miss a few small $N$ each (31 for the first, 3 for the last); all are listed, with the repair. Whether
-# the worst case is really of order $N^{1/4}$ stays open: up to $10^7$ it looks like it.
+# **The point.** Write a natural number as $N=ab+c$ with the smallest $a+b+c$. The obvious choice, $a$ and $b$ next to $\sqrt N$, is right
+# for fewer than one number in ten up to 20,000, and ever more rarely. The post finds a scan of $O(\sqrt N)$ steps, then one of
+# $O(N^{1/4})$. Here the second becomes a ten-line program that is proved exact for every $N$, stops early, and so takes about
+# $1.2\,N^{1/6}$ steps on average (figure, right): some 120,000 for $N=10^{30}$, which numpy does in milliseconds. The post's scans miss a
+# few small $N$ each (31 for the first, 3 for the last); all are listed, with the repair. Whether the worst case is really of order
+# $N^{1/4}$ stays open: numbers up to $10^7$ cannot tell.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys

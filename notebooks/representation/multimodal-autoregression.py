@@ -13,9 +13,13 @@
 #
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/representation/multimodal-autoregression.ipynb)
 #
-# **The point.** Cut an image into patches of real numbers, without loss, and next-token prediction breaks in two places. *Loss*: squared error assumes one Gaussian of fixed width, which for a patch that is black or white with a little noise $s$ costs about $\log(1/s)$.
-# Noising the patch in $T$ small steps repairs that at the rate $T^{-1}$, or $T^{-2}$ if the step's variance may depend on where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A small Transformer with four heads shows what that
-# means for drawing (figure): squared error draws one prototype per class, or dust if its noise is added; a diffusion head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak against codes. What codes cost is information, and whether the reader misses it depends on the question.
+# **The point.** Let a next-token model draw pictures that are cut into patches of real numbers, nothing quantized, and two things break.
+# *Loss*: squared error assumes one Gaussian of fixed width, and the less noise a patch has, the worse that is, without bound. Taking the
+# patch apart into $T$ small noising steps repairs it: the cost falls like $T^{-1}$, or like $T^{-2}$ if a step's variance may depend on
+# where the patch is. *Order*: the joint law has no favourite order of the patches, squared error has one. A small Transformer with four
+# heads shows what that means for drawing (figure): squared error draws one prototype per class, or dust if its noise is added; a diffusion
+# head draws digits. So do a mixture of Gaussians and a codebook with cross-entropy: these samples do not speak against codes. What codes
+# cost is information, and whether the reader misses it depends on the question.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 import sys
@@ -68,14 +72,25 @@ nb.show(figure)
 # %% [markdown]
 # ## The question
 #
-# A language model predicts the next token and is trained by cross-entropy. How should a model that reads *and* draws images learn? The usual answer quantizes images into a finite vocabulary. The post, an
-# essay {cite}`su2024multimodal2`, refuses: whoever reads an image through a codebook has already lost part of it. It keeps patches of real numbers, cut from the image without loss, and asks what breaks in
-# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has none. (A first remedy, which the post also names, is to keep squared error and make the input milder: Emu2 {cite}`sun2024emu2` regresses on the latents of an image encoder. We follow the second, diffusion.) An essay makes few checkable claims; this notebook
-# turns them into measurements.
+# A language model predicts the next token and is trained by cross-entropy. How should a model that reads *and* draws images learn? The
+# usual answer quantizes images into a finite vocabulary. The post, an essay {cite}`su2024multimodal2`, refuses: whoever reads an image
+# through a codebook has already lost part of it. It keeps patches of real numbers, cut from the image without loss, and asks what breaks in
+# next-token prediction. Two things do: the *loss*, because squared error is a bad model of a patch, and the *order*, because an image has
+# none.
 #
-# Notation. $x_1,\dots,x_n\in\mathbb R^p$ are the patches of an image in some order, $x_{<k}$ those before $x_k$. Inside one patch $x^{(t)}=\bar\alpha_tx+\bar\beta_t\varepsilon$ is its noised state after $t$ of $T$ steps, with the
-# letters of {doc}`ddpm-vae <../diffusion/ddpm-vae>`: $\bar\alpha_t^2+\bar\beta_t^2=1$, one step is $x^{(t)}=\alpha_tx^{(t-1)}+\beta_t\varepsilon$, and $\varsigma=\bar\beta/\bar\alpha$ is the noise relative to the signal. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$ the number of noise levels that a training step draws for one $z_k$. Entropy and KL are in nats (natural logarithms), $h(p)$ is the entropy of a density. Prerequisites:
-# {doc}`ddpm-bayes <../diffusion/ddpm-bayes>` for the reverse step, {doc}`ddim <../diffusion/ddim>` for why a prediction of the clean $x_0$ is enough. {doc}`ddcm <../diffusion/ddcm>` is another way to turn an image into one-dimensional codes.
+# A first remedy, which the post also names, is to keep squared error and make the input milder: Emu2 {cite}`sun2024emu2` regresses on the
+# latents of an image encoder. We follow the second, diffusion. An essay makes few checkable claims; this notebook turns them into
+# measurements.
+#
+# Notation. $x_1,\dots,x_n\in\mathbb R^p$ are the patches of an image in some order, $x_{<k}$ those before $x_k$. Inside one patch
+# $x^{(t)}=\bar\alpha_tx+\bar\beta_t\varepsilon$ is its noised state after $t$ of $T$ steps, with the letters of
+# [ddpm-vae](../diffusion/ddpm-vae.ipynb): $\bar\alpha_t^2+\bar\beta_t^2=1$, one step is $x^{(t)}=\alpha_tx^{(t-1)}+\beta_t\varepsilon$, and
+# $\varsigma=\bar\beta/\bar\alpha$ is the noise relative to the signal. $z_k$ is the Transformer's output from which $x_k$ is predicted, $K$
+# the number of noise levels that a training step draws for one $z_k$. Entropy and KL are in nats (natural logarithms), $h(p)$ is the
+# entropy of a density.
+#
+# Neighbours: [ddpm-bayes](../diffusion/ddpm-bayes.ipynb) has the reverse step, [ddim](../diffusion/ddim.ipynb) says why a prediction of the
+# clean $x_0$ is enough, and [ddcm](../diffusion/ddcm.ipynb) is another way to turn an image into one-dimensional codes.
 #
 # ## What goes in: patches or codes
 #
@@ -252,7 +267,8 @@ nb.derivation(
 # How fast does the repair work? Take the two-point patch through levels $\sigma_0=0<\sigma_1<\dots<\sigma_T$, each state the one before plus noise of variance $\delta_t=\sigma_t^2-\sigma_{t-1}^2$. Going back, a state has come from one of *two* bells, white or black: far out it is clear which, in the middle
 # it is not. With $v_a=s^2+\sigma_{t-1}^2$, exactly
 #
-# $$p(x_{t-1}\mid x_t)=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),\quad \frac1V=\frac1{v_a}+\frac1{\delta_t},\quad m_c=V\Bigl(\frac c{v_a}+\frac{x_t}{\delta_t}\Bigr),\quad r_\pm=\mathrm{sigmoid}\Bigl(\pm\frac{2x_t}{s^2+\sigma_t^2}\Bigr).$$
+# $$\begin{aligned}p(x_{t-1}\mid x_t)&=\sum_{c=\pm1}r_c\,\mathcal N(m_c,V),& \frac1V&=\frac1{v_a}+\frac1{\delta_t},\\
+# m_c&=V\Bigl(\frac c{v_a}+\frac{x_t}{\delta_t}\Bigr),& r_\pm&=\mathrm{sigmoid}\Bigl(\pm\frac{2x_t}{s^2+\sigma_t^2}\Bigr).\end{aligned}$$
 #
 # Replace every step by a Gaussian with the right mean. The expected KLs of the steps add up, by the chain rule, to a bound on the KL of the samples. Four variances are in use:
 #
@@ -1482,7 +1498,7 @@ nb.claim(
 #
 # - *FD* is the Fréchet distance to the test pictures in the 32 features of a small classifier (accuracy 0.99): that of two Gaussians with the samples' means and covariances. *Floor*: the same measure for 597 training pictures with the same classes.
 # - *Spread* is the variance within a class over the real one, *SW2* the sliced Wasserstein-2 distance of the patches, *edges* the difference of neighbouring pixels over the real one.
-# - In E1 every arm has the same three rates, three seeds and grid of $\tau$, and the best is found by the FD to the *training* pictures. E1b to E4 train longer at the middle rate, which was the best of E1 for every head, and choose $\tau$ in the same way. Three seeds are few: "better" means that the difference exceeds its standard error by the 97.5 % quantile of Student's $t$, 2.8 (paired, 4.3).
+# - In E1 every arm has the same three learning rates, three seeds and grid of $\tau$, and the best is found by the FD to the *training* pictures. E1b to E4 train longer at the middle rate, which was the best of E1 for every head, and choose $\tau$ in the same way. Three seeds are few: "better" means that the difference exceeds its standard error by the 97.5% quantile of Student's $t$, 2.8 (paired, 4.3).
 # - *Recorded* runs come from a CPU and are as small as that demands (width 48, two layers; 150 steps in E1, 300 in the others); *live* runs are smaller (width 32; 20, 90 and 25 steps in E1, E1b and E2 to E4). Nothing here is trained to its end.
 
 
@@ -1605,7 +1621,7 @@ apart_by = lambda a, b: (
 # %% [markdown]
 # ### E1: four heads
 #
-# First the rates, in short runs.
+# First the learning rates, in short runs.
 
 # %% tags=["hide-input"]
 rows = []
@@ -1805,7 +1821,7 @@ nb.claim(
 # ### E2: why likelihood heads fail, and what repairs them
 #
 # A mixture head names its own deviations. Where the background is constant it names tiny ones, and the likelihood of those places drowns everything else. The post's "wonder of noise" can be had in one knob: train on patches with Gaussian noise. The plain alternative is a *floor*
-# under the deviation. All arms: mixture of 8, one rate (untuned), each at its best $\tau$ of the same grid, which lets the arm trained on noise leave some of it away.
+# under the deviation. All arms: mixture of 8, one learning rate (untuned), each at its best $\tau$ of the same grid, which lets the arm trained on noise leave some of it away.
 
 # %% tags=["hide-input"]
 knobs = {"nothing": R2["noise 0"], "noise 0.25 in training": R2["noise 0.25"], "floor 0.2": R1["mixture"], "floor 0.4": R2["floor 0.4"]}
@@ -1890,7 +1906,7 @@ nb.claim(
 #
 # ### E3: several noise levels for one $z$
 #
-# The Transformer's pass is the expensive part of a large model, its head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same starts, same batches, same number of Transformer steps, same rate, $\tau=0.8$:
+# The Transformer's pass is the expensive part of a large model, its head is small; so MAR draws $K=4$ noise levels for every $z_k$. Same starts, same batches, same number of Transformer steps, same learning rate, $\tau=0.8$:
 
 # %% tags=["hide-input"]
 step_ratio = {K: e6["steps"][K] / e6["steps"]["1"] for K in ("2", "4", "8")}
@@ -2363,7 +2379,7 @@ nb.claim(
 # - **That a sparse mask makes the long sequence efficient** (E6). It removes attention pairs; where $nT\ll12d$ most of the work is elsewhere.
 # - **That likelihood cannot draw** (E2). A floor under the deviations repairs most of what noise repairs.
 #
-# **Limits of this notebook.** One data set of tiny pictures, three seeds, a short training at sizes for two CPU cores; E2 to E4 at one rate. MAR's numbers are ImageNet's; nothing here speaks of large models.
+# **Limits of this notebook.** One data set of tiny pictures, three seeds, a short training at sizes for two CPU cores; E2 to E4 at one learning rate. MAR's numbers are ImageNet's; nothing here speaks of large models.
 #
 # ## Exercises
 #
