@@ -31,7 +31,7 @@ class PostIndex(Directive):
         original = nodes.reference("", post.original, refuri=post.url, classes=["language-zh"])
         notebook = addnodes.pending_xref("", refdomain="std", reftype="doc", reftarget=f"/{post.document}", refexplicit=True, refwarn=True)
         notebook += nodes.inline("", post.title)
-        return [nodes.Text(post.date.replace("-", "\N{NON-BREAKING HYPHEN}")), original, notebook]
+        return [nodes.inline("", post.date, classes=["kx-date"]), original, notebook]
 
 
 def table(head: tuple[str, ...], rows: list[list[nodes.Node]]) -> nodes.table:
