@@ -279,8 +279,8 @@ def test_a_slider_moves_by_keyboard_and_the_figure_follows(browser, name, width,
     figure.get_by_role("button", name="Reset").click()
     page.wait_for_timeout(150)
     colours = figure.locator(".kx-panel svg[role=img]").evaluate_all(
-        """all => all.map(svg => [...svg.querySelectorAll('path.kx-line, circle.kx-dot')].filter(e => e.getBBox().width > 3)
-            .map(e => getComputedStyle(e).color))"""
+        """all => all.map(svg => [...svg.querySelectorAll('.kx-line, .kx-dot')]
+            .filter(e => Math.max(e.getBBox().width, e.getBBox().height) > 3).map(e => getComputedStyle(e).color))"""
     )
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert all(len(panel) >= 1 for panel in colours), "every panel has ink"

@@ -666,8 +666,8 @@ nb.derivation(
 # %% [markdown]
 # <div class="kx-play" data-play="attention-scale" role="group" aria-label="The gradient of the softmax against the scale, for a number of keys to choose">
 # <p><em class="kx-still">In the book on the web this is a figure to drag:</em> the gradient against the scale for n keys: the post's
-# approximation, the exact mean, and one score vector. Try: step through the draws. Each has a peak of its own, far to the right of the
-# approximation's; only their mean has none. <span class="kx-still">The figure of E1 above is its still for three n.</span></p>
+# approximation, the exact mean, and one score vector. Try: step through the draws. Each has a peak of its own, anywhere from below 2 to
+# beyond 30; only their mean has none. <span class="kx-still">The figure of E1 above is its still for three n.</span></p>
 # </div>
 
 # %% [markdown]

@@ -769,8 +769,8 @@ nb.show(figure)
 # %% [markdown]
 # <div class="kx-play" data-play="softmax-alternatives" role="group" aria-label="Entmax of five logits to drag, between softmax and sparsemax">
 # <p><em class="kx-still">In the book on the web this is a figure to drag:</em> five logits to drag, and their weights under entmax for any
-# α. Try: raise α from 1 and see the classes drop out one by one; then raise all logits by the same amount. <span class="kx-still">The
-# figure above shows the functions that it is made of.</span></p>
+# α. Try: raise α from 1 and see the classes drop out one by one; then lift the lowest logit until its class comes back. <span
+# class="kx-still">The figure above shows the functions that it is made of.</span></p>
 # </div>
 
 # %% tags=["hide-input"]

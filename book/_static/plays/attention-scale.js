@@ -80,7 +80,7 @@
     show({ n, alpha, draw }, { approximation: f, mean, one, here, annealed, best, root }) {
       return {
         text: `n = ${number(n, 5)}: the approximation has its optimum at α = ${number(annealed)} = ${number(annealed / root, 2)} √(log n). The mean has none; ` +
-          `draw ${draw} is best near α = ${number(best, 2)}. At α = ${number(alpha)}: approximation ${number(here[0])}, mean ${number(here[1])}, this draw ${number(here[2])}.`,
+          `draw ${draw} is best ${best > 29.9 ? "at α = 30 or beyond" : `near α = ${number(best, 2)}`}. At α = ${number(alpha)}: approximation ${number(here[0])}, mean ${number(here[1])}, this draw ${number(here[2])}.`,
         panels: [
           {
             title: "½‖∂p/∂s‖₁, the gradient of the softmax",
@@ -98,13 +98,13 @@
           {
             title: "Where the optimum lies",
             x: { label: "keys n (log axis)", min: 10, max: 1e4, log: true },
-            y: { min: 0, max: 12 },
+            y: { min: 1, max: 40, log: true, marks: [1, 3, 10, 30] },
             lines: [
               { points: spacedLog(10, 1e4, 40).map((m) => [m, annealedOptimum(m)]), color: 1, dash: "dash", name: "of the approximation" },
               { points: spacedLog(10, 1e4, 40).map((m) => [m, Math.sqrt(Math.log(m))]), color: 4, dash: "dot", name: "√(log n)" },
               { points: spacedLog(10, 1e4, 40).map((m) => [m, Math.sqrt(2 * Math.log(m))]), color: 0, dash: "solid", name: "√(2 log n), where the weights freeze" },
             ],
-            dots: [{ points: [[n, annealed]], color: 1 }, { points: [[n, Math.min(best, 12)]], color: 2, name: `of draw ${draw}` }],
+            dots: [{ points: [[n, annealed]], color: 1 }, { points: [[n, best]], color: 2, name: `of draw ${draw}` }],
             drag: (m) => ({ n: m }),
           },
         ],

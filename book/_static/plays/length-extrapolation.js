@@ -45,7 +45,7 @@
             rules: [{ y: 1 / s, color: 1, dash: "dash", name: "1/s" }, { x: edge, color: 5, dash: "dot", name: "less than one turn in training from here" }],
           },
           {
-            title: "Arc at the end of the text, over the trained arc",
+            title: "Arc reached, over the trained arc",
             x: { label: "pair i", min: 0, max: 63 },
             y: { min: 0.2, max: 40, log: true, marks: [0.3, 1, 3, 10, 30] },
             bands: [{ x: [edge, 63], y: [0.2, 1], color: 2, name: "inside the arc that was trained" }],
