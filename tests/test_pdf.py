@@ -123,7 +123,7 @@ def test_the_site_offers_a_pdf_that_is_there_and_no_other(extension, tmp_path):
     app = SimpleNamespace(srcdir=tmp_path, outdir=tmp_path / "html", builder=SimpleNamespace(format="html"))
     env = SimpleNamespace(docname="book/index", metadata={"book/index": {}}, app=app)
     state = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=env)))
-    directive = extension.Downloads("kexue-downloads", [], {}, [], 1, 0, "", state, None)
+    directive = extension.Downloads("kexue-downloads", [], {}, [], 1, 0, "", state, SimpleNamespace(reporter=None))
 
     made.parent.mkdir(parents=True)
     made.write_bytes(b"0" * 12_400_000)
