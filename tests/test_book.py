@@ -266,3 +266,10 @@ def test_the_licences_and_the_citation_agree():
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
     assert (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8").startswith("Attribution 4.0 International")
     assert all(f"]({name})" in SOURCES["README"] for name in ("LICENSE", "LICENSE-TEXT", "CITATION.cff"))
+
+
+def test_formulas_become_plain_text_in_descriptions():
+    words = runpy.run_path(str(ROOT / "book" / "_ext" / "kexue_words.py"))
+    assert words["plain"](r"\alpha\approx0.84\sqrt{\log n}") == "α≈0.84√log n"
+    assert words["plain"](r"x_t=\tanh(Ax_{t-1}+\varepsilon)") == "x_t=tanh (Ax_t-1+ε)"
+    assert words["base_address"]("https://github.com/someone/book") == "https://someone.github.io/book/"

@@ -72,7 +72,7 @@ def plain(tex: str) -> str:
 
     def sign(command: re.Match) -> str:
         name = command[1].removeprefix("var")
-        if name in ("log", "ln", "exp", "cos", "sin", "max", "min"):
+        if name in ("log", "ln", "exp", "cos", "sin", "tanh", "max", "min"):
             return f"{name} "
         try:
             return unicodedata.lookup(f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {name.upper()}")
