@@ -2553,7 +2553,7 @@ nb.results(
         [
             "networks",
             "proxies of 13M and 40M parameters for BERT-large and GPT-3 6.7B (abstract)",
-            f"pre-norm transformers on Shakespeare, widths {e6_full[0]} to {e6_full[-1]}; digits networks, widths {e4_full[0]} to {e4_full[-1]}",
+            f"Pre-Norm Transformers on Shakespeare, widths {e6_full[0]} to {e6_full[-1]}; digits networks, widths {e4_full[0]} to {e4_full[-1]}",
         ],
         [
             "SP",
