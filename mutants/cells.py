@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import symtable
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def base(node: ast.AST) -> str:
 
 def _close(cells: list[Cell]) -> None:
     """Follow functions: who reads f reads what f reads. Modules and the notebook itself change for nobody."""
-    fixed = set().union(*(c.imports for c in cells)) | {"nb", ""}
+    fixed = set().union(*(c.imports for c in cells)) | {"nb", "", *dir(builtins)}
     uses: dict[str, set[str]] = {}
     for cell in cells:
         for name, read in cell.uses.items():

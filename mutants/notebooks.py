@@ -161,6 +161,7 @@ def run(cells: list[Cell], chosen: list[Place], report: Callable, control: bool 
             _, status = os.waitpid(pid, 0)
             if status:
                 raise RuntimeError(f"the fork before cell {number} ended with status {status}")
+    gc.unfreeze()
     return base
 
 

@@ -48,24 +48,30 @@ def run(root: Path, module: str, chosen: list[Place], report: Callable) -> None:
         importlib.import_module(name)
     source = (root / "kexue_nb" / f"{module}.py").read_text(encoding="utf-8")
     start = time.perf_counter()
-    plain = follow(lambda tell: _tests(root, module, source, tell), {0: 600})
+    plain = _attempt(root, module, source, 600)
     if plain["outcome"] != "missed":
         raise RuntimeError(f"{module}: its tests fail without an error: {plain['by']}")
     limit = SLACK_S + TIMES * (time.perf_counter() - start)
     for place in chosen:
         start = time.perf_counter()
-        outcome = follow(lambda tell, place=place: _tests(root, module, place.site.plant(source), tell), {0: limit})
-        outcome.pop("at", None)
+        outcome = _attempt(root, module, place.site.plant(source), limit)
         report(place, outcome | {"seconds": round(time.perf_counter() - start, 2)})
 
 
-def _tests(root: Path, module: str, source: str, tell: Callable) -> dict:
+def _attempt(root: Path, module: str, source: str, limit: float) -> dict:
+    with tempfile.TemporaryDirectory() as cache:
+        outcome = follow(lambda tell: _tests(root, module, source, cache, tell), {0: limit})
+    outcome.pop("at", None)
+    return outcome
+
+
+def _tests(root: Path, module: str, source: str, cache: str, tell: Callable) -> dict:
     """In a fork: import the package with ``source`` in place of the module's file, and run its tests."""
     import numba
     import pytest
 
     tell({"at": 0})
-    numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="mutants-")  # a compiled caller keeps its callee as it was
+    numba.config.CACHE_DIR = cache  # a compiled caller keeps its callee as it was
     os.chdir(root)
     file, get_code = str(root / "kexue_nb" / f"{module}.py"), importlib.machinery.SourceFileLoader.get_code
 
