@@ -43,7 +43,7 @@ bench:  ## our algorithms beside what a reader would otherwise use
 
 mutants:  ## plant errors in notebooks and package and see which checks notice (about an hour; goes on where it stopped)
 	@sh scripts/setup.sh test
-	@$(RUN) -m mutants --write $(SLUG)
+	@$(RUN) -m mutants $(if $(SLUG),$(SLUG),--write)
 
 clean:  ## remove the built site (not .venv)
 	@rm -rf _build

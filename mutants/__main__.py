@@ -100,16 +100,16 @@ def equivalents(root: Path) -> dict[str, dict]:
 
 
 def table(root: Path, folder: Path, units: list[str], args) -> dict:
-    """Counts for each unit and the list of misses, by what is on file."""
+    """Counts for each unit and the list of misses, by what is on file; results for an older source count as :func:`pending` says."""
     known, counts, misses = equivalents(root), {}, []
     for unit in units:
-        found = results(folder, unit)
-        wanted = [p.site.id for p in chosen(root, unit, args.seed, args.modules if unit.startswith(PACKAGE) else args.notebooks)]
-        rows = [found[id] for id in wanted if id in found]
+        found, wanted = results(folder, unit), chosen(root, unit, args.seed, args.modules if unit.startswith(PACKAGE) else args.notebooks)
+        todo = {p.site.id for p in pending(wanted, found, fingerprint(root, unit), args.keep)}
+        rows = [found[p.site.id] for p in wanted if p.site.id not in todo]
         missed = [r for r in rows if r["outcome"] == "missed" and r["id"] not in known]
         same = sum(r["outcome"] == "missed" and r["id"] in known for r in rows)
         counts[unit] = {"planted": len(rows), "caught": len(rows) - len(missed) - same, "missed": len(missed), "equivalent": same}
-        counts[unit] |= {"pending": len(wanted) - len(rows)} if len(rows) < len(wanted) else {}
+        counts[unit] |= {"pending": len(todo)} if todo else {}
         misses += missed
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"schema": 1, "date": today, "seed": args.seed, "counts": counts, "misses": misses}

@@ -231,13 +231,14 @@ def test_equivalents_name_errors_that_can_still_be_planted():
 
 def test_the_table_adds_up(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "chosen", lambda root, unit, seed, count: notebooks_places[:3])
+    monkeypatch.setattr(command, "fingerprint", lambda root, unit: "s")
     monkeypatch.setattr(command, "equivalents", lambda root: {notebooks_places[1].site.id: {}})
     notebooks_places = [package.Place(s) for s in sites("y = a + b - c", "tiny")]
     rows = [
         {"id": p.site.id, "outcome": o, "source": "s", "unit": "tiny"} for p, o in zip(notebooks_places, ("caught", "missed"), strict=False)
     ]
     (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    doc = command.table(ROOT, tmp_path, ["tiny"], argparse.Namespace(seed=1, notebooks=3, modules=3))
+    doc = command.table(ROOT, tmp_path, ["tiny"], argparse.Namespace(seed=1, notebooks=3, modules=3, keep=False))
     assert doc["counts"]["tiny"] == {"planted": 2, "caught": 1, "missed": 0, "equivalent": 1, "pending": 1}
     assert command.score(doc["counts"]["tiny"]) == 1
 

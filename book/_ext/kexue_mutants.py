@@ -21,7 +21,8 @@ def table(doc: dict, posts: dict) -> str:
     modules = {unit: c for unit, c in counts.items() if unit not in posts}
     total, books, package = (_sum(part) for part in (counts, notebooks, modules))
     summary = (
-        f"<p>Latest run, {doc['date']}, seed {doc['seed']}: {total['planted']} errors planted, {total['equivalent']} of them equivalent; of the "
+        f"<p>Latest run, {doc['date']}, seed {doc['seed']}: "
+        f"{total['planted']} errors planted, {total['equivalent']} of them equivalent; of the "
         f"others {_score(total)} caught ({_score(books)} in {len(notebooks)} notebooks, {_score(package)} in {len(modules)} modules).</p>"
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", *COLUMNS, "score"))
