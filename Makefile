@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 RUN := .venv/bin/python
 SLUG ?=
 
-.PHONY: help book pdf test execute record lint serve bench clean
+.PHONY: help book pdf test execute record lint serve bench mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ serve: book  ## the site on http://localhost:8000
 bench:  ## our algorithms beside what a reader would otherwise use
 	@sh scripts/setup.sh test
 	@for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+
+mutants:  ## plant errors in notebooks and package and see which checks notice (about an hour; goes on where it stopped)
+	@sh scripts/setup.sh test
+	@$(RUN) -m mutants $(if $(SLUG),$(SLUG),--write)
 
 clean:  ## remove the built site (not .venv)
 	@rm -rf _build

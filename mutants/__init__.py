@@ -1,0 +1,1 @@
+"""Planted errors: what the checks of the notebooks and the tests of the package catch. Run by ``make mutants``."""
