@@ -48,7 +48,7 @@ def _row(name: str, c: dict) -> str:
 
 
 class Mutants(Directive):
-    """The latest table of planted errors."""
+    """The latest table of planted errors; nothing where no run is on file."""
 
     has_content = False
 
@@ -56,6 +56,8 @@ class Mutants(Directive):
         env = self.state.document.settings.env
         file = Path(env.srcdir) / "book" / "mutants.json"
         env.note_dependency(str(file))
+        if not file.exists():
+            return []
         doc = json.loads(file.read_text(encoding="utf-8"))
         return [nodes.raw("", table(doc, Checkout(Path(env.srcdir)).posts), format="html")]
 
