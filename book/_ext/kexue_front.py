@@ -105,10 +105,16 @@ def bar(book: Book, slug: str) -> str:
     return f'<p class="kx-bar">{" · ".join(parts)}</p>'
 
 
-def _add_bar(app, document, docname) -> None:
+def _first_screen(app, document, docname) -> None:
+    """The bar, the point, and the first figure, which the set-up makes and which comes before it here."""
     slug = docname.rpartition("/")[2]
     if app.builder.format != "html" or slug not in app.kexue_book.ledgers:
         return
+    cells = [c for c in document.findall(nodes.container) if "cell" in c["classes"]]
+    shown = next(c for c in cells if next(c.findall(nodes.image), None))
+    if shown.parent is cells[0].parent:
+        shown.parent.remove(shown)
+        cells[0].parent.insert(cells[0].parent.index(cells[0]), shown)  # the point and its figure, then the set-up
     badge = next(p for p in document.findall(nodes.paragraph) if any("colab" in i.get("uri", "") for i in p.findall(nodes.image)))
     badge.parent.insert(badge.parent.index(badge) + 1, nodes.raw("", bar(app.kexue_book, slug), format="html"))
 
@@ -126,6 +132,6 @@ def setup(app):
     directives.register_directive("kexue-highlights", Highlights)
     directives.register_directive("kexue-map", PostMap)
     directives.register_directive("kexue-parts", Parts)
-    app.connect("doctree-resolved", _add_bar)
+    app.connect("doctree-resolved", _first_screen)
     app.connect("build-finished", _copy_sources)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

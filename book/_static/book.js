@@ -17,6 +17,8 @@
         shown += fits;
       }
       count.textContent = `${shown} of ${rows.length} entries`;
+      const asked = new URLSearchParams(controls.filter((c) => c.value).map((c) => [c.id.slice(3), c.value]));
+      history.replaceState(null, "", (asked.size ? `?${asked}` : location.pathname) + location.hash);
     };
     const asked = new URLSearchParams(location.search);
     for (const control of controls) control.value = asked.get(control.id.slice(3)) ?? "";

@@ -1388,7 +1388,7 @@ asks = {(which, s): best(recorded(which, "graded", s))[0] for which in RUNS for 
 nb.claim(
     "C13",
     "Stochastic samplers should want a weaker correction than ODE samplers, or the opposite one: at no number of calls do they ask for a larger ρ than Euler's method, and on the digits they gain most.",
-    "refuted",
+    "not reproduced",
     fails=[
         *[
             ledger.less(
