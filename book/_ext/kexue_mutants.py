@@ -56,6 +56,8 @@ class Mutants(Directive):
         env = self.state.document.settings.env
         file = Path(env.srcdir) / "book" / "mutants.json"
         env.note_dependency(str(file))
+        if not file.exists():
+            return [nodes.paragraph(text="No full run is on file yet.")]
         doc = json.loads(file.read_text(encoding="utf-8"))
         return [nodes.raw("", table(doc, Checkout(Path(env.srcdir)).posts), format="html")]
 
