@@ -325,8 +325,7 @@ class _Walker(ast.NodeVisitor):
         args, func = node.args, node.func
         attribute = isinstance(func, ast.Attribute)
         tail = (self.at(func)[1] - len(name), self.at(func)[1])
-        # The largest or smallest of many, outside a function, is how a check sums up its evidence.
-        if name in SWAPPED and (self.depth or attribute or not any(isinstance(a, ast.GeneratorExp) for a in args)):
+        if name in SWAPPED:
             self.plant("minmax", tail, SWAPPED[name])
         if name == "log" and attribute and root not in FORMULAS | {"F"}:
             self.plant("log", tail, "log2")

@@ -211,6 +211,8 @@ def test_wasserstein_distances():
     assert float(metrics.w2_1d(a, torch.tensor([2.0, 3.0, 4.0]))) == pytest.approx(1)
     assert float(metrics.w2_1d(a, torch.tensor([[1.0, 2.0, 5.0]]))) == pytest.approx(math.sqrt(4 / 3))
     assert float(metrics.w2_1d(torch.linspace(0, 1, 1001), torch.linspace(0, 1, 400))) < 2e-3
+    two, four = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])  # at the four levels of the larger: 0, 1/4, 3/4, 1
+    assert float(metrics.w2_1d(two, four)) == pytest.approx(math.sqrt(2 / 4) / 4)
     x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     shift = torch.tensor([1.0, 2.0, 2.0])
     assert metrics.sliced_w2(x, x + shift, projections=4000) == pytest.approx(3 / math.sqrt(3), rel=0.05), "a shift s gives |s| / sqrt(d)"

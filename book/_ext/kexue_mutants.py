@@ -48,7 +48,7 @@ def _row(name: str, c: dict) -> str:
 
 
 class Mutants(Directive):
-    """The latest table of planted errors; nothing where no run is on file."""
+    """The latest table of planted errors."""
 
     has_content = False
 
@@ -57,7 +57,7 @@ class Mutants(Directive):
         file = Path(env.srcdir) / "book" / "mutants.json"
         env.note_dependency(str(file))
         if not file.exists():
-            return []
+            return [nodes.paragraph(text="No full run is on file yet.")]
         doc = json.loads(file.read_text(encoding="utf-8"))
         return [nodes.raw("", table(doc, Checkout(Path(env.srcdir)).posts), format="html")]
 
