@@ -109,13 +109,58 @@ def pdf_() -> None:
 
 
 @app.command()
-def record(slug: str) -> None:
-    """Make a full-scale recording: the notebook run as a script with KEXUE_SCALE=full, on the GPU (or with KEXUE_DEVICE=cpu on the CPU)."""
-    source = Checkout.here().source(slug)
+def record(
+    slug: Annotated[str | None, typer.Argument()] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every notebook that has full-scale runs, several at a time.")] = False,
+) -> None:
+    """Make a full-scale recording: the notebook run as a script with KEXUE_SCALE=full, on the GPU (or with KEXUE_DEVICE=cpu on the CPU).
+
+    With --all, one notebook at a time on each GPU; KEXUE_SWEEP chooses another way (kexue_nb.sweep), a Dask cluster for example.
+    """
+    if (slug is None) != all:
+        _stop("give one slug, or --all", 2)
+    checkout = Checkout.here()
+    if all:
+        return _record_all(checkout)
+    source = checkout.source(slug)
     if not source.exists():
         _stop(f"{slug} has no notebook yet; make one with: python -m kexue_nb new {slug}")
     environment = os.environ | {"KEXUE_SCALE": "full", "MPLBACKEND": "Agg"}
     raise typer.Exit(subprocess.run([sys.executable, str(source)], env=environment).returncode)
+
+
+def _record_all(checkout: Checkout) -> None:
+    from kexue_nb import execute
+    from kexue_nb.sweep import SweepFailed, sweep
+
+    slugs = [s for s in checkout.written() if "nb.run(" in checkout.source(s).read_text(encoding="utf-8")]
+    on = os.environ.get("KEXUE_SWEEP") or ("serial" if os.environ.get("KEXUE_DEVICE") == "cpu" else "gpus")
+    failure = None
+    try:
+        points = sweep(execute.record, {"root": [str(checkout.root)], "slug": slugs}, on=on)
+    except SweepFailed as failed:
+        points, failure = failed.points, failed
+    except RuntimeError as error:  # no GPU
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("interrupted: the runs that were recorded are kept", 130)
+    for point in points:
+        typer.echo(_cost(point.parameters["slug"], point.result))
+    kept = [p.result for p in points if p.result]
+    runs = [run for result in kept for run in result["runs"].values()]
+    peak = max((run["peak_mem_gb"] for run in runs), default=0.0)
+    seconds = sum(result["seconds"] for result in kept)
+    typer.echo(f"{len(kept)} of {len(slugs)} notebooks, {len(runs)} runs: {seconds:.0f} s of all processes together, peak {peak:.1f} GB")
+    if failure:
+        _stop(str(failure))
+
+
+def _cost(slug: str, result: dict | None) -> str:
+    if result is None:
+        return f"{slug:28} failed"
+    runs = ", ".join(f"{id} {run['wall_s']:.0f} s {run['peak_mem_gb']:.1f} GB" for id, run in result["runs"].items())
+    devices = ", ".join(sorted({run["device"] for run in result["runs"].values()}))
+    return f"{slug:28} {result['seconds']:6.0f} s  {runs or 'no new run'}{f' ({devices})' if devices else ''}"
 
 
 @app.command()

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from kexue_nb import runtime
+from kexue_nb import records, runtime
 from kexue_nb.checkout import Checkout
 
 SCALE = "cpu"
@@ -151,6 +151,22 @@ def execute(checkout: Checkout, slugs: list[str], workers: int | None = None) ->
                 process.kill()
                 process.wait()
     return written
+
+
+def record(root: str, slug: str) -> dict:
+    """Record a notebook's full-scale runs and return what they cost: seconds in all, and of each new run seconds and peak GB.
+
+    The notebook runs as a script in a process of its own, on the device that this process sees. Raises NotebookFailed where it fails.
+    """
+    environment = os.environ | {"KEXUE_SCALE": "full", "MPLBACKEND": "Agg"}
+    before, start = records.load(slug), time.perf_counter()
+    command = [sys.executable, str(Checkout(Path(root)).source(slug))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        raise NotebookFailed(f"{slug} ended with {done.returncode}; its last words:\n" + "\n".join(done.stderr.strip().splitlines()[-15:]))
+    new = {id: run for id, run in records.load(slug).items() if run != before.get(id)}
+    costs = {id: {"wall_s": run.wall_s, "peak_mem_gb": run.peak_mem_gb, "device": run.device} for id, run in new.items()}
+    return {"seconds": round(time.perf_counter() - start, 1), "runs": costs}
 
 
 def _start(checkout: Checkout, slug: str, folder: Path, events: queue.SimpleQueue) -> subprocess.Popen:

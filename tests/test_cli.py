@@ -9,7 +9,10 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
+from kexue_nb import records, sweep
+from kexue_nb.__main__ import app
 from kexue_nb.checkout import Checkout
 
 ROOT = Checkout.here().root
@@ -119,3 +122,70 @@ def test_doctor_reports(small):
     done = run(small.root, "doctor")
     assert "python" in done.stdout
     assert "notebooks" in done.stdout
+
+
+RECORDING = """
+import os, pathlib, sys
+from kexue_nb import records
+made_by = "nb.run("
+slug = pathlib.Path(__file__).stem
+assert os.environ["KEXUE_SCALE"] == "full"
+if slug == "lora-ga":
+    sys.exit("no luck today")
+for id, seconds, gb in (("E1", 12.0, 0.5), ("E2", 30.0, 2.5)):
+    config = {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}
+    records.save(slug, id, records.Run("a card", "2", None, "2026-01-01", seconds, gb, "0", config, {}))
+"""
+
+
+def recording(small, *slugs):
+    for slug in slugs:
+        source = small.source(slug)
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(RECORDING)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_recording_all_runs_one_notebook_a_gpu_and_says_what_each_cost(failing, small, own_folders, monkeypatch):
+    slugs = ["mup", "muon", "lora-ga"] if failing else ["mup", "muon"]
+    recording(small, *slugs)
+    records.save("mup", "E1", records.Run("old", "2", None, "2025-01-01", 1.0, 9.0, "0", {}, {}))
+    records.save("mup", "E9", records.Run("old", "2", None, "2025-01-01", 1.0, 9.0, "0", {}, {}))
+    monkeypatch.delenv("KEXUE_SWEEP", raising=False)
+    monkeypatch.delenv("KEXUE_DEVICE", raising=False)
+    monkeypatch.setattr(sweep, "_gpus", lambda: ["5", "7"])
+    monkeypatch.chdir(small.root)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = CliRunner().invoke(app, ["record", "--all"])
+    assert done.exit_code == int(failing), done.output
+    told = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    for slug in ("mup", "muon"):  # a run that was recorded before and is not made any more costs nothing now
+        assert told[slug].endswith("E1 12 s 0.5 GB, E2 30 s 2.5 GB (a card)")
+        assert records.load(slug)["E1"].config["gpu"] in ("5", "7")
+    assert SLUG not in told  # it has nothing to record
+    assert f"2 of {len(slugs)} notebooks, 4 runs" in done.stdout
+    assert "peak 2.5 GB" in done.stdout
+    if failing:
+        assert told["lora-ga"].endswith("failed")
+        assert "'slug': 'lora-ga'" in done.output
+        assert "no luck today" in done.output
+
+
+@pytest.mark.parametrize("arguments", [["record"], ["record", "mup", "--all"]])
+def test_recording_wants_one_slug_or_all(small, arguments, monkeypatch):
+    monkeypatch.chdir(small.root)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "give one slug, or --all" in done.output
+
+
+def test_recording_all_without_a_gpu_says_so(small, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("KEXUE_SWEEP", raising=False)
+    monkeypatch.delenv("KEXUE_DEVICE", raising=False)
+    monkeypatch.chdir(small.root)
+    done = CliRunner().invoke(app, ["record", "--all"])
+    assert done.exit_code == 1
+    assert "needs a CUDA GPU" in done.output
