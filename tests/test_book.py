@@ -116,6 +116,15 @@ def test_the_notation_lists_symbols_that_the_notebooks_use():
         assert len(unused) * 5 <= len(symbols), f"{slug} does not use {unused}"
 
 
+@pytest.mark.skipif(not SITE.exists(), reason="run `make book` first")
+@pytest.mark.parametrize("slug", CHECKOUT.written())
+def test_symbols_lead_to_their_line_in_the_notation(slug):
+    page = (SITE / f"{CHECKOUT.posts[slug].document}.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a class="kx-symbol[^"]*" href="\.\./\.\./book/notation\.html#([\w-]+)" title="([^"]+)"', page)
+    assert len(links) >= 3
+    assert slug in {anchor for anchor, _ in links}
+
+
 def internal_links(text):
     """The targets of a page's links into the book: of markdown links, of {doc} and of images."""
     roles = re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", text)

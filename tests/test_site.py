@@ -223,7 +223,7 @@ def test_a_notebook_page_has_its_colab_and_repository_links(browser, slug):
     colab = f"https://colab.research.google.com/github/{where}/blob/main/{CHECKOUT.posts[slug].document}.ipynb"
     assert links.count(colab) >= 2, "the badge and the launch button"
     assert any(link.startswith(CHECKOUT.repository) for link in links)
-    bar = visit.page.locator(".kx-bar")
+    bar = visit.page.locator(".kx-about")
     assert bar.locator("a[download]").count() == 2
     assert bar.locator(f"a[href$='ledger.html?post={slug}']").count() == 1
     visit.close()

@@ -102,7 +102,7 @@ def bar(book: Book, slug: str) -> str:
         parts.append(f"builds on {linked(posts[slug].needs)}")
     if later := [s for s, post in posts.items() if slug in post.needs and s in book.notebooks]:
         parts.append(f"leads to {linked(later)}")
-    return f'<p class="kx-bar">{" · ".join(parts)}</p>'
+    return f'<p class="kx-about">{" · ".join(parts)}</p>'
 
 
 def _first_screen(app, document, docname) -> None:

@@ -100,6 +100,43 @@ def description(doctree: nodes.document, limit: int = 300) -> str:
     return short if len(short) <= limit else short[: limit - 1].rsplit(" ", 1)[0] + "…"
 
 
+def symbols(notation: str, slug: str, part: str) -> dict[str, tuple[str, str]]:
+    """Symbol -> (its meaning as plain text, the anchor of its table), for a notebook: its own table, its part's, that of the whole book."""
+    tables = {s.splitlines()[0]: s for s in re.split(r"^#{2,3} ", notation, flags=re.M)[1:]}
+    found = {}
+    for name in ("The whole book", part, slug):
+        for shown, meaning in re.findall(r"^\| (.+?) \| (.+) \|$", tables.get(name, ""), re.M):
+            words = re.sub(r"\$([^$]+)\$", lambda m: plain(m[1]), meaning)
+            found |= {flat(tex): (words, nodes.make_id(name)) for tex in re.findall(r"\$([^$]+)\$", shown)}
+    return found
+
+
+def flat(tex: str) -> str:
+    """A formula without what does not change it."""
+    return re.sub(r"[\s{}]", "", tex)
+
+
+def _link_symbols(app, document, docname) -> None:
+    """In a notebook, the first time that a symbol stands alone it leads to its line in the notation, which it also shows."""
+    checkout = Checkout(Path(app.srcdir))
+    post = checkout.posts.get(docname.rpartition("/")[2])
+    if app.builder.format != "html" or post is None:
+        return
+    notation = (checkout.root / "book" / "notation.md").read_text(encoding="utf-8")
+    waiting = symbols(notation, post.slug, checkout.parts[post.part])
+    for formula in list(document.findall(nodes.math)):
+        above = formula.parent
+        while above is not None and not isinstance(above, (nodes.title, nodes.reference)):
+            above = above.parent
+        alone = re.split(r"=|\\in(?![a-z])", formula.astext())[0]
+        if above is None and flat(alone) in waiting:
+            words, anchor = waiting.pop(flat(alone))
+            where = f"../../book/notation.html#{anchor}"
+            formula.replace_self(
+                nodes.reference("", "", formula.deepcopy(), refuri=where, reftitle=words, internal=True, classes=["kx-symbol"])
+            )
+
+
 def base_address(repository: str) -> str:
     """Where GitHub Pages serves a repository."""
     owner, name = repository.removeprefix("https://github.com/").split("/")
@@ -148,6 +185,7 @@ def setup(app):
     """Register the directive, the role and the tags."""
     directives.register_directive("kexue-posts", PostIndex)
     app.add_role("zh", chinese)
+    app.connect("doctree-resolved", _link_symbols)
     app.connect("config-inited", _set_base)
     app.connect("html-page-context", _add_tags)
     app.connect("build-finished", _write_sitemap)
