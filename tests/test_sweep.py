@@ -187,6 +187,13 @@ def test_the_process_that_computes_a_point_keeps_it(tmp_path):
     assert not elsewhere.exists()
 
 
+def test_what_no_worker_keeps_the_sweep_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_solve", lambda function, parameters, file: Point(parameters, function(**parameters)))
+    for expected in (False, True):
+        points = sweep(scaled, [{"a": 3}], on="serial", resume=tmp_path, progress=False)
+        assert [(p.result, p.resumed) for p in points] == [(3, expected)]
+
+
 def test_what_was_kept_belongs_to_a_source_its_defaults_and_parameters(tmp_path):
     def first(a, b=1):
         return a + b
