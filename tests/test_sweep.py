@@ -135,7 +135,7 @@ def test_a_dask_cluster_loses_a_worker_in_the_middle(cluster, tmp_path):
     assert calls(tmp_path / "calls") == sorted([*range(16), lost])  # only what the dead worker had not finished is computed again
 
 
-@pytest.mark.parametrize(("on", "gone", "lost"), [("serial", "never", [2]), ("cores:2", "process", [2, 3])])
+@pytest.mark.parametrize(("on", "gone", "lost"), [("serial", "never", [2]), ("cores:1", "process", [2, 3])])
 def test_a_failing_point_is_told_and_loses_no_other(on, gone, lost, tmp_path, capfd):
     grid = {"folder": [str(tmp_path)], "a": [1, 2, 3, 4, 5], "gone": [gone]}
     with pytest.raises(SweepFailed) as failure:
@@ -173,6 +173,25 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     assert [p.resumed for p in points] == [True] * 3 + [False] * 3
     assert calls(tmp_path / "calls") == list(range(6))
     assert len(list((tmp_path / "kept").iterdir())) == 6
+
+
+def test_the_process_that_computes_a_point_keeps_it(tmp_path):
+    (tmp_path / "calls").mkdir()
+    point = {"folder": str(tmp_path / "calls"), "a": 4}
+    first, second = (module._solve(touched, point, tmp_path / "point.pkl") for _ in range(2))
+    assert (first.result, first.resumed) == (16, False)
+    assert (second.result, second.resumed) == (16, True)
+    assert calls(tmp_path / "calls") == [4]
+    elsewhere = tmp_path / "nowhere" / "point.pkl"  # a machine that does not see the folder
+    assert module._solve(touched, point, elsewhere).result == 16
+    assert not elsewhere.exists()
+
+
+def test_what_no_worker_keeps_the_sweep_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_solve", lambda function, parameters, file: Point(parameters, function(**parameters)))
+    for expected in (False, True):
+        points = sweep(scaled, [{"a": 3}], on="serial", resume=tmp_path, progress=False)
+        assert [(p.result, p.resumed) for p in points] == [(3, expected)]
 
 
 def test_what_was_kept_belongs_to_a_source_its_defaults_and_parameters(tmp_path):
