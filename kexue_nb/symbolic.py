@@ -39,7 +39,10 @@ class CheckTimeout(TimeoutError):
 
 @contextmanager
 def deadline(seconds: float, what: str):
-    """Stop the body after ``seconds`` with CheckTimeout (on POSIX, in the main thread; elsewhere the body just runs)."""
+    """Stop the body with CheckTimeout after ``seconds`` of processor time, so that a busy machine fails no check.
+
+    On POSIX, in the main thread; elsewhere the body just runs.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,17 +50,17 @@ def deadline(seconds: float, what: str):
     def stop(signum, frame):
         raise CheckTimeout(f"{what}: cut off after {seconds:g} s; give simpler sides, or a larger seconds=")
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    # The alarm comes again: an except clause inside SymPy may swallow the first.
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
-    start = time.monotonic()
+    previous = signal.signal(signal.SIGPROF, stop)
+    # The signal comes again: an except clause inside SymPy may swallow the first.
+    outer, _ = signal.setitimer(signal.ITIMER_PROF, seconds, 0.25)
+    start = time.process_time()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
         if outer:
-            signal.setitimer(signal.ITIMER_REAL, max(1e-3, outer - (time.monotonic() - start)), 0.25)
+            signal.setitimer(signal.ITIMER_PROF, max(1e-3, outer - (time.process_time() - start)), 0.25)
 
 
 def _entries(side: Side | Iterable) -> list[sp.Expr]:
