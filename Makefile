@@ -41,9 +41,9 @@ lint:  ## ruff, check and format
 serve: book  ## the site on http://localhost:8000
 	@$(RUN) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
-bench:  ## our algorithms beside what a reader would otherwise use
+bench:  ## our algorithms beside what a reader would otherwise use, on this CPU (or GPU)
 	@sh scripts/setup.sh test
-	@for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+	@$(RUN) -m benchmarks --write book/benchmarks/$$($(RUN) -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')").json
 
 mutants:  ## plant errors in notebooks and package and see which checks notice (about an hour; goes on where it stopped)
 	@sh scripts/setup.sh test

@@ -1,0 +1,1 @@
+"""Ours beside what a reader would otherwise use: ``python -m benchmarks``."""
