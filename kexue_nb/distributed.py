@@ -8,14 +8,17 @@ The loop is :func:`kexue_nb.train.fit`, unchanged. Every process draws the whole
         curve = distributed.fit(loss, optimizer, steps, world=world, module=model, checkpoint="run.pt", every=100, generators=[generator])
 
 ``python script.py`` is one process, ``torchrun --nproc-per-node 2 script.py`` is two: on CUDA devices over NCCL, elsewhere over gloo.
+A notebook, which torchrun cannot start, calls :func:`launch`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,10 +76,46 @@ def world() -> Iterator[World]:
         yield World(0, 1, device)
         return
     dist.init_process_group("nccl" if cuda else "gloo")
+    yield World(dist.get_rank(), dist.get_world_size(), device)
+    dist.destroy_process_group()  # not after an error: the others would see a lost connection before anybody sees the error
+
+
+def launch(function: Callable, processes: int, *arguments, device: torch.device | None = None):
+    """``function(world, *arguments)`` in ``processes`` processes of this machine that train together; returns what the first one returns.
+
+    One process is this one, on ``device`` (default: as in :func:`world`). More are new ones, each with a CUDA device of its own where there
+    are CUDA devices; the function and its arguments are pickled by value, so that they may stand in a notebook. Raises what a process
+    raises, ValueError for fewer than one process, and RuntimeError for more processes than CUDA devices.
+    """
+    if processes < 1:
+        raise ValueError(f"processes={processes}: give at least 1")
+    if processes == 1:
+        with world() as alone:
+            return function(replace(alone, device=device or alone.device), *arguments)
+    found = torch.cuda.device_count() if os.environ.get("KEXUE_DEVICE") != "cpu" else 0
+    if 0 < found < processes:
+        raise RuntimeError(f"{processes} processes, but this machine has {found} CUDA devices; give {found}, or set KEXUE_DEVICE=cpu")
+    from joblib.externals import loky
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    settings |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), "OMP_WAIT_POLICY": "PASSIVE"}
+    pools = [loky.ProcessPoolExecutor(1, env=settings | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(processes)]
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        futures = [pool.submit(_join, function, arguments) for pool in pools]
+        for future in as_completed(futures):
+            future.result()
+        return futures[0].result()
     finally:
-        dist.destroy_process_group()
+        for pool in pools:
+            pool.shutdown(kill_workers=True)
+
+
+def _join(function: Callable, arguments: tuple):
+    with world() as together:
+        return function(together, *arguments)
 
 
 def fit(

@@ -77,6 +77,37 @@ def test_two_processes_train_as_one(tmp_path):
         assert resumed == whole == everyone[0][2]
 
 
+def test_a_launched_function_trains_as_one_and_may_close_over_what_it_likes():
+    scale = 3.0
+
+    def job(world, *arguments):
+        return scale * curve(world, *arguments), world.size
+
+    (alone, one), (together, two) = (distributed.launch(job, n, None, None, 4) for n in (1, 2))
+    assert (one, two) == (1, 2)
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
+    assert torch.equal(alone, 3 * curve(ALONE, steps=4))
+
+
+def test_a_process_that_fails_ends_the_others():
+    def job(world):
+        if world.rank == 1:
+            raise KeyError("lost")
+        return world.gather(1)  # waits for the other one
+
+    with pytest.raises(KeyError, match="lost"):
+        distributed.launch(job, 2)
+    with pytest.raises(ValueError, match="processes=0: give at least 1"):
+        distributed.launch(job, 0)
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("KEXUE_DEVICE", raising=False)
+    with pytest.raises(RuntimeError, match="2 processes, but this machine has 1 CUDA devices"):
+        distributed.launch(print, 2)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     whole = curve(ALONE)
     assert torch.equal(stopped_and_resumed(ALONE, tmp_path / "run.pt"), whole)
