@@ -1,29 +1,34 @@
 """One language model trained on one GPU and on two (torchrun, NCCL), with the same batches: the same losses, and how much faster.
 
-Checks first that the losses agree to 1e-3 of their size, then prints the ratio of the times a step (median over the steps after the
-first ten). Where there are fewer than two GPUs it says so and does nothing.
+Says how far the losses are apart, of which 1e-3 of their size is allowed, and the ratio of the times a step (median over the steps
+after the first ten). ``python -m benchmarks.two_gpus --write book/benchmarks/two-gpus.json`` keeps the numbers. Fewer than two GPUs are an error.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
-from kexue_nb import distributed, nn, optim
+from kexue_nb import distributed, nn, optim, records
 
+TARGET, PRECISION = "KEXUE_TWO_GPUS_TARGET", "KEXUE_TWO_GPUS_PRECISION"
+APART = 1e-3
 STEPS, BATCH, SHAPE = 60, 32, {"vocabulary": 4096, "context": 512, "d": 1024, "depth": 12, "heads": 16}
 
 
-def train(target: str) -> None:
-    """Train in as many processes as there are, and write the losses and the seconds of each step to ``target``."""
+def train(target: str, precision: str) -> None:
+    """Train in as many processes as there are, activations in ``precision``; the losses and the seconds of each step go to ``target``."""
     torch.set_float32_matmul_precision("high")
     with distributed.world() as world:
         rotary = 10000.0 ** -torch.linspace(0, 1, SHAPE["d"] // SHAPE["heads"] // 2)
@@ -37,7 +42,7 @@ def train(target: str) -> None:
         def loss(step: int) -> torch.Tensor:
             start, stride = torch.randint(SHAPE["vocabulary"], (2, 1, BATCH, 1), generator=generator)
             ids = world.share((start + stride * steps) % SHAPE["vocabulary"], dim=1).to(world.device)
-            return nn.cross_entropy_per_run(parallel(ids[..., :-1], torch.bfloat16), ids[..., 1:])
+            return nn.cross_entropy_per_run(parallel(ids[..., :-1], getattr(torch, precision)), ids[..., 1:])
 
         def watch(step: int, losses: torch.Tensor) -> None:
             clock.append(time.perf_counter())  # the loop has just brought the losses to the host, so the step has ended
@@ -48,26 +53,35 @@ def train(target: str) -> None:
             Path(target).write_text(json.dumps({"losses": curve[:, 0].tolist(), "seconds": seconds}), encoding="utf-8")
 
 
-def measured(processes: int) -> dict:
+def measured(processes: int, precision: str) -> dict:
     """Losses and seconds of ``processes`` processes, each on a GPU of its own."""
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "run.json")
-        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__, target]
-        subprocess.run([sys.executable, "-m", *command], check=True)
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__]
+        subprocess.run([sys.executable, "-m", *command], check=True, env=os.environ | {TARGET: target, PRECISION: precision})
         return json.loads(Path(target).read_text(encoding="utf-8"))
 
 
-def main() -> None:
+def main(write: Annotated[Path | None, typer.Option(help="Put the numbers into this JSON file.")] = None) -> None:
+    """Time both; exits with 1 where there are fewer than two GPUs or the losses are further apart than 1e-3."""
     if torch.cuda.device_count() < 2:
-        print(f"two GPUs against one: not measured, this machine has {torch.cuda.device_count()}")
-        return
-    one, two = measured(1), measured(2)
-    apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], two["losses"], strict=True))
-    if apart > 1e-3:
-        sys.exit(f"the losses of one GPU and of two are {apart:.1e} apart, more than 1e-3")
-    ratio = statistics.median(one["seconds"]) / statistics.median(two["seconds"])
-    print(f"two GPUs against one, {torch.cuda.get_device_name(0)}: {ratio:.2f} times as fast, same losses to {apart:.1e}")
+        sys.exit(f"two GPUs against one: this machine has {torch.cuda.device_count()}")
+    name = torch.cuda.get_device_name(0)
+    doc = {"schema": 1, "date": records.today(), "device": name, "torch": torch.__version__, "shape": SHAPE, "batch": BATCH, "steps": STEPS}
+    doc["runs"] = {}
+    for precision in ("bfloat16", "float32"):
+        one, two = measured(1, precision), measured(2, precision)
+        apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], two["losses"], strict=True))
+        seconds = [statistics.median(run["seconds"]) for run in (one, two)]
+        print(f"two GPUs against one, {name}, {precision}: {seconds[0] / seconds[1]:.2f} times as fast, losses {apart:.1e} apart")
+        doc["runs"][precision] = {"seconds": seconds, "speed-up": seconds[0] / seconds[1], "apart": apart}
+        doc["runs"][precision] |= {"losses": [one["losses"], two["losses"]]}
+    if write:
+        write.parent.mkdir(parents=True, exist_ok=True)
+        write.write_text(json.dumps(records.compact(doc)) + "\n", encoding="utf-8")
+    if any(run["apart"] > APART for run in doc["runs"].values()):
+        sys.exit(f"the losses of one GPU and of two are more than {APART} apart")
 
 
 if __name__ == "__main__":
-    train(sys.argv[1]) if len(sys.argv) > 1 else main()
+    train(os.environ[TARGET], os.environ[PRECISION]) if TARGET in os.environ else typer.run(main)

@@ -38,7 +38,7 @@ import torch
 from torch.nn import functional as F
 
 import kexue_nb
-from kexue_nb import data, ledger, metrics, muon, nn, optim, ranks, runtime, train
+from kexue_nb import data, distributed, ledger, metrics, muon, nn, optim, ranks, runtime, train
 from kexue_nb import symbolic as sym
 from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
@@ -1280,6 +1280,78 @@ def language_runs(device, *, arm, exponents, seeds, shares, extend, entropy, sha
 
 
 # %% tags=["hide-input"]
+def shared_optimizer(arm, model, rate, rest, decay, clip, bf16):
+    """AdamW or Muon (matched to AdamW's update size) on the hidden matrices at ``rate``, AdamW on the rest at ``rest``, after clipping."""
+    hidden, others = split_parameters(model)
+    gains = [p for p in others if p is model.gains or p is model.final_gain]
+    others = [{"params": [p for p in others if all(p is not g for g in gains)], "weight_decay": decay}, {"params": gains}]
+    adam = optim.StackedAdam(others, torch.tensor([rest]), betas=(0.9, 0.95))
+    if arm == "AdamW":
+        inner = optim.StackedAdam(hidden, torch.tensor([rate]), betas=(0.9, 0.95), weight_decay=decay)
+    else:
+        groups = [{"params": [W], "multiplier": 0.2 * math.sqrt(max(W.shape[-2:]))} for W in hidden]
+        precision = torch.bfloat16 if bf16 else None
+        inner = optim.StackedMuon(groups, torch.tensor([rate]), weight_decay=decay, dtype=precision)
+    return optim.Clipped(clip, inner, adam)
+
+
+def train_together(world, model, parts, row, *, steps, batch, marks, decay, clip, bf16):
+    """Train in place, each process on its share of every batch. Validation losses at ``marks`` points, losses at the end, seconds a step."""
+    precision, length = torch.bfloat16 if bf16 else torch.float32, model.context
+    optimizer = shared_optimizer(row["arm"], model, 2.0 ** row["exponent"], 2.0 ** row["rest"], decay, clip, bf16)
+    parallel = world.parallel(model)
+    generator = torch.Generator().manual_seed(row["seed"])
+    starts = torch.randint(len(parts[0]) - length, (steps, batch), generator=generator).to(world.device)
+    points = [round(steps * (i + 1) / marks) for i in range(marks)]
+    curve, clock = [], [[]]
+
+    def loss(step):
+        x, y = cut(parts[0], world.share(starts[step]), length)
+        return nn.cross_entropy_per_run(parallel(x, precision), y)
+
+    def watch(step, losses):
+        clock[-1].append(time.perf_counter())  # the losses have been brought to the host: the last step has ended
+        if step + 1 in points:
+            curve.append(held_out_loss(model, parts[1], 2 * batch, batch, precision))
+            clock.append([time.perf_counter()])
+
+    distributed.fit(loss, optimizer, steps, world=world, module=parallel, schedule=optim.warmup_cosine, watch=watch)
+    ends = {name: held_out_loss(model, part, 16 * batch, batch, precision) for name, part in zip(("valid", "test"), parts[1:], strict=True)}
+    return {"at": points, "curve": curve, "step_s": float(np.median(np.concatenate([np.diff(times) for times in clock])))} | ends
+
+
+# %% tags=["hide-input"]
+def shared_runs(world, parts, runs, shape, steps, config):
+    """What each process does for :func:`big_runs`."""
+    parts, small = [part.to(world.device) for part in parts], shape | {"d": 64, "depth": 1, "heads": 2}
+    trained = lambda model, row, steps, marks: train_together(world, model, parts, row, steps=steps, **config | {"marks": marks})
+    trained(language_model(world.device, [0], small), runs[0], 3, 1)  # warms the machine up
+    model = start = None
+    rows = []
+    for row in sorted(runs, key=lambda row: row["seed"]):
+        if start is None or row["seed"] != rows[-1]["seed"]:
+            model = language_model(world.device, [row["seed"]], shape)
+            start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(start[name])
+        found = trained(model, row, round(row["share"] * steps), config["marks"])
+        rows.append(row | {k: v if k in ("at", "step_s") else finite(torch.tensor(v)).tolist() for k, v in found.items()})
+    memory = torch.cuda.max_memory_allocated() / 1e9 if world.device.type == "cuda" else 0.0
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"runs": rows, "parameters": parameters, "processes": world.size, "gb of each process": world.gather(memory)}
+
+
+def big_runs(device, *, processes, runs, shape, steps, **config):
+    """A transformer on bytes, trained by several processes together, one a GPU.
+
+    ``runs``: dicts with the arm, the exponents of 2 of the rate of the hidden matrices (``exponent``) and of the ``rest``, the share of the
+    steps and the seed.
+    """
+    return distributed.launch(shared_runs, processes, BYTES, runs, {"vocabulary": 256} | shape, steps, config, device=device)
+
+
+# %% tags=["hide-input"]
 octaves = lambda low, high: [2.0**e for e in range(low, high + 1)]
 tiny_shape = nb.at_scale(
     cpu={"shape": {"context": 32, "d": 32, "depth": 1, "heads": 2}, "batch": 8, "steps": 40, "marks": [20, 40]},
@@ -1340,6 +1412,33 @@ long_shape = tiny_shape | nb.at_scale(
 long_rates = nb.at_scale(cpu=octaves(-7, -7), gpu=octaves(-7, -6), full=octaves(-8, -6))
 e5b = nb.run("E5b", tiny_grid, arms=long_arms, rates=dict.fromkeys(long_arms, long_rates), seeds=tiny_seeds[:3], **long_shape)
 e7f = nb.run("E7f", language_runs, seeds=[2], shares=short_shares, **short)
+
+# %% tags=["hide-input"]
+shared = {"processes": nb.at_scale(cpu=1, gpu=1, full=2)} | big
+shared |= nb.at_scale(
+    cpu={},
+    gpu={"shape": {"context": 256, "d": 512, "depth": 6, "heads": 8}, "marks": 5},
+    full={"shape": {"context": 512, "d": 1280, "depth": 18, "heads": 20}, "batch": 64, "steps": 400, "marks": 8},
+)
+one_run = lambda arm, exponent, rest=None, seed=0, share=1.0: {
+    "arm": arm,
+    "exponent": float(exponent),
+    "rest": float(exponent if rest is None else rest),
+    "seed": seed,
+    "share": share,
+}
+lowest = lambda result: min(result["runs"], key=lambda row: row["valid"])
+adam8 = nb.at_scale(cpu=[-8, -7], gpu=[-12, -11, -10], full=[-12, -11, -10])
+muon8 = nb.at_scale(cpu=[-7, -6], gpu=[-9, -8, -7], full=[-9, -8, -7])
+e8 = nb.run("E8", big_runs, runs=[one_run("AdamW", e) for e in adam8], **shared)
+e8b = nb.run("E8b", big_runs, runs=[one_run("Muon", e) for e in muon8], **shared)
+best_adam8, best_muon8 = (int(lowest(result)["exponent"]) for result in (e8, e8b))
+e8c = nb.run(
+    "E8c", big_runs, runs=[one_run("AdamW", best_adam8, rest) for rest in nb.at_scale(cpu=[-6], gpu=[-8], full=[-9, -8])], **shared
+)
+best_rest8 = int(min((lowest(e8), lowest(e8c)), key=lambda row: row["valid"])["rest"])
+final8 = [one_run("AdamW", best_adam8, best_rest8, 1), one_run("Muon", best_muon8, seed=1), one_run("Muon", best_muon8, seed=1, share=0.5)]
+e8d = nb.run("E8d", big_runs, runs=final8, **shared)
 
 
 # %% tags=["hide-input"]
