@@ -1,7 +1,7 @@
 """One language model trained on one GPU and on two (torchrun, NCCL), with the same batches: the same losses, and how much faster.
 
-Says how far the losses are apart, of which 1e-3 of their size is allowed, and the ratio of the times a step (median over the steps
-after the first ten). ``python -m benchmarks.two_gpus --write book/benchmarks/two-gpus.json`` keeps the numbers. Fewer than two GPUs are an error.
+Says how far the losses are apart, of which 1e-3 of their size is allowed, and the ratio of the times a step (median after ten steps).
+``python -m benchmarks.two_gpus --write book/benchmarks/two-gpus.json`` keeps the numbers. Fewer than two GPUs are an error.
 """
 
 from __future__ import annotations
