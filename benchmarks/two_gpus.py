@@ -57,7 +57,7 @@ def measured(processes: int, precision: str) -> dict:
     """Losses and seconds of ``processes`` processes, each on a GPU of its own."""
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "run.json")
-        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__]
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "benchmarks.two_gpus"]
         subprocess.run([sys.executable, "-m", *command], check=True, env=os.environ | {TARGET: target, PRECISION: precision})
         return json.loads(Path(target).read_text(encoding="utf-8"))
 
