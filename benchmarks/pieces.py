@@ -285,7 +285,7 @@ ROWS = [
         "The package bytepiece learns the same pieces with the same counts; the others learn by other rules, and are checked to give "
         "unseen text back. Ours sorts all positions once by their next six bytes where the package keeps a dictionary of n-grams, on one "
         "thread. SentencePiece's Unigram fits probabilities by several rounds of EM. Its BPE looks at each distinct word once and keeps "
-        "an index of where a pair occurs, so that a merge touches those places only, less work than a sort of all positions and two "
+        "an index of where a pair occurs, so that a merge touches those places only, less work than a sort of all positions and several "
         "passes of dynamic programming. The package and tokenizers' Unigram take seconds and are timed on the smallest text only; there "
         "the package and ours find some 2,000 pieces worth keeping, the others fill all 4,000 ids.",
         devices=("cpu",),
