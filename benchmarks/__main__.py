@@ -18,7 +18,7 @@ import typer
 from benchmarks import paired
 from kexue_nb import records, runtime
 
-MODULES = ("integers",)
+MODULES = ("integers", "pieces")
 THREADS = 2
 VERSIONS = ("torch", "numpy", "scipy", "numba", "scikit-learn", "entmax", "diffusers", "sentencepiece", "tokenizers", "bytepiece", "triton")
 
@@ -47,6 +47,12 @@ def processor() -> str:
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine()
     )
+
+
+def made(device: torch.device, threads: int, command: str, ceilings: dict[str, float] | None = None) -> dict:
+    """Where, when, with what and how numbers are made."""
+    found = {"date": records.today(), "device": runtime.device_name(device), "processor": processor(), "threads": threads}
+    return found | {"command": command, "versions": versions()} | ({"ceilings": ceilings} if ceilings else {})
 
 
 def show(name: str, doc: dict) -> None:
@@ -78,15 +84,7 @@ def main(
     chosen = [known[name] for name in names or known if device.type in known[name].devices]
     ceiling = paired.ceilings(device)
     typer.echo(", ".join(f"{k} {v / 1e9:.4g} G/s" for k, v in ceiling.items()))
-    made = {
-        "date": records.today(),
-        "device": runtime.device_name(device),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "command": " ".join(["python -m benchmarks", *(names or ())]),
-        "versions": versions(),
-        "ceilings": ceiling,
-    }
+    provenance = made(device, torch.get_num_threads(), " ".join(["python -m benchmarks", *(names or ())]), ceiling)
     failed = []
     for row in chosen:
         try:
@@ -98,7 +96,7 @@ def main(
         show(row.name, doc)
         if write:
             kept = json.loads(write.read_text(encoding="utf-8")) if write.exists() else {"schema": 1, "rows": {}}
-            kept["rows"][row.name] = records.compact(doc | {"made": made}, 4)
+            kept["rows"][row.name] = records.compact(doc | {"made": provenance}, 4)
             kept["rows"] = {name: kept["rows"][name] for name in known if name in kept["rows"]}
             write.parent.mkdir(parents=True, exist_ok=True)
             write.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -145,7 +145,7 @@ def measured(case: Case, row: Row, device: torch.device, ceiling: Mapping[str, f
             "gap": gaps[name],
         }
     return {
-        "size": case.size,
+        "size": int(case.size) if float(case.size).is_integer() else case.size,
         "label": case.label,
         "seconds": statistics.median(times["ours"]),
         "bound": bounds[limit],
@@ -166,7 +166,7 @@ def run(row: Row, device: torch.device, ceiling: Mapping[str, float], rounds: in
     sizes = [c["size"] for c in cases]
     if len(set(sizes)) >= 3:
         doc["exponents"] = {"ours": exponent(sizes, [c["seconds"] for c in cases])}
-        for name in set.intersection(*(set(c["peers"]) for c in cases)):
+        for name in (p for p in cases[0]["peers"] if all(p in c["peers"] for c in cases)):
             doc["exponents"][name] = exponent(sizes, [c["peers"][name]["seconds"] for c in cases])
     if row.extra:
         doc["extra"] = row.extra(device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-PAGES = ("ledger", "did-not-hold", "papers", "results", "notation", "glossary", "posts", "bibliography", "about")
+PAGES = ("ledger", "did-not-hold", "papers", "results", "benchmarks", "notation", "glossary", "posts", "bibliography", "about")
 
 
 class CheckoutError(RuntimeError):
