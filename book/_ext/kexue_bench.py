@@ -153,10 +153,8 @@ def two_of(doc: Mapping) -> str:
         shown = (duration(one), duration(two), significant(run["speed-up"]), significant(run["apart"]))
         lines.append(_spanned("th", html.escape(precision), 1) + _cells(shown))
     shape = doc["shape"]
-    caption = (
-        f"A step of a transformer of {shape['depth']} layers of width {shape['d']}, {doc['batch']} sequences of {shape['context']} tokens in all; "
-        f"medians of {doc['steps'] - 11} steps"
-    )
+    model = f"a transformer of {shape['depth']} layers of width {shape['d']}"
+    caption = f"A step of {model}, {doc['batch']} sequences of {shape['context']} tokens in all; medians of {doc['steps'] - 11} steps"
     head = ("activations", "one GPU", "two GPUs", "times as fast", "largest relative gap of the losses")
     command = f"<code>{html.escape(COMMANDS['two-gpus'])}</code>"
     table = _table("Two GPUs", caption, head, f"<tbody>{_lines(lines)}</tbody>")
