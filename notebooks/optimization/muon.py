@@ -14,7 +14,7 @@
 # [![Open in Colab](../../book/_static/colab.svg)](https://colab.research.google.com/github/kexue-nb/kexue-nb/blob/main/notebooks/optimization/muon.ipynb)
 #
 # **The point.** Which step lowers the loss most while it changes a layer's output least? Measured by the spectral norm: minus the *matrix sign* of the gradient, which moves all singular directions equally far. That is Muon. Weight decay and a factor that matches Adam's update size make it a drop-in for AdamW.
-# In a language model of 101 million parameters (450 steps, each arm at its best learning rate) it reaches AdamW's loss with 0.56 of the steps and 0.66 of the time. Not all of the post survives: the iteration behind it, Newton-Schulz, never converges, the bound on the weights
+# In a language model of 101 million parameters (450 steps, each arm at its best learning rate) it reaches AdamW's loss with 0.56 of the steps and 0.66 of the time; with 354 million, and a second learning rate for AdamW, with half of the steps. Not all of the post survives: the iteration behind it, Newton-Schulz, never converges, the bound on the weights
 # grows with the width once the factor is in, and the quoted cost, 52% of AdamW's compute, is not what the report's own laws say where they were fitted (44 to 49%).
 
 # %% tags=["nbval-ignore-output", "hide-input"]
@@ -1665,6 +1665,28 @@ for arm, clip in (("AdamW", 0.3), ("AdamW", 1e-7), ("Muon", 0.3)):  # below Adam
     once_gaps[arm, clip] = float(np.abs(np.array(ours) / np.array(by_hand_once(arm, clip, 0.01, 5, 6)) - 1).max())
     assert row["at"] == [2, 4, 6]
 
+alone = distributed.World(0, 1, cpu)
+together_setup = once_setup | {"steps": 6, "clip": 0.3}
+together_gaps, moved_rest = {}, {}
+for arm in ("AdamW", "Muon"):
+    row = {"arm": arm, "exponent": -7.0, "rest": -7.0, "seed": 5}
+    ours = train_together(alone, language_model(cpu, [5], byte_shape), byte_parts, row, **together_setup)
+    theirs = train_once(byte_parts, language_model(cpu, [5], byte_shape), arm, 2.0**-7, 5, **together_setup)
+    sides = [[*found["curve"], found["valid"], found["test"]] for found in (ours, theirs)]
+    together_gaps[arm] = float(np.abs(np.divide(*sides) - 1).max())
+for rest in (-9.0, -6.0):
+    model = language_model(cpu, [5], byte_shape)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train_together(
+        alone,
+        model,
+        byte_parts,
+        {"arm": "Muon", "exponent": -7.0, "rest": rest, "seed": 5},
+        **together_setup | {"steps": 1, "marks": 1, "decay": 0.0},
+    )
+    moved_rest[rest] = {name: float((p.detach() - start[name]).norm()) for name, p in model.named_parameters()}
+rest_ratios = {name: moved_rest[-6.0][name] / moved_rest[-9.0][name] for name in moved_rest[-6.0]}
+
 # %% tags=["hide-input"]
 tiny_big = {"decay": 0.1, "clip": 1.0, "bf16": False, "shape": {"context": 16, "d": 16, "depth": 1, "heads": 2}, "batch": 2, "marks": 1}
 grown = language_runs(cpu, arm="AdamW", exponents=[-12.0, -11.0], seeds=[7], shares=[1.0], extend=2, entropy=False, steps=8, **tiny_big)[
@@ -1772,6 +1794,27 @@ nb.claim(
                 machine=True,
             )
             for (arm, clip), gap in once_gaps.items()
+        ],
+        *[
+            ledger.close(
+                f"train_together against train_once, {arm}: curve and losses: largest relative gap",
+                gap,
+                0,
+                abs=0.01 if arm == "Muon" else 1e-3,
+                digits=1,
+                machine=True,
+            )
+            for arm, gap in together_gaps.items()
+        ],
+        *[
+            ledger.close(
+                f"train_together: one step of {what} at a rest rate 8 times as high", ratio, expected, rel=1e-3, digits=4, machine=True
+            )
+            for what, ratio, expected in (
+                ("the embeddings", rest_ratios["tokens.weight"], 8),
+                ("the output layer", rest_ratios["head.weight"], 8),
+                ("w1, a hidden matrix", rest_ratios["w1"], 1),
+            )
         ],
         sym.enumeration(
             "a grid whose best is at its upper edge grows there", [0, 1, 2, 3], lambda i: int(grown[i]["exponent"]), lambda i: i - 12
@@ -2318,11 +2361,107 @@ nb.experiment(
 )
 
 # %% [markdown]
+# ### E8: 354 million parameters, and a fairer AdamW
+#
+# Two doubts are left. Is 101 million too small? And E7 gave embeddings, gains and output layer AdamW's one rate in AdamW's arm but eight times that in Muon's, because Muon's best rate is higher: how much of the lead is theirs? So the same again with 18 layers of width 1280, trained by two GPUs that share each batch of 64 × 512 bytes, 400 steps, one epoch;
+# and AdamW is given a second rate for the rest. Each arm's rate is chosen among three with seed 0, then AdamW's rate for the rest among 1, 4 and 8 times its own; a fresh seed decides, with a complete Muon run of half the steps beside it.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels. Left, validation loss against the step for a model of 354 million parameters: Muon's curve lies below AdamW's from the start and ends at 1.29 against 1.54; the complete Muon run of half the steps ends at 1.55. Right, validation loss of the tuning runs against the learning rate on a log axis: AdamW's three points are lowest at 0.0005, 1.548, two diamonds below or on it mark a higher rate for the rest, 1.520 at best; Muon's three lie near 1.3, lowest at 0.004."}}
+r8 = {id: nb.recorded(id) for id in ("E8", "E8b", "E8c", "E8d")}
+rows8 = {id: run.result["runs"] for id, run in r8.items()}
+adam_final8, muon_final8, muon_half8 = rows8["E8d"]
+adam_curve8 = [*rows8["E8"], *rows8["E8c"]]
+figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.7))
+for row, color, style, label in (
+    (adam_final8, BLUE, "-", "AdamW, two rates"),
+    (muon_final8, ORANGE, "--", "Muon"),
+    (muon_half8, RED, ":", "Muon, half of the steps"),
+):
+    panels[0].plot(row["at"], row["curve"], color=color, ls=style, marker="o", ms=3, lw=1.4, label=label)
+for rows, color, marker, style, label in (
+    (rows8["E8"], BLUE, "o", "-", "AdamW, one rate"),
+    (rows8["E8c"], GREEN, "d", "", "AdamW, rest 4 and 8 times as fast"),
+    (rows8["E8b"], ORANGE, "D", "--", "Muon"),
+):
+    panels[1].plot(
+        [2 ** row["exponent"] for row in rows], [row["valid"] for row in rows], color=color, marker=marker, ls=style, label=label
+    )
+panels[0].set(xlabel="step", ylabel="validation loss, nats a byte", ylim=(1.2, 2.6))
+panels[1].set(xscale="log", xlabel="learning rate of the hidden matrices (log axis)", ylabel="validation loss, nats a byte")
+panels[1].set_xticks([2.0**e for e in range(-12, -6)], [f"{1e3 * 2.0**e:.2g}e-3" for e in range(-12, -6)], fontsize=8)
+panels[1].minorticks_off()
+for axes, title in zip(panels, ("354M parameters, fresh seed", "A faster rest helps AdamW a little"), strict=True):
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+nb.show(figure)
+
+# %% tags=["hide-input"]
+bytes8 = r8["E8d"].config["batch"] * r8["E8d"].config["shape"]["context"]
+lead8 = adam_final8["test"] - muon_final8["test"]
+own8 = min(rows8["E8"], key=lambda row: row["valid"])
+rest8 = min(rows8["E8c"], key=lambda row: row["valid"])
+muon8_best = min(rows8["E8b"], key=lambda row: row["valid"])
+step8 = muon_final8["step_s"] / adam_final8["step_s"]
+at8 = lambda rows, row: sum(other["exponent"] < row["exponent"] for other in rows)
+gb8 = max(r8["E8d"].result["gb of each process"])  # the record's own peak is that of the process that waits
+scope8 = f"{r8['E8d'].result['processes']} × {r8['E8d'].device}, torch {r8['E8d'].torch}, {r8['E8d'].date}, {r8['E8d'].wall_s:.0f} s, {gb8:.0f} GB each, one fresh seed"
+nb.experiment(
+    "E8",
+    "354M parameters on two GPUs: with half of the steps Muon is where AdamW ends, 0.60 of its time, although AdamW has a tuned rate of its own for embeddings and output layer.",
+    "verified",
+    holds=[
+        ledger.more("parameters", r8["E8d"].result["parameters"], 3.5e8, digits=4),
+        ledger.close("processes of the record, one a GPU", r8["E8d"].result["processes"], 2, abs=0.5),
+        ledger.close("test loss of AdamW less that of Muon, equal bytes", lead8, 0.216, abs=0.002, digits=3, scope=scope8),
+        ledger.more(
+            "that lead over the largest difference between two seeds of an arm in E7",
+            lead8 / max(np.ptp(values) for values in test7.values()),
+            5,
+            digits=2,
+            scope=scope8,
+        ),
+        ledger.close(
+            "test loss of Muon's run of half the steps less AdamW's whole one",
+            muon_half8["test"] - adam_final8["test"],
+            0,
+            abs=0.004,
+            scope=scope8,
+        ),
+        ledger.close("steps of that run over AdamW's", muon_half8["at"][-1] / adam_final8["at"][-1], 0.5, abs=1e-9),
+        ledger.close("seconds a step, Muon over AdamW", step8, 1.206, abs=0.02, digits=3, scope=scope8),
+        ledger.close("its share of AdamW's time", 0.5 * step8, 0.603, abs=0.01, digits=3, scope=scope8),
+        *[
+            ledger.close(f"{arm}: rates of the grid below the best one, of three", at8(rows, best), 1, abs=0.1)
+            for arm, rows, best in (("AdamW", rows8["E8"], own8), ("Muon", rows8["E8b"], muon8_best))
+        ],
+        ledger.more(
+            "a faster rest helps AdamW: validation loss at one rate less that at two", own8["valid"] - rest8["valid"], 0.02, digits=2
+        ),
+        ledger.less(
+            "by this much of Muon's lead over one rate",
+            (own8["valid"] - rest8["valid"]) / (own8["valid"] - muon8_best["valid"]),
+            0.2,
+            digits=2,
+        ),
+        ledger.close("rate of the rest over AdamW's own, best of 1, 4, 8", 2 ** (rest8["rest"] - rest8["exponent"]), 4, abs=0.1),
+        *[
+            ledger.close(f"the fresh run of {row['arm']} has the chosen {name}", row[name], best[name], abs=0.1)
+            for row, best in ((adam_final8, rest8), (muon_final8, muon8_best))
+            for name in ("exponent", "rest")
+        ],
+        ledger.close("bytes read over bytes there", 400 * bytes8 / r7["E7"].result["train bytes"], 1.0, abs=0.01, digits=3),
+    ],
+)
+
+# %% [markdown]
+# The faster rest is worth 0.03 nats, a ninth of Muon's lead: what E7 left open was not its reason. And the lead does not shrink from 101 to 354 million parameters; half of the steps are enough here. One fresh seed, one epoch of 13 MB, decay not tuned: a second point, no law.
+
+# %% [markdown]
 # ### What this says about 52%
 #
 # Counted as the report counts, in tokens times model size, Muon's arm needed 0.55 and 0.57 of AdamW's steps in our two seeds. This supports a saving; it does not confirm the number 0.52:
 #
-# - **One rate for everything.** Muon's arm trains its embeddings, output layer and gains at its own best rate, eight times AdamW's; AdamW's arm never had a fast rate for these with a slow one for the rest. E4 shows that this matters. The share is that of "Muon with a fast rest" against "AdamW with a slow rest", and the part due to the matrix sign is not separated. Nor was the decay tuned.
+# - **One rate for everything.** Muon's arm trains its embeddings, output layer and gains at its own best rate, eight times AdamW's; AdamW's arm never had a fast rate for these with a slow one for the rest. E4 shows that this matters. The share is that of "Muon with a fast rest" against "AdamW with a slow rest". E8 gives AdamW a rate of its own for the rest: a ninth of the lead goes. The decay was not tuned in either.
 # - **The law does not reach here.** At our compute, 1/5000 of the smallest fitted model's, the report's laws give 0.32, not 0.52: that 0.56 is near the quoted number is no agreement with them.
 # - **Short runs.** 450 steps, 0.07 bytes a parameter; AdamW is behind from the first fifty. Muon's shorter schedules were not tuned again, which makes 0.56 rather too high than too low.
 # - **The clock.** Newton-Schulz costs $5(4n^2m+2n^3)$ a matrix, whatever the batch: a quarter of a step's FLOPs at 16 thousand tokens, nothing at the millions of tokens of the report's batches.
@@ -2682,6 +2821,11 @@ nb.results(
             f"≈{share7:.2f} at {450 * train_flops / 8.64e19:.1g} PFLOP/s-days, two seeds",
         ],
         ["the same in seconds", "not given", f"≈{time7:.2f}"],
+        [
+            "the same with 354M parameters, AdamW with a second rate",
+            "",
+            f"half of the steps: ≈{muon_half8['test']:.3f} against ≈{adam_final8['test']:.3f} (one seed); ≈{0.5 * step8:.2f} of the time",
+        ],
         ["AdamW's update RMS", "0.2 to 0.4", f"≈{half_way('AdamW').mean():.2f} (second half; theory 0.229)"],
         ["Muon's matched RMS", "0.2", f"≈{half_way('Muon').mean():.2f}"],
         [
@@ -2746,7 +2890,7 @@ nb.claim(
 # - **"An update RMS of 0.2"** is about 0.16 to 0.19 with five Newton-Schulz steps (D9, E7): the iteration has no attracting fixed point near 1 (C19), and more steps make a Gaussian $256\times1024$ matrix worse, while a square one wavers (C16).
 # - **"Adam's update RMS is 0.2 to 0.4"** (C7): at the end it is $\sqrt{(1-\beta_1)/(1+\beta_1)}=0.23$ to within a tenth on average; on the way, in the larger model, it is as low as 0.11.
 # - **"Take AdamW's rate"** (C8). At AdamW's own best rate it was tried on the small model only: it works, by a small margin. Muon's best rate was 4 and 8 times higher, and the best factor at AdamW's rate is 0.4 or 0.8 rather than 0.2 (C9).
-# - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted (inside: 0.44 to 0.49), and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time, with a faster rate for embeddings and output layer in Muon's arm that was not given to AdamW's.
+# - **"52% of the FLOPs"** (C12). By the report's own laws 0.52 lies outside the range that was fitted (inside: 0.44 to 0.49), and the rounding of the exponents moves it by several hundredths. Our 101M model: 0.56 of the steps, 0.66 of the time, with a faster rate for embeddings and output layer in Muon's arm that was not given to AdamW's. With 354M, and AdamW given it (E8): 0.50 of the steps, 0.60 of the time.
 # - **"Without decay the early lead turns"** (C11): the lead vanishes; that it turns, three seeds do not resolve.
 # - **"Higher entropy everywhere"** (C13): in six of six groups on the small model, in two of six at 101M, both at each arm's best rate. Why is open.
 # - **A gap in the derivation** (D6): the post and the report drop the cross terms of the squared sum without a word. They vanish, by orthogonality.
