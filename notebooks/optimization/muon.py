@@ -1414,7 +1414,7 @@ e5b = nb.run("E5b", tiny_grid, arms=long_arms, rates=dict.fromkeys(long_arms, lo
 e7f = nb.run("E7f", language_runs, seeds=[2], shares=short_shares, **short)
 
 # %% tags=["hide-input"]
-shared = {"processes": nb.at_scale(cpu=1, gpu=1, full=2)} | big
+shared = {"processes": nb.at_scale(cpu=1, gpu=1, full=max(1, min(2, torch.cuda.device_count())))} | big
 shared |= nb.at_scale(
     cpu={},
     gpu={"shape": {"context": 256, "d": 512, "depth": 6, "heads": 8}, "marks": 5},
