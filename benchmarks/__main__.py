@@ -18,7 +18,7 @@ import typer
 from benchmarks import paired
 from kexue_nb import records, runtime
 
-MODULES = ("numbers", "optimizers")
+MODULES = ("numbers", "optimizers", "training")
 THREADS = 2
 VERSIONS = ("torch", "numpy", "scipy", "numba", "scikit-learn", "entmax", "diffusers", "sentencepiece", "tokenizers", "bytepiece", "triton")
 
