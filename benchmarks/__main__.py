@@ -18,7 +18,7 @@ import typer
 from benchmarks import paired
 from kexue_nb import records, runtime
 
-MODULES = ("integers", "pieces")
+MODULES = ("rnn", "attention", "optimizers", "training", "maps", "sampling", "pieces", "integers", "whitening")
 THREADS = 2
 VERSIONS = ("torch", "numpy", "scipy", "numba", "scikit-learn", "entmax", "diffusers", "sentencepiece", "tokenizers", "bytepiece", "triton")
 
