@@ -22,12 +22,13 @@ import typer
 
 from kexue_nb import distributed, nn, optim, records
 
-TARGET, PRECISION = "KEXUE_TWO_GPUS_TARGET", "KEXUE_TWO_GPUS_PRECISION"
+TARGET, CASE = "KEXUE_TWO_GPUS_TARGET", "KEXUE_TWO_GPUS_CASE"
 APART = 1e-3
-STEPS, BATCH, SHAPE = 60, 32, {"vocabulary": 4096, "context": 512, "d": 1024, "depth": 12, "heads": 16}
+CASES = (("bfloat16", 32), ("bfloat16", 128), ("float32", 32))  # activations and sequences of a step
+STEPS, SHAPE = 60, {"vocabulary": 4096, "context": 512, "d": 1024, "depth": 12, "heads": 16}
 
 
-def train(target: str, precision: str) -> None:
+def train(target: str, precision: str, batch: int) -> None:
     """Train in as many processes as there are, activations in ``precision``; the losses and the seconds of each step go to ``target``."""
     torch.set_float32_matmul_precision("high")
     with distributed.world() as world:
@@ -40,7 +41,7 @@ def train(target: str, precision: str) -> None:
         clock = []
 
         def loss(step: int) -> torch.Tensor:
-            start, stride = torch.randint(SHAPE["vocabulary"], (2, 1, BATCH, 1), generator=generator)
+            start, stride = torch.randint(SHAPE["vocabulary"], (2, 1, batch, 1), generator=generator)
             ids = world.share((start + stride * steps) % SHAPE["vocabulary"], dim=1).to(world.device)
             return nn.cross_entropy_per_run(parallel(ids[..., :-1], getattr(torch, precision)), ids[..., 1:])
 
@@ -53,12 +54,12 @@ def train(target: str, precision: str) -> None:
             Path(target).write_text(json.dumps({"losses": curve[:, 0].tolist(), "seconds": seconds}), encoding="utf-8")
 
 
-def measured(processes: int, precision: str) -> dict:
+def measured(processes: int, precision: str, batch: int) -> dict:
     """Losses and seconds of ``processes`` processes, each on a GPU of its own."""
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "run.json")
         command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "benchmarks.two_gpus"]
-        subprocess.run([sys.executable, "-m", *command], check=True, env=os.environ | {TARGET: target, PRECISION: precision})
+        subprocess.run([sys.executable, "-m", *command], check=True, env=os.environ | {TARGET: target, CASE: f"{precision} {batch}"})
         return json.loads(Path(target).read_text(encoding="utf-8"))
 
 
@@ -67,21 +68,27 @@ def main(write: Annotated[Path | None, typer.Option(help="Put the numbers into t
     if torch.cuda.device_count() < 2:
         sys.exit(f"two GPUs against one: this machine has {torch.cuda.device_count()}")
     name = torch.cuda.get_device_name(0)
-    doc = {"schema": 1, "date": records.today(), "device": name, "torch": torch.__version__, "shape": SHAPE, "batch": BATCH, "steps": STEPS}
-    doc["runs"] = {}
-    for precision in ("bfloat16", "float32"):
-        one, two = measured(1, precision), measured(2, precision)
+    doc = {"schema": 1, "date": records.today(), "device": name, "torch": torch.__version__, "shape": SHAPE, "steps": STEPS}
+    doc["runs"] = []
+    for precision, batch in CASES:
+        one, two = (measured(processes, precision, batch) for processes in (1, 2))
         apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], two["losses"], strict=True))
         seconds = [statistics.median(run["seconds"]) for run in (one, two)]
-        print(f"two GPUs against one, {name}, {precision}: {seconds[0] / seconds[1]:.2f} times as fast, losses {apart:.1e} apart")
-        doc["runs"][precision] = {"seconds": seconds, "speed-up": seconds[0] / seconds[1], "apart": apart}
-        doc["runs"][precision] |= {"losses": [one["losses"], two["losses"]]}
+        print(
+            f"two GPUs against one, {name}, {precision}, batch {batch}: {seconds[0] / seconds[1]:.2f} times as fast, losses {apart:.1e} apart"
+        )
+        run = {"precision": precision, "batch": batch, "seconds": seconds, "speed-up": seconds[0] / seconds[1], "apart": apart}
+        doc["runs"].append(run | {"losses": [one["losses"], two["losses"]]})
     if write:
         write.parent.mkdir(parents=True, exist_ok=True)
         write.write_text(json.dumps(records.compact(doc)) + "\n", encoding="utf-8")
-    if any(run["apart"] > APART for run in doc["runs"].values()):
+    if any(run["apart"] > APART for run in doc["runs"]):
         sys.exit(f"the losses of one GPU and of two are more than {APART} apart")
 
 
 if __name__ == "__main__":
-    train(os.environ[TARGET], os.environ[PRECISION]) if TARGET in os.environ else typer.run(main)
+    if TARGET in os.environ:
+        precision, batch = os.environ[CASE].split()
+        train(os.environ[TARGET], precision, int(batch))
+    else:
+        typer.run(main)

@@ -148,14 +148,14 @@ def book_of(doc: Mapping) -> str:
 def two_of(doc: Mapping) -> str:
     """The times of two-gpus.json."""
     lines = []
-    for precision, run in doc["runs"].items():
+    for run in doc["runs"]:
         one, two = run["seconds"]
         shown = (duration(one), duration(two), significant(run["speed-up"]), significant(run["apart"]))
-        lines.append(_spanned("th", html.escape(precision), 1) + _cells(shown))
+        lines.append(_spanned("th", f"{html.escape(run['precision'])}, {run['batch']} sequences", 1) + _cells(shown))
     shape = doc["shape"]
     model = f"a transformer of {shape['depth']} layers of width {shape['d']}"
-    caption = f"A step of {model}, {doc['batch']} sequences of {shape['context']} tokens in all; medians of {doc['steps'] - 11} steps"
-    head = ("activations", "one GPU", "two GPUs", "times as fast", "largest relative gap of the losses")
+    caption = f"A step of {model}, sequences of {shape['context']} tokens, shared by the GPUs; medians of {doc['steps'] - 11} steps"
+    head = ("activations, batch", "one GPU", "two GPUs", "times as fast", "largest relative gap of the losses")
     command = f"<code>{html.escape(COMMANDS['two-gpus'])}</code>"
     table = _table("Two GPUs", caption, head, f"<tbody>{_lines(lines)}</tbody>")
     return f"{table}<p>{doc['date']}, {html.escape(doc['device'])}, torch {html.escape(doc['torch'])}. {command}</p>"
