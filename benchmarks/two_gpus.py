@@ -74,10 +74,9 @@ def main(write: Annotated[Path | None, typer.Option(help="Put the numbers into t
         one, two = (measured(processes, precision, batch) for processes in (1, 2))
         apart = max(abs(a - b) / abs(a) for a, b in zip(one["losses"], two["losses"], strict=True))
         seconds = [statistics.median(run["seconds"]) for run in (one, two)]
-        print(
-            f"two GPUs against one, {name}, {precision}, batch {batch}: {seconds[0] / seconds[1]:.2f} times as fast, losses {apart:.1e} apart"
-        )
-        run = {"precision": precision, "batch": batch, "seconds": seconds, "speed-up": seconds[0] / seconds[1], "apart": apart}
+        ratio = seconds[0] / seconds[1]
+        print(f"two GPUs against one, {name}, {precision}, batch {batch}: {ratio:.2f} times as fast, losses {apart:.1e} apart")
+        run = {"precision": precision, "batch": batch, "seconds": seconds, "speed-up": ratio, "apart": apart}
         doc["runs"].append(run | {"losses": [one["losses"], two["losses"]]})
     if write:
         write.parent.mkdir(parents=True, exist_ok=True)
