@@ -141,8 +141,9 @@ def caches(device: torch.device) -> Iterator[Case]:
 
 
 WHY = (
-    "A query of ours meets the codes and at most two blocks of keys one by one, so a token costs the same at every length; attention's cost grows with it. "
-    "Below a few thousand tokens there is nothing to save, and a fused kernel that keeps its scores on the chip wins over our several products. "
+    "A query of ours meets the codes and at most two blocks of keys one by one, so a token costs the same at every length; that of "
+    "attention grows with it. But ours are several products that write their scores to memory and read them again, where a fused kernel "
+    "keeps them on the chip: on a GPU with heads of 128 that is worth tens of thousands of tokens. "
 )
 
 ROWS = [
@@ -156,12 +157,12 @@ ROWS = [
     ),
     Row(
         "vq-attention-training",
-        "The same, forward and backward",
+        "Causal attention over quantized keys, forward and backward",
         "tokens a sequence",
         0.02,
         partial(lengths, backward=True),
-        WHY
-        + "Ours sends no gradient to keys and values of older blocks, as the paper does; compared are the outputs and the gradients of the queries.",
+        WHY + "Ours sends no gradient to keys and values of older blocks, as the paper does; compared are the outputs and the gradients "
+        "of the queries.",
     ),
     Row(
         "mla-decode",
@@ -169,8 +170,8 @@ ROWS = [
         "cached tokens",
         0.03,
         caches,
-        "The absorbed form reads one latent a token for all heads, the expanded one first makes every head's keys and values out of it. MHA reads "
-        "more bytes, GQA about as many as its groups ask for. Ours are plain batched products that write their scores to memory; torch's kernels are fused, and "
-        "reach a larger share of their own bound.",
+        "The absorbed form reads one latent a token for all heads; the expanded one first makes keys and values of every head out of it. "
+        "MHA reads far more bytes, GQA a few times as many. Ours are plain batched products that write their scores to memory, and at "
+        "short lengths their launches are all that counts; torch's kernels are fused and reach a larger share of their own bound.",
     ),
 ]

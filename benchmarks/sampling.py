@@ -59,8 +59,8 @@ def sampling(device: torch.device, sampler: str, kind: str) -> Iterator[Case]:
 
 NAMES = {"ddim": "DDIM", "dpmpp": "DPM-Solver++(2M)"}
 NOTE = (
-    "A scheduler's step looks up its place in the schedule, checks what it is given and wraps its answer, ours are the few formulas in a generator; "
-    "both are Python, so the difference is a fixed time a step. "
+    "A scheduler's step looks up its place in the schedule, checks what it is given and wraps its answer; ours are the few formulas in a "
+    "generator. Both are Python, so the difference is a fixed time a step. "
 )
 
 ROWS = [
