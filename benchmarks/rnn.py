@@ -89,8 +89,8 @@ ROWS = [
         grus,
         "Ours solves for all steps at once by Newton's method, each sweep a parallel scan of matrices, and stops when the residual "
         "is small: some hundred kernels whatever the length, so the time hardly grows until the device is full. cuDNN walks through time "
-        "inside one kernel that keeps state and weights on the chip, half a microsecond a step, and launches nothing: with 16 states it wins "
-        "at all these lengths. A loop that a reader writes pays several kernels a step even in a graph. With one state, or with "
+        "inside one kernel that keeps state and weights on the chip, half a microsecond a step, and launches nothing: with 16 states it "
+        "wins at all these lengths. A loop that a reader writes pays several kernels a step even in a graph. With one state, or with "
         "the number of sweeps known and one CUDA graph, the parallel form does win: see the notebook nonlinear-rnn-parallel.",
         devices=("cuda",),
     ),
