@@ -38,7 +38,7 @@ class Combination:
 COMBINATIONS = (
     Combination("oldest", "3.11", "oldest"),
     Combination(
-        "between", "3.12", ("torch==2.8.0", "numpy==2.1.*", "sympy==1.13.*", "scipy==1.14.*", "scikit-learn==1.5.*", "numba==0.61.*")
+        "between", "3.12", ("torch==2.11.*", "numpy==2.2.*", "sympy==1.14.*", "scipy==1.15.*", "scikit-learn==1.6.*", "numba==0.61.*")
     ),
     Combination("pinned", "3.11", "pinned"),
     Combination("pinned-3.13", "3.13", "pinned"),
