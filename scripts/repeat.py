@@ -17,9 +17,10 @@ import math
 import os
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +93,7 @@ def run(source: Path, offset: int) -> dict:
     options = {"timeout": 1800, "kernel_name": "python3", "resources": {"metadata": {"path": str(source.parent)}}}
     start, errors = time.perf_counter(), []
     try:
-        NotebookClient(notebook, allow_errors=True, **options).execute()
+        NotebookClient(notebook, allow_errors=True, **options).execute(stderr=subprocess.DEVNULL)
     except (CellTimeoutError, DeadKernelError) as stopped:
         errors.append({"cell": None, "error": str(stopped)})
     for i, cell in enumerate(notebook.cells):
@@ -229,14 +230,18 @@ def perform(checkout: Checkout, slugs: Iterable[str], runs: int, shift: int, wor
     done = {slug: on_file(folder / f"{slug}.jsonl", checkout.source_sha256(slug)) for slug in slugs}
     todo = [(slug, *pair) for pair in wanted(runs, shift) for slug in done if pair not in done[slug]]
 
-    def one(slug: str, number: int, offset: int) -> None:
-        row = {"slug": slug, "run": number, "offset": offset, "source": checkout.source_sha256(slug)} | run(checkout.source(slug), offset)
-        with (folder / f"{slug}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def one(slug: str, number: int, offset: int) -> dict:
+        source = checkout.source_sha256(slug)
+        return {"slug": slug, "run": number, "offset": offset, "source": source} | run(checkout.source(slug), offset)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for ended in tqdm([pool.submit(one, *job) for job in todo], unit="run", desc="repeating", disable=not todo):
-            ended.result()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for ended in tqdm(as_completed([pool.submit(one, *job) for job in todo]), total=len(todo), unit="run", desc="repeating"):
+            row = ended.result()
+            with (folder / f"{row['slug']}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def main(
