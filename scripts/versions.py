@@ -124,7 +124,7 @@ def attempt(combination: Combination, python: str) -> str:
     limits.write_text("".join(f"{line}\n" for line in constraints(combination)), encoding="utf-8")
     start, own = time.monotonic(), home / "bin" / "python"
     step("making the environment", [python, "-m", "venv", "--clear", home], log)
-    step("the installation", [own, "-m", "pip", "install", "--only-binary", ":all:", "-c", limits, "-e", ".", *TOOLS], log)
+    step("the installation", [own, "-m", "pip", "install", "--no-compile", "--only-binary", ":all:", "-c", limits, "-e", ".", *TOOLS], log)
     versions = step("importing", [own, "-c", "from kexue_nb.runtime import versions; print(versions())"], log).splitlines()[-1]
     left_out = [f"--deselect={name}" if "::" in name else f"--ignore={name}" for name in LEFT_OUT]
     tests = step("the unit tests", [own, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *left_out, "tests"], log)
