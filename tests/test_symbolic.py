@@ -300,8 +300,8 @@ class Slow(sp.Function):
     pause = 3.0
 
     def doit(self, **hints):
-        start = time.monotonic()
-        while time.monotonic() - start < self.pause:
+        start = time.process_time()
+        while time.process_time() - start < self.pause:
             pass
         return self
 
@@ -318,28 +318,28 @@ SLOW = {
 
 @pytest.mark.parametrize("name", SLOW)
 def test_a_long_check_is_cut_off(name):
-    handler, start = signal.getsignal(signal.SIGPROF), time.monotonic()
+    handler, start = signal.getsignal(signal.SIGPROF), time.process_time()
     with pytest.raises(sym.CheckTimeout, match=r"w: cut off after 0.3 s"):
         SLOW[name](0.3)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert signal.getitimer(signal.ITIMER_PROF)[0] == 0
     assert signal.getsignal(signal.SIGPROF) is handler
 
 
 def test_solves_is_cut_off_too(monkeypatch):
     monkeypatch.setattr(Slow, "pause", 1.0)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(sym.CheckTimeout, match=r"w: cut off after 0.2 s"):
         sym.solves("w", sp.Eq(Slow(x), y), x, y, seconds=0.2)
-    assert time.monotonic() - start < 0.9
+    assert time.process_time() - start < 0.9
 
 
 def test_a_deadline_that_was_swallowed_comes_again():
     def swallowing(case):
-        start = time.monotonic()
+        start = time.process_time()
         for guard in (suppress(Exception), nullcontext()):
             with guard:
-                while time.monotonic() - start < 0.8:
+                while time.process_time() - start < 0.8:
                     pass
         return case
 
@@ -392,11 +392,11 @@ def test_solves_refuses_an_equation_that_anything_solves():
 
 def test_an_inner_deadline_keeps_the_outer_one():
     def nested():
-        start = time.monotonic()
+        start = time.process_time()
         with sym.deadline(0.4, "outer"):
             with sym.deadline(0.2, "inner"):
                 pass
-            while time.monotonic() - start < 1.2:
+            while time.process_time() - start < 1.2:
                 pass
 
     with pytest.raises(sym.CheckTimeout, match="outer"):
