@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
 import itertools
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,26 +60,27 @@ def run(root: Path, module: str, chosen: list[Place], report: Callable) -> None:
 
 
 def _attempt(root: Path, module: str, source: str, limit: float) -> dict:
-    with tempfile.TemporaryDirectory() as cache:
-        outcome = follow(lambda tell: _tests(root, module, source, cache, tell), {0: limit})
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(root / "kexue_nb", Path(folder) / "kexue_nb", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / "kexue_nb" / f"{module}.py").write_text(source, encoding="utf-8")
+        outcome = follow(lambda tell: _tests(root, module, folder, tell), {0: limit})
     outcome.pop("at", None)
     return outcome
 
 
-def _tests(root: Path, module: str, source: str, cache: str, tell: Callable) -> dict:
-    """In a fork: import the package with ``source`` in place of the module's file, and run its tests."""
+def _tests(root: Path, module: str, folder: str, tell: Callable) -> dict:
+    """In a fork: run a module's tests with the copy of the package in ``folder``, also in the processes that they start."""
     import numba
     import pytest
 
     tell({"at": 0})
-    numba.config.CACHE_DIR = cache  # a compiled caller keeps its callee as it was
+    numba.config.CACHE_DIR = folder  # a compiled caller keeps its callee as it was
     os.chdir(root)
-    file, get_code = str(root / "kexue_nb" / f"{module}.py"), importlib.machinery.SourceFileLoader.get_code
-
-    def planted(loader, name):
-        return compile(source, file, "exec") if name == f"kexue_nb.{module}" else get_code(loader, name)
-
-    importlib.machinery.SourceFileLoader.get_code = planted
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kexue_nb"]:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
+    os.environ |= {"PYTHONPATH": f"{folder}{os.pathsep}{root}", "PYTHONSAFEPATH": "1"}
+    importlib.import_module("kexue_nb")
     first = _First()
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval", "-p", "no:xdist"]
     status = pytest.main([*options, f"tests/test_{module}.py"], plugins=[first])
