@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 import re
 from collections import Counter
 
@@ -83,3 +84,13 @@ def test_bits_and_bytes_are_those_of_the_definition():
 def test_an_unknown_contestant_is_refused():
     with pytest.raises(ValueError, match="there are BytePiece"):
         peers.contestant("WordPiece", TEXTS, 300)
+
+
+def test_random_texts_are_merged_as_by_the_plain_loop():
+    draw = random.Random(0)
+    for _ in range(60):
+        text = "".join(draw.choice("aab ") for _ in range(draw.randint(2, 24)))
+        merges, tokens = plain_merges([text], 262)
+        made = bpe.train([text], 262, words=False)
+        assert [tuple(m) for m in made.merges.tolist()] == merges
+        assert made.encode([text]).tolist() == tokens

@@ -274,3 +274,4 @@ def test_entropies_of_a_text():
     # after 0 (four times): 1, 1, 1, 2; after 1 and 2: always 0
     assert data.bigram_entropy(ids) == pytest.approx(0.5 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
     assert data.bigram_entropy(torch.tensor([3, 3, 3, 3])) == pytest.approx(0)
+    assert data.bigram_entropy(torch.tensor([0, 0, 1])) == pytest.approx(math.log(2))  # given the token before, not the one after

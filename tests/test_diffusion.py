@@ -475,3 +475,12 @@ def test_the_script_that_makes_the_teachers(tmp_path):
     assert report["parameters"] == kept["parameters"]
     with np.load(tmp_path / "digits8.npz") as made, np.load(ROOT / "kexue_nb" / "teachers" / "digits8.npz") as held:
         assert {k: made[k].shape for k in made} == {k: held[k].shape for k in held}
+
+
+def test_a_classifier_learns_and_says_how_well():
+    torch.manual_seed(0)
+    pictures, classifier = data.pictures("digits8"), diffusion.build_teacher("digits8")[1]
+    accuracy = diffusion.train_classifier(classifier, pictures, epochs=2, seed=0)
+    assert 0.6 < accuracy < 1
+    right = (classifier(pictures.test).argmax(1) == pictures.test_labels).float().mean()
+    assert accuracy == pytest.approx(float(right), abs=1e-6)

@@ -59,6 +59,9 @@ def script(folder):
         everyone = world.gather([world.rank, world.size, whole.tolist(), resumed.tolist()])
         with pytest.raises(ValueError, match="cannot be shared equally by 2"):
             world.share(torch.zeros(3))
+        mean = world.mean(torch.tensor([1.0, 4.0 * world.rank], requires_grad=True))
+        assert mean.tolist() == [1.0, 2.0]
+        assert not mean.requires_grad
         if world.rank == 0:
             (Path(folder) / "curves.json").write_text(json.dumps(everyone))
 

@@ -220,3 +220,9 @@ def test_notes_are_where_they_are_said_to_be(tail):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_matrices_start_with_the_inverse_root_of_their_inputs_as_deviation():
+    model = Decoder(nn.Init([0]), vocabulary=7, d=256, depth=1, heads=2)
+    for W in (model.wq, model.wk, model.wv, model.wo, model.w1, model.w2):
+        assert float(W.std()) * math.sqrt(W.shape[-2]) == pytest.approx(1, abs=0.02)

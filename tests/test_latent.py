@@ -280,3 +280,10 @@ def test_decoder_with_a_group_for_every_head_is_the_stacked_transformer():
             ours.down[i].weight.copy_(theirs.w2[:, i])
     ids = torch.randint(11, (2, 3, 9), generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(ours(ids, torch.float64), theirs(ids, torch.float64))
+
+
+def test_head_maps_start_with_the_inverse_root_of_the_latent_as_deviation():
+    shape = latent.Latent(d=32, heads=4, head=32, rope=8, latent=128)
+    layer = latent.LatentAttention(nn.Init([0]), shape, positions.rope_frequencies(8))
+    for W in (layer.key_up, layer.value_up):
+        assert float(W.std()) * 128**0.5 == pytest.approx(1, abs=0.03)

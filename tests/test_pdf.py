@@ -194,3 +194,28 @@ def test_entries_are_linked_and_the_references_are_there(book, text):
     assert len(targets) > 1000
     for kept in ("against:", "Recordedruns", "Theledgerofallclaims", "Bibliography"):
         assert kept in text
+
+
+def test_the_pdf_and_its_log_come_from_where_sphinx_leaves_them(monkeypatch, tmp_path):
+    left = tmp_path / "_build" / "pdf" / "_build" / "latex"
+
+    def sphinx(command, **options):
+        left.mkdir(parents=True)
+        (left / pdf.NAME).write_bytes(b"a pdf")
+        (left / pdf.NAME).with_suffix(".log").write_text("no complaints")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(pdf, "lacking", list)
+    monkeypatch.setattr(pdf.subprocess, "run", sphinx)
+    made = pdf.build(SimpleNamespace(root=tmp_path))
+    assert made == tmp_path / "_build" / "pdf" / pdf.NAME
+    assert made.read_bytes() == b"a pdf"
+    assert made.with_suffix(".log").read_text() == "no complaints"
+
+
+def test_each_style_is_asked_for(monkeypatch):
+    monkeypatch.setattr(pdf.shutil, "which", lambda name: name)
+    known = {style: f"/texmf/{style}" for style in list(pdf.STYLES)[1:]}
+    answers = {"kpsewhich": lambda style: known.get(style, ""), "fc-list": lambda *pattern: " ".join(pdf.FONTS)}
+    monkeypatch.setattr(pdf, "_output", lambda command, *rest: answers[command](*rest))
+    assert pdf.lacking() == [next(iter(pdf.STYLES.values()))]

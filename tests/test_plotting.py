@@ -6,6 +6,7 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -75,3 +76,7 @@ def test_pictures_in_rows():
     assert set(sheet[0].tolist()) == {0}
     with pytest.raises(ValueError, match="in rows of 3"):
         plotting.tile(torch.zeros(4, 2, 2), 3)
+
+
+def test_pictures_that_require_gradients():
+    assert plotting.tile(torch.zeros(2, 2, 2, requires_grad=True), 2).shape == (4, 8)

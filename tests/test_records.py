@@ -395,3 +395,25 @@ def test_a_class_in_a_notebook_whose_first_method_is_decorated(tmp_path, monkeyp
     decorated = CELL.replace("    def value", "    @torch.no_grad()\n    def value").replace("\nclass Model", "import torch\n\nclass Model")
     monkeypatch.setitem(globals(), "CELL", decorated)
     test_a_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_path)
+
+
+def test_a_file_is_indented_by_two_and_keeps_lists_of_numbers_in_a_line():
+    assert (
+        records._dump({"a": {"b": [1, 2]}, "c": [{"d": 3}]})
+        == """{
+  "a": {
+    "b": [1, 2]
+  },
+  "c": [
+    {
+      "d": 3
+    }
+  ]
+}"""
+    )
+
+
+def test_a_decorated_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_path, monkeypatch):
+    decorated = CELL.replace("\nclass Model", "\nkeep = lambda c: c\n\n\n@keep\nclass Model")
+    monkeypatch.setitem(globals(), "CELL", decorated)
+    test_a_class_in_a_notebook_has_the_fingerprint_that_it_has_in_a_script(tmp_path)

@@ -254,3 +254,33 @@ def test_a_setting_that_there_is_not(bad):
 
 def test_an_empty_grid():
     assert sweep(scaled, [], on="serial", progress=False) == sweep(scaled, [], on="cores", progress=False) == []
+
+
+def threads():
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def test_cores_are_shared_between_processes():
+    import joblib
+
+    cores = joblib.cpu_count()
+    assert [p.result for p in sweep(threads, [{}], on=f"cores:{cores}")] == ["1"]
+    assert [p.result for p in sweep(threads, [{}], on="cores:1")] == [str(cores)]
+
+
+def test_a_failed_point_took_as_long_as_it_took():
+    start = time.monotonic()
+    with pytest.raises(SweepFailed) as failed:
+        sweep(fragile, [{"folder": "nowhere", "a": 2}], progress=False)
+    assert 0 <= failed.value.points[0].seconds <= time.monotonic() - start
+
+
+def test_the_bar_counts_every_point(monkeypatch, tmp_path):
+    import tqdm
+
+    made = []
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: made.append(options) or real(**options | {"disable": True}))
+    real = tqdm.std.tqdm
+    for _ in range(2):
+        sweep(touched, {"folder": [str(tmp_path)], "a": [1, 2, 3]}, resume=tmp_path / "kept")
+    assert [(m["total"], m["initial"]) for m in made] == [(3, 0), (3, 3)]

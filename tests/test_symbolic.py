@@ -401,3 +401,8 @@ def test_an_inner_deadline_keeps_the_outer_one():
 
     with pytest.raises(sym.CheckTimeout, match="outer"):
         nested()
+
+
+def test_points_are_drawn_between_the_ends_of_the_range():
+    assert sym.numeric("w", sp.Abs(x - 5), x - 5, at={x: (5, 6)}).passed
+    assert not sym.numeric("w", sp.Abs(x - 5), x - 5, at={x: (4, 6)}, points=20).passed

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kexue_nb import data
-from kexue_nb.unet import DigitClassifier, Preconditioned, UNet
+from kexue_nb.unet import DigitClassifier, NoiseLevelFeatures, Preconditioned, UNet
 
 
 def awake(**options):
@@ -129,3 +129,11 @@ def test_pictures_are_split_and_scaled():
     assert int(digits.test_labels[0]) in labels[at].tolist()
     with pytest.raises(ValueError, match="no pictures 'x'"):
         data.pictures("x")
+
+
+def test_noise_levels_are_seen_at_frequencies_from_a_quarter_to_sixteen():
+    frequencies = NoiseLevelFeatures().frequencies
+    assert frequencies[0] == pytest.approx(0.25)
+    assert frequencies[-1] == pytest.approx(16)
+    ratios = frequencies[1:] / frequencies[:-1]
+    torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios))

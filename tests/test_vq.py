@@ -267,3 +267,10 @@ def test_bad_input_is_refused_with_what_was_given():
             vq.EMACodebook(book, gamma, floor)
     with pytest.raises(ValueError, match="booleans"):
         vq.masked_attention(q, k, v, torch.zeros(8, 8), torch.zeros(8, 8))
+
+
+def test_the_last_row_can_become_a_code():
+    rows = torch.tensor([[0.0], [0.0], [0.0], [7.0]])
+    for seed in range(8):
+        codes = vq.kmeans(rows, 2, torch.Generator().manual_seed(seed), steps=0)
+        assert sorted(codes[:, 0].tolist()) == [0.0, 7.0]
