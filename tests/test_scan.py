@@ -270,7 +270,7 @@ def test_a_scanned_gradient_that_misses_its_equation_a_little_is_nan(monkeypatch
 def test_the_backward_pass_makes_as_many_sweeps_as_it_is_told():
     """Picard's iteration carries a state one step further a sweep, so four steps need four."""
     generator = torch.Generator().manual_seed(3)
-    d, c, w, grad = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 1, 3), (4, 1, 3), (3, 3), (4, 1, 3)))
+    d, c, w, grad = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 1, 3), (4, 1, 1, 3), (3, 3), (4, 1, 3)))
     exact = scan.adjoint(d, c, w, grad)
     torch.testing.assert_close(scan.adjoint(d, c, w, grad, method="picard", sweeps=4), exact)
     assert scan.adjoint(d, c, w, grad, method="picard", sweeps=3).isnan().any()
