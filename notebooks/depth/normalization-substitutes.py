@@ -373,6 +373,7 @@ tanh_over_isru = scipy.optimize.minimize_scalar(
 u = sp.Symbol("u", positive=True)
 stationary = sp.nsolve(sp.diff(sp.tanh(u) - u / sp.sqrt(1 + u**2), u), u, 1.6)
 grid = np.linspace(0, 60, 30_001)
+entry_gap = lambda a, b: float((a - b).detach().abs().max())
 gap = lambda p: float(np.abs((p[1] if len(p) > 1 else 1) * np.tanh(p[0] * grid) - grid / np.sqrt(1 + grid**2)).max())
 best_rate, best_both = (
     scipy.optimize.minimize(gap, start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}) for start in ([0.9], [0.9, 0.97])
@@ -458,7 +459,7 @@ tokens16[:, 0] = 2.0
 seen16, error16 = (float(v) for v in metrics.mean_stderr((tokens16 / metrics.rms(tokens16)[:, None])[:, 0]))
 ball = torch.randn(100, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 ball = 0.7 * ball / metrics.rms(ball)[:, None]
-one_size = float((F.rms_norm(ball, (8,), eps=0.0) - ball / 0.7).abs().max())
+one_size = entry_gap(F.rms_norm(ball, (8,), eps=0.0), ball / 0.7)
 w, s, n = sp.symbols("w s n", positive=True)
 concave = sp.sqrt(w / (x**2 * w + s**2))  # (x² + s² c)^(-1/2) as a function of w = 1/c
 chi = x ** (n / 2 - 1) * sp.exp(-x / 2) / (2 ** (n / 2) * sp.gamma(n / 2))
@@ -521,6 +522,7 @@ nb.derivation(
     ledger.close("A² − ν at ν = 10⁵", A_of(1e5) ** 2 - 1e5, 0.5, abs=1e-4, digits=4),
     ledger.close("2ν × floor at ν = 10⁵", 2e5 * floor(1e5), 1, abs=1e-4, digits=4),
     ledger.less("100 tokens of RMS 0.7, width 8: largest |y − x/0.7|", one_size, 1e-12, machine=True, method="float64"),
+    ledger.close("control: the largest gap of (1, 1) and (1, 3)", entry_gap(torch.ones(2), torch.tensor([1.0, 3.0])), 2, rel=1e-9),
 )
 
 # %% tags=["hide-input"]
@@ -630,7 +632,7 @@ batch = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(5))
 
 
 def disagreement(plain, kind, **options):
-    """Largest difference between one of the layers above and kexue_nb.norms.Norm, in outputs and in the gradients of all parameters."""
+    """Largest differences between one of the layers above and kexue_nb.norms.Norm, in outputs and in the gradients of all parameters."""
     layers, outputs = [norms.Norm(nn.Init([0, 1]), 8, kind, **options), plain(8, **options)], []
     for layer in layers:
         with torch.no_grad():
@@ -639,9 +641,8 @@ def disagreement(plain, kind, **options):
         outputs.append(layer(batch))
         (outputs[-1] ** 2 * batch).sum().backward()
     stacked, single = (dict(layer.named_parameters()) for layer in layers)
-    gaps = [float((outputs[0] - outputs[1]).detach().abs().max())]
-    gaps += [float((stacked[name].grad.sum(0) - p.grad).abs().max() / p.grad.abs().max()) for name, p in single.items()]
-    return max(gaps)
+    gaps = {"outputs": entry_gap(outputs[0], outputs[1])}
+    return gaps | {name: entry_gap(stacked[name].grad.sum(0), p.grad) / entry_gap(p.grad, 0) for name, p in single.items()}
 
 
 # %%
@@ -652,6 +653,7 @@ layer_gap = {
     "DyISRU": disagreement(DyISRU, "dyisru"),
     "DyISRU, √d explicit": disagreement(DyISRU, "dyisru", alpha=1.0, amplitude=math.sqrt(8)),
 }
+layer_gap = {f"{name}, {what}": gap for name, gaps in layer_gap.items() for what, gap in gaps.items()}
 ode = DyT(1).double()
 ode.alpha.data.fill_(1 / (1.3 * math.sqrt(16)))
 ode.gamma.data.fill_(math.sqrt(16))
@@ -670,11 +672,11 @@ known = {
 def kind_gap(kind):
     """Largest difference of a fresh layer with alpha = 0.7 and amplitude 2 from 2 f(0.7 x / 2), f by numpy and scipy."""
     layer = norms.Norm(nn.Init([0]), 1, kind, alpha=0.7, amplitude=2.0)
-    return float(np.abs(layer(at.detach()[None].float()).detach().numpy()[0] - 2 * known[kind](0.35 * at.detach().numpy())).max())
+    return entry_gap(layer(at[None].float())[0], torch.from_numpy(2 * known[kind](0.35 * at.detach().numpy())))
 
 
 (slopes,) = torch.autograd.grad(ode(at).sum(), at)
-ode_gap = float((slopes - (1 - ode(at) ** 2 / 16) / 1.3).detach().abs().max())
+ode_gap = entry_gap(slopes, (1 - ode(at) ** 2 / 16) / 1.3)
 
 # %%
 nb.claim(
@@ -839,6 +841,8 @@ top_error = float((top_fit - target[top]).square().sum() / target[top].square().
 grid_x = np.linspace(-40, 40, 200_001)
 density = sum(np.exp(-((grid_x / s) ** 2) / 2) / s for s in (1, 4)) / 2 / math.sqrt(2 * math.pi)
 two_floor = 1 - float(np.sum(mixture(grid_x) ** 2 * density) * (grid_x[1] - grid_x[0]))
+five = torch.tensor([1e-9, -2e-4, 0.02, 3.0, -10.0]), torch.tensor([1.0, -2.0, 3.0, 4.0, 5.0])
+by_decade = binned(*five, bins=5)  # 1e-5 times the largest |x| up to that: decades from 1e-4 to 10
 two_middles, two_means = middles.numpy(), given_input(two_scales * pure, F.rms_norm(two_scales * pure, (512,)), edges).numpy()
 
 # %% tags=["hide-input"]
@@ -854,6 +858,18 @@ nb.claim(
         *[
             ledger.more(f"{shape}: error at 0.9 and 1.1 α, the smaller one", min(plain[shape][1:]), plain[shape][0], machine=True)
             for shape in sample_fits
+        ],
+        *[
+            ledger.close(f"five entries in decades: {name} of bin {k}", float(getattr(by_decade, name)[k]), value, rel=1e-6)
+            for name, values in (
+                ("middle", (10**-3.5, 10**-2.5, 10**-1.5, 10**-0.5, 10**0.5)),
+                ("count", (2, None, 1, None, 2)),
+                ("xx", (4e-8 + 1e-18, None, 4e-4, None, 109)),
+                ("xy", (4e-4 + 1e-9, None, 0.06, None, -38)),
+                ("yy", (5, None, 9, None, 41)),
+            )
+            for k, value in enumerate(values)
+            if value is not None
         ],
         ledger.close(
             "two scales: error of the best map against integration of f*",
@@ -1730,7 +1746,11 @@ for arm in tiny_arms:
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6))
         ours = model(characters[None, None, :8])[0, 0]
-        hand_gap[arm[1]] = float((ours - logits_by_hand(model, characters[:8], arm)).abs().max())
+        hand_gap[arm[1]] = entry_gap(ours, logits_by_hand(model, characters[:8], arm))
+        model.tokens.weight *= 1e-5  # so small that ε under the first root counts
+        model.positions.weight *= 1e-5
+        quiet = model(characters[None, None, :8])[0, 0]
+        hand_gap[f"{arm[1]}, small embeddings"] = entry_gap(quiet, logits_by_hand(model, characters[:8], arm))
 for clip, budget in ((0.5, None), (None, 60)):
     ran = race(cpu, arms=tiny_arms, rates=[0.01, 0.05], seeds=[3, 4], clip=clip, steps=5, batch=3, shape=tiny_shape, budget=budget)
     text = characters[: cut if budget is None else budget]
@@ -1746,7 +1766,7 @@ for clip, budget in ((0.5, None), (None, 60)):
         ]
         for arm in tiny_arms
     }
-    race_gap[clip, budget] = max(float((ran[name] - torch.tensor(rows)).abs().max()) for name, rows in theirs.items())
+    race_gap |= {(clip, budget, name): entry_gap(ran[name], torch.tensor(rows)) for name, rows in theirs.items()}
 
 # %% tags=["hide-input"]
 toy = {
@@ -1782,9 +1802,11 @@ for guard, model in toy.items():
         model.wq *= 2
         before, after, _ = model.states(toy_ids)
         by_hand, all_logits = attended_by_loops(model, model.norms[0](before)[0])
-    loop_gap[guard] = float(((after - before)[0] - by_hand).abs().max())
+    loop_gap[guard] = entry_gap((after - before)[0], by_hand)
     mine = [float(all_logits.abs().max()), float((all_logits.abs() > 1.5).float().mean())]
-    seen_gap[guard] = max(abs(float(a) - b) for a, b in zip(model.seen[0], mine, strict=True))
+    seen_gap |= {
+        (guard, what): entry_gap(a, b) for what, a, b in zip(("largest logit", "share beyond the cap"), model.seen[0], mine, strict=True)
+    }
 
 grown = logit_growth(cpu, guards=["softcap"], rates=[0.01, 0.05], seeds=[3, 4], steps=4, marks=[2, 4], batch=3, cap=1.5, shape=tiny_shape)[
     "softcap"
@@ -1816,18 +1838,16 @@ nb.claim(
     holds=[
         *[
             ledger.less(
-                f"race, clip {clip}, budget {budget}: 2 arms, 2 rates, 2 seeds: largest difference",
+                f"race, clip {clip}, budget {budget}: arm {name}, 2 rates, 2 seeds: largest difference",
                 gap,
                 2e-4,
                 digits=1,
                 machine=True,
                 method="float32",
             )
-            for (clip, budget), gap in race_gap.items()
+            for (clip, budget, name), gap in race_gap.items()
         ],
-        ledger.less(
-            "a step clipped by ClippedRuns and by optim.Clipped", float((stepped[0] - stepped[1]).abs().max()), 1e-6, digits=1, machine=True
-        ),
+        ledger.less("a step clipped by ClippedRuns and by optim.Clipped", entry_gap(stepped[0], stepped[1]), 1e-6, digits=1, machine=True),
         *[
             ledger.less(
                 f"logits of a race's model by hand, {kind}: largest difference", gap, 1e-4, digits=1, machine=True, method="float32"
@@ -1850,10 +1870,8 @@ nb.claim(
             for guard, gap in loop_gap.items()
         ],
         *[
-            ledger.less(
-                f"largest logit and share beyond the cap, {guard}: largest difference", gap, 1e-4, digits=1, machine=True, method="float32"
-            )
-            for guard, gap in seen_gap.items()
+            ledger.less(f"{what}, {guard}: difference", gap, 1e-4, digits=1, machine=True, method="float32")
+            for (guard, what), gap in seen_gap.items()
         ],
         ledger.less(
             "logit_growth: logits, shares and losses of four runs, largest difference",
@@ -2398,12 +2416,18 @@ A_finite = lambda nu, dim: (
     math.sqrt(dim)
     * math.exp(math.lgamma(nu / 2 + 1) + math.lgamma((nu + dim) / 2) - math.lgamma((nu + 1) / 2) - math.lgamma((nu + dim + 1) / 2))
 )
-generator = torch.Generator().manual_seed(12)
-tau_far = torch.from_numpy(scipy.special.gammaincinv(2.0, torch.rand(400_000, generator=generator, dtype=torch.float64).numpy())) / (
-    1.5 + 200**2 / 2
-)
-far = torch.randn(400_000, 7, generator=generator, dtype=torch.float64) / tau_far.sqrt()[:, None]
-far_y = 200 * math.sqrt(8) / (200**2 + far.square().sum(1)).sqrt()
+
+
+def met_at(x):
+    """y of 400,000 Student-t tokens, ν = 3 and d = 8, in the channel in which they have the value x: mean and standard error."""
+    generator = torch.Generator().manual_seed(12)
+    chi = scipy.special.gammaincinv(2.0, torch.rand(400_000, generator=generator, dtype=torch.float64).numpy())
+    tau_x = torch.from_numpy(chi) / (1.5 + x**2 / 2)
+    others = torch.randn(400_000, 7, generator=generator, dtype=torch.float64) / tau_x.sqrt()[:, None]
+    return [float(v) for v in metrics.mean_stderr(x * math.sqrt(8) / (x**2 + others.square().sum(1)).sqrt())]
+
+
+by_beta = scipy.stats.beta(2, 3.5).expect(lambda B: math.sqrt(8 / (1 + (1 + 3) * (1 / B - 1))))  # the solution's mean over R, x = 1
 nb.claim(
     "X12",
     "Exercise 1: at width d the best map for Student-t tokens saturates at A_d, which tends to A; 1/A_d² ≈ 1/ν + 1/d, so that A_d < √d always.",
@@ -2411,11 +2435,12 @@ nb.claim(
     holds=[
         sym.monte_carlo(
             "ν = 3, d = 8: mean of y at x = 200",
-            *(float(v) for v in metrics.mean_stderr(far_y)),
+            *met_at(200),
             A_finite(3, 8),
             draws=400_000,
             effect=abs(A_finite(3, 8) - A_of(3)),
         ),
+        sym.monte_carlo("and at x = 1, against the integral over R", *met_at(1), by_beta, draws=400_000),
         *[
             ledger.close(f"1/A_d² over 1/ν + 1/d, d = 384, ν = {k:g}", A_finite(k, 384) ** -2 / (1 / k + 1 / 384), 1, abs=0.01, digits=5)
             for k in (100, 2000, 1e5)

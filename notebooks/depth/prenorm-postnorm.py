@@ -27,6 +27,7 @@ if "google.colab" in sys.modules:
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/kexue-nb/kexue-nb"], check=True)
 
+import copy
 import itertools
 import math
 
@@ -720,6 +721,16 @@ tiny_x, tiny_functional = (torch.randn(3, 6, generator=tiny_generator) for _ in 
 tiny_pairs = xavier(3, 6, 2, tiny_generator)
 
 
+def gap(a, b):
+    """Largest difference of two tensors, entry by entry."""
+    return float((a - b).detach().abs().max())
+
+
+def widest(*gaps):
+    """The largest of some gaps."""
+    return max(gaps)
+
+
 def by_hand(placement):
     """The last state of three tiny sublayers in NumPy."""
     x = tiny_x.double().numpy()
@@ -731,13 +742,57 @@ def by_hand(placement):
     return x
 
 
-hand_error = max(float(np.abs(feed_forward(k, tiny_x, tiny_pairs)[-1].detach().numpy() - by_hand(k)).max()) for k in ("pre", "post"))
+def lengths_by_hand(branch, placement, gains, d=6, rows=3):
+    """path_lengths in NumPy: one input at a time, all paths through the frozen network, summed by the number of branches passed."""
+    generator = torch.Generator().manual_seed(5)
+    starts = torch.randn(rows, d, generator=generator).double().numpy()
+    draw = lambda: [torch.randn(d, d, generator=generator) / math.sqrt(d)] if branch == "linear" else xavier(1, d, 4, generator)[0]
+    drawn = [[w.detach().double().numpy() for w in draw()] for _ in gains]
+    size, energy = lambda v: np.sqrt(np.mean(v**2)), np.zeros(len(gains) + 1)
+    for row in starts:
+        x, maps, parts = row / size(row), [], np.zeros((len(gains) + 1, d))
+        for matrices, gain in zip(drawn, gains, strict=True):
+            through = matrices[0] if branch == "linear" else matrices[0] * (x @ matrices[0] > 0) @ matrices[1]
+            through = through * gain / size(x) if placement == "pre" else through
+            after = 1.0 if placement == "pre" else size(x + x @ through)
+            maps.append((np.eye(d) / after, through / after))
+            x = x @ (maps[-1][0] + maps[-1][1])
+        for path in itertools.product((0, 1), repeat=len(gains)):
+            part = row / size(row)
+            for pair, passed in zip(maps, path, strict=True):
+                part = part @ pair[passed]
+            parts[sum(path)] += part
+        energy += (parts**2).sum(1)
+    return torch.from_numpy(energy / energy.sum())
+
+
+hand_error = {k: gap(feed_forward(k, tiny_x, tiny_pairs)[-1], torch.from_numpy(by_hand(k))) for k in ("pre", "post")}
+length_error = {
+    (branch, placement): gap(
+        torch.tensor(path_lengths(cpu, branch=branch, placement=placement, seeds=[5], d=6, depth=3, keep=4, rows=3, gains=gains)["share"]),
+        lengths_by_hand(branch, placement, gains),
+    )
+    for branch, placement, gains in (
+        ("linear", "pre", [1.0, 0.5, 2.0]),
+        ("linear", "post", [1.0, 1.0, 1.0]),
+        ("relu", "pre", [1.0, 0.5, 2.0]),
+        ("relu", "post", [1.0, 1.0, 1.0]),
+    )
+}
+spike = np.eye(1, 64, 3)[0]  # one deviation among 64, for the controls
 nb.experiment(
     "E1",
     "At initialisation growth, angles, stale-input errors, gradients, the fading of x₀ and the depth follow the laws of D2 to D7 without a free constant.",
     "verified",
     holds=[
-        ledger.less("the network against NumPy, three sublayers", hand_error, 1e-5, machine=True),
+        *[ledger.less(f"the network against NumPy, three sublayers, {k}", error, 1e-5, machine=True) for k, error in hand_error.items()],
+        *[
+            ledger.less(f"shares by path length against all paths in NumPy, three sublayers, {b}, {p}", error, 1e-5, machine=True)
+            for (b, p), error in length_error.items()
+        ],
+        ledger.close("control: one entry of 64 is 1 off", off("pre cosine", e1_mean["pre cosine"] + spike), 1, rel=1e-9),
+        ledger.close("control: it is twice the law", worst("pre gradient", e1_mean["pre gradient"] / (1 + spike)), 1, rel=1e-9),
+        ledger.close("control: twice the others", flat("pre gradient", e1_mean["pre gradient"] / (1 + spike)), 63 / 65, rel=1e-9),
         ledger.less("energy of the Pre-Norm state over 1 + ct, largest deviation", worst("pre energy", energy_law["pre"]), 0.05, **e1_how),
         ledger.close(
             "exponent of ‖x_t‖ over t = 16 .. 64, the law's own",
@@ -2287,14 +2342,21 @@ gaps = {}
 with torch.no_grad():
     for name, model in stacks.items():
         x, y = probe_x[name]
+        quiet = copy.deepcopy(model)  # embeddings so small that the 1e-5 under the roots of the norms counts
+        for table in (quiet.tokens, quiet.positions):
+            table.weight *= 1e-4
+        for run in range(len(x)):
+            gaps["quiet", name, run] = gap(logits(quiet, x)[run], glued(quiet, run, x[run], glue["plain"][1]))
+        last = list(states(quiet, x))[-1]
+        gaps["quiet parts", name] = gap(by_length(quiet, x).sum(1), norm(last) if name == "Pre-Norm" else last)
         for operation, (plan, pairs) in glue.items():
             seen = logits(model, x, plan)
-            error = max(float((seen[run] - glued(model, run, x[run], pairs)).abs().max()) for run in range(len(x)))
-            gaps[operation] = max(gaps.get(operation, 0.0), error)
-        gaps["package"] = max(gaps.get("package", 0.0), float((logits(model, x) - model(x)).abs().max()))
+            error = widest(*(gap(seen[run], glued(model, run, x[run], pairs)) for run in range(len(x))))
+            gaps[operation] = widest(gaps.get(operation, 0.0), error)
+        gaps["package"] = widest(gaps.get("package", 0.0), gap(logits(model, x), model(x)))
         *_, last = states(model, x)
         last = norm(last) if name == "Pre-Norm" else last
-        gaps["parts"] = max(gaps.get("parts", 0.0), float((by_length(model, x).sum(1) - last).abs().max()))
+        gaps["parts"] = widest(gaps.get("parts", 0.0), gap(by_length(model, x).sum(1), last))
 
 # %% tags=["hide-input"]
 looked = {name: inside(model, *probe_x[name]) | operated(model, *probe_x[name]) for name, model in stacks.items()}
@@ -2321,8 +2383,8 @@ stale_gap = change_gap = 0.0
 for name, model in stacks.items():
     for s in (1, 4, 7):
         loss, change = stale_by_hand(model, *probe_x[name], s)
-        stale_gap = max(stale_gap, float((looked[name]["stale"][:, s - 1] - (loss - whole[name])).abs().max()))
-        change_gap = max(change_gap, float((looked[name]["change"][:, s - 1] - change).abs().max()))
+        stale_gap = widest(stale_gap, gap(looked[name]["stale"][:, s - 1], loss - whole[name]))
+        change_gap = widest(change_gap, gap(looked[name]["change"][:, s - 1], change))
 
 
 def paths_by_hand(model, x, longest):
@@ -2347,12 +2409,14 @@ def paths_by_hand(model, x, longest):
 
 
 with torch.no_grad():
-    path_gap = max(
-        float((paths_by_hand(model, probe_x[name][0], k) - by_length(model, probe_x[name][0])[:, : k + 1].sum(1)).abs().max())
-        for name, model in stacks.items()
-        for k in (0, 2, 4)
+    path_gap = widest(
+        *(
+            gap(paths_by_hand(model, probe_x[name][0], k), by_length(model, probe_x[name][0])[:, : k + 1].sum(1))
+            for name, model in stacks.items()
+            for k in (0, 2, 4)
+        )
     )
-    short_gap = max(float((looked[name]["short"][:, -1] - whole[name]).abs().max()) for name in stacks)
+    short_gap = widest(*(gap(looked[name]["short"][:, -1], whole[name]) for name in stacks))
     first_gap = energy_gap = share_gap = 0.0
     for name, model in stacks.items():
         x, y = probe_x[name]
@@ -2361,24 +2425,26 @@ with torch.no_grad():
         dots = torch.stack([torch.stack([(parts[:, j] * parts[:, k]).sum((1, 2, 3)) for k in range(9)], 1) for j in range(9)], 1)
         beginning = parts[:, 0] + parts[:, 1] + parts[:, 2]
         unit = (beginning - beginning.mean(-1, keepdim=True)) / beginning.std(-1, unbiased=False, keepdim=True)
-        first_gap = max(first_gap, float((nn.cross_entropy_per_run(model.head(unit.float()), y) - found["short"][:, 2]).abs().max()))
+        first_gap = widest(first_gap, gap(nn.cross_entropy_per_run(model.head(unit.float()), y), found["short"][:, 2]))
         squares = torch.stack([dots[:, k, k] for k in range(9)], 1)
-        energy_gap = max(energy_gap, float((squares / squares.sum(1, keepdim=True) - found["energy"]).abs().max()))
+        energy_gap = widest(energy_gap, gap(squares / squares.sum(1, keepdim=True), found["energy"]))
         along = dots.sum(2) / dots.sum((1, 2))[:, None]  # a part times the sum of all parts
         together = state.square().sum((1, 2, 3)) / squares.sum(1)
-        share_gap = max(share_gap, float((along - found["share"]).abs().max()), float((together - found["overlap"]).abs().max()))
+        share_gap = widest(share_gap, gap(along, found["share"]), gap(together, found["overlap"]))
 
 # %% tags=["hide-input"]
 pre_x, pre_y = probe_x["Pre-Norm"]
-table_gap = max(
-    float((loss_of(model, x, y, plan) - whole[name] - looked[name][operation][:, i]).abs().max())
-    for name, model in stacks.items()
-    for x, y in [probe_x[name]]
-    for operation, i, plan in (
-        ("parallel", 1, [[0], [1], [2, 4], [3, 5], [6], [7]]),
-        ("all pairs", 0, [[0, 2], [1, 3], [4, 6], [5, 7]]),
-        ("drop", 2, [[0], [1], [2], [3], [6], [7]]),
-        ("swap", 0, [[2], [3], [0], [1], [4], [5], [6], [7]]),
+table_gap = widest(
+    *(
+        gap(loss_of(model, x, y, plan) - whole[name], looked[name][operation][:, i])
+        for name, model in stacks.items()
+        for x, y in [probe_x[name]]
+        for operation, i, plan in (
+            ("parallel", 1, [[0], [1], [2, 4], [3, 5], [6], [7]]),
+            ("all pairs", 0, [[0, 2], [1, 3], [4, 6], [5, 7]]),
+            ("drop", 2, [[0], [1], [2], [3], [6], [7]]),
+            ("swap", 0, [[2], [3], [0], [1], [4], [5], [6], [7]]),
+        )
     )
 )
 counts = {name: len(found) for name, found in surgery(8).items()}
@@ -2392,22 +2458,17 @@ with torch.no_grad():
         else:
             outputs = [f(h) for f, h in zip(branches(model), through, strict=False)]
         pairs = [((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean((1, 2)) for a, b in itertools.combinations(outputs, 2)]
-        branch_gap = max(branch_gap, float((torch.stack(pairs).mean(0) - looked[name]["alignment"]).abs().max()))
-        branch_gap = max(branch_gap, float((outputs[5].square().mean((1, 2, 3)).sqrt() - looked[name]["branch"][:, 5]).abs().max()))
-    rms_gap = max(
-        float(
-            (torch.stack([h.square().mean((1, 2, 3)).sqrt() for h in states(model, probe_x[name][0])], 1) - looked[name]["rms"]).abs().max()
+        branch_gap = widest(branch_gap, gap(torch.stack(pairs).mean(0), looked[name]["alignment"]))
+        branch_gap = widest(branch_gap, gap(outputs[5].square().mean((1, 2, 3)).sqrt(), looked[name]["branch"][:, 5]))
+    rms_gap = widest(
+        *(
+            gap(torch.stack([h.square().mean((1, 2, 3)).sqrt() for h in states(model, probe_x[name][0])], 1), looked[name]["rms"])
+            for name, model in stacks.items()
         )
-        for name, model in stacks.items()
     )
     pair = [norm(h) for h in states(stacks["Pre-Norm"], pre_x)][4:6]
-    cosine_gap = float(
-        ((pair[0] * pair[1]).sum(-1) / (pair[0].norm(dim=-1) * pair[1].norm(dim=-1)))
-        .mean((1, 2))
-        .sub(looked["Pre-Norm"]["cosine"][:, 4])
-        .abs()
-        .max()
-    )
+    neighbours = ((pair[0] * pair[1]).sum(-1) / (pair[0].norm(dim=-1) * pair[1].norm(dim=-1))).mean((1, 2))
+    cosine_gap = gap(neighbours, looked["Pre-Norm"]["cosine"][:, 4])
 sizes = {
     name: [float(getattr(model, role)[0].detach().std()) for role in ("wq", "wv", "wo", "w1", "w2")]
     for name, model in (("Pre-Norm", stacks["Pre-Norm"]), ("Post-Norm", stacks["Post-Norm"]))
@@ -2419,7 +2480,14 @@ nb.claim(
     "The surgery is what it says: plans agree with glued matrices, dropped and swapped layers, a late reader and the sum over paths, written out.",
     "verified",
     holds=[
+        ledger.close("control: the largest difference of (1, 1) and (1, 3)", gap(torch.ones(2), torch.tensor([1.0, 3.0])), 2, rel=1e-9),
+        ledger.close("control: the widest of 0, 2 and 1", widest(0, 2, 1), 2, rel=1e-9),
         ledger.less("plain network against the package's, largest difference of logits", gaps["package"], 1e-5, machine=True),
+        *[
+            ledger.less(f"embeddings of size 1e-4: {', '.join(map(str, key))}", gaps[key], 2e-4, machine=True, scope="float32")
+            for key in gaps
+            if key[0] in ("quiet", "quiet parts")
+        ],
         *[ledger.less(f"{name}: against glued matrices in float64", gaps[name], 2e-4, machine=True, scope="float32") for name in glue],
         ledger.less("each operation of the table against its plan, written out", table_gap, 1e-6, machine=True),
         ledger.close("operations on 8 layers: 7 + 1 + 8 + 7", sum(counts.values()), 23, abs=1e-9),
@@ -2458,15 +2526,9 @@ nb.claim(
     holds=[
         ledger.less(
             "x_S − x_0 − Σ F_s(Norm x_s), largest entry, eight attention and feed-forward branches",
-            float(
-                (
-                    list(states(stacks["Pre-Norm"], pre_x))[-1]
-                    - embed(stacks["Pre-Norm"], pre_x)
-                    - sum(f(norm(h)) for f, h in zip(branches(stacks["Pre-Norm"]), states(stacks["Pre-Norm"], pre_x), strict=False))
-                )
-                .detach()
-                .abs()
-                .max()
+            gap(
+                list(states(stacks["Pre-Norm"], pre_x))[-1] - embed(stacks["Pre-Norm"], pre_x),
+                sum(f(norm(h)) for f, h in zip(branches(stacks["Pre-Norm"]), states(stacks["Pre-Norm"], pre_x), strict=False)),
             ),
             1e-5,
             machine=True,
@@ -2522,42 +2584,35 @@ keep_all = lambda model, losses, plan: {
 mixed = [["Pre-Norm", 0.01, 1], ["Post-Norm", 0.02, 2], ["Pre-Norm, wide", 0.02, 2], ["DeepNorm", 0.01, 3], ["Post-Norm", 0.001, 1]]
 rows = train_arms(cpu, mixed, [5, 6], examine=keep_all, stack=4, **brief_config)
 test_pair = held_out(test_text, cpu, 1, 4, 16)
-loop_gap = max(
-    float((rows["losses"][i, 1] - torch.tensor(reference[name][0])).abs().max()) for i, name in ((1, "Post-Norm"), (2, "Pre-Norm, wide"))
-)
-test_gap = max(
-    abs(float(rows["test"][i, 1]) - float(loss_of(reference[name][1], *test_pair, plan)))
-    for i, name, plan in ((1, "Post-Norm", None), (2, "Pre-Norm, wide", wide_plan))
+loop_gap = widest(*(gap(rows["losses"][i, 1], torch.tensor(reference[name][0])) for i, name in ((1, "Post-Norm"), (2, "Pre-Norm, wide"))))
+test_gap = widest(
+    *(
+        gap(rows["test"][i, 1], loss_of(reference[name][1], *test_pair, plan))
+        for i, name, plan in ((1, "Post-Norm", None), (2, "Pre-Norm, wide", wide_plan))
+    )
 )
 alone = [train_arms(cpu, [arm], [5, 6], examine=keep_all, stack=4, **brief_config)["losses"][0] for arm in mixed]
-order_gap = float((rows["losses"] - torch.stack(alone)).abs().max())
+order_gap = gap(rows["losses"], torch.stack(alone))
 common = {"tuning_seed": 0, "every": 2, "windows": 4, "stack": 8, **brief_config}
 chosen = tuned(cpu, arms=[["Post-Norm", 2], ["Pre-Norm", 1]], rates=[1e-6, 2e-2, 1e-5], seeds=[6], operate=True, **common)
 direct = tuned(cpu, arms=[["Post-Norm", 2]], rates=[2e-2], seeds=[6], operate=False, **common)
-choice_gap = max(
-    abs(float(chosen["loss"][0, 0]) - float(loss_of(reference["Post-Norm"][1], *test_pair))),
-    float((chosen["curve"][0] - direct["curve"][0]).abs().max()),
-)
-curve_gap = float((direct["curve"][0, 0] - torch.tensor(reference["Post-Norm"][0]).view(2, 2).mean(1)).abs().max())
+choice_gap = widest(gap(chosen["loss"][0, 0], loss_of(reference["Post-Norm"][1], *test_pair)), gap(chosen["curve"][0], direct["curve"][0]))
+curve_gap = gap(direct["curve"][0, 0], torch.tensor(reference["Post-Norm"][0]).view(2, 2).mean(1))
 at_rate = lambda q, seed: reference_losses("Post-Norm", seed, [q / 0.02 * r for r in as_scheduled], 2)[1]
-grid_gap = max(abs(float(chosen["tuning"][0, i]) - float(loss_of(at_rate(q, 0), *test_pair))) for i, q in enumerate((1e-6, 2e-2, 1e-5)))
+grid_gap = widest(*(gap(chosen["tuning"][0, i], loss_of(at_rate(q, 0), *test_pair)) for i, q in enumerate((1e-6, 2e-2, 1e-5))))
 twice = retrained(cpu, arms=[["Post-Norm", 0.02, 2], ["Post-Norm", 0.01, 2]], seeds=[5, 6], skipped=3, windows=4, **brief_config, stack=4)
 later_pair = [h[:, 3:] for h in held_out(test_text, cpu, 1, 7, 16)]
-again_gap = max(abs(float(twice["loss"][i, 1]) - float(loss_of(at_rate(q, 6), *later_pair))) for i, q in enumerate((0.02, 0.01)))
+again_gap = widest(*(gap(twice["loss"][i, 1], loss_of(at_rate(q, 6), *later_pair)) for i, q in enumerate((0.02, 0.01))))
 for name, values in (operated(reference["Post-Norm"][1], *later_pair) | inside(reference["Post-Norm"][1], *later_pair)).items():
-    again_gap = max(again_gap, float((twice[name][0, 1] - values[0]).abs().max()))
+    again_gap = widest(again_gap, gap(twice[name][0, 1], values[0]))
 deeper = retrained(cpu, arms=[["Pre-Norm", 0.01, 1]], seeds=[5], skipped=0, windows=4, stack=4, **brief_config | {"N": 4, "steps": 1})
 deep_model = decoder(["Pre-Norm"], [5], 4, probe)
 fit_stack(deep_model, train_text, cpu, [0.01], [1], [5], batch=2, steps=1)
 later_loss = loss_of(deep_model, *test_pair, [[0], [1], [2], [3], [4, 6], [5, 7]]) - loss_of(deep_model, *test_pair)
-again_gap = max(again_gap, abs(float(deeper["later pairs"][0, 0] - later_loss[0])))
-surgery_gap = float(
-    (
-        chosen["all pairs"][0, 0]
-        - (loss_of(reference["Post-Norm"][1], *test_pair, wide_plan) - loss_of(reference["Post-Norm"][1], *test_pair))
-    )
-    .abs()
-    .max()
+again_gap = widest(again_gap, gap(deeper["later pairs"][0, 0], later_loss[0]))
+surgery_gap = gap(
+    chosen["all pairs"][0, 0],
+    loss_of(reference["Post-Norm"][1], *test_pair, wide_plan) - loss_of(reference["Post-Norm"][1], *test_pair),
 )
 
 # %% tags=["hide-input"]
@@ -2565,15 +2620,15 @@ moved = transfer(
     cpu, arms=[["Post-Norm", 0.02, 2]], seeds=[5, 6], checkpoints=[2, 4], fine_rates=[1e-3, 1e-2], fine_steps=20, windows=4, **brief_config
 )
 pretrained = reference["Post-Norm"][1]
-moved_gap = max(
-    abs(float(moved["before"][0, 1, 1]) - float(loss_of(pretrained, *test_pair))),
-    abs(float(moved["zero-shot"][0, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16)))),
+moved_gap = widest(
+    gap(moved["before"][0, 1, 1], loss_of(pretrained, *test_pair)),
+    gap(moved["zero-shot"][0, 1, 1], loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16))),
 )
 half_model = decoder(["Post-Norm"], [6], 2, probe)
 early = {}
 look = lambda step: early.update({step: float(loss_of(half_model, *test_pair))})
 fit_stack(half_model, train_text, cpu, [0.02], [2], [6], batch=2, steps=4, watch=look)
-moved_gap = max(moved_gap, abs(float(moved["before"][0, 1, 0]) - early[1]))
+moved_gap = widest(moved_gap, gap(moved["before"][0, 1, 0], early[1]))
 again = torch.Generator().manual_seed(1006)
 tune = torch.optim.Adam(pretrained.parameters(), betas=(0.9, 0.98))
 for step in range(20):
@@ -2582,7 +2637,7 @@ for step in range(20):
     F.cross_entropy(logits(pretrained, train_milton[drawn][None])[0].flatten(0, 1), train_milton[drawn + 1].flatten()).backward()
     tune.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / 2) * 0.5 * (1 + math.cos(math.pi * step / 20))
     tune.step()
-fine_gap = abs(float(moved["after"][0, 1, 1, 1]) - float(loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16))))
+fine_gap = gap(moved["after"][0, 1, 1, 1], loss_of(pretrained, *held_out(test_milton, cpu, 1, 4, 16)))
 x_a, y_a = batches(train_text, cpu, [3, 4], 2, 3, 16)()
 nb.claim(
     "X4",
@@ -2593,7 +2648,7 @@ nb.claim(
         ledger.less("held-out loss after them", test_gap, 1e-4, machine=True),
         ledger.less("five arms together against each alone", order_gap, 1e-4, machine=True),
         ledger.close("the tuner's choice of 1e-6, 0.02 and 1e-5, both arms", float(np.mean(chosen["best rate"])), 0.02, rel=1e-9),
-        ledger.less("its final run and curve", max(choice_gap, curve_gap), 1e-4, machine=True),
+        ledger.less("its final run and curve", widest(choice_gap, curve_gap), 1e-4, machine=True),
         ledger.less("its grid, on the tuning seed", grid_gap, 1e-4, machine=True),
         ledger.less("the second training: losses, surgery, inside and later pairs, by hand", again_gap, 1e-4, machine=True),
         ledger.close(

@@ -2683,6 +2683,12 @@ nb.experiment(
             scope=early,
         ),
         ledger.close(
+            "a curve that is a parabola around the rate alone, read there",
+            at_rate([-5, -4, -3, -2, -1], [9, 9, 1, 0, 1], -1.75),
+            0.0625,
+            rel=1e-9,
+        ),
+        ledger.close(
             "transfer_cost of parabolas with optima −2.5 and −3.2, not on the grid",
             transfer_cost(parabola_at(-2.5, 1), parabola_at(-3.2, 2)),
             0.49,
@@ -3189,9 +3195,8 @@ tiny_x, tiny_y = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.1, 2.0]]), torch.tensor
 by_loops = [plain_forward([W[r].detach() for W in tiny_net], tiny_x) for r in range(4)]
 with torch.no_grad():
     tiny_out, tiny_losses = outputs(tiny_net, tiny_x), losses(tiny_net, tiny_x, tiny_y)
-loop_gap = max(
-    abs(float(tiny_out[k][r, i, j]) - by_loops[r][k][i][j]) for r in range(4) for k in (1, 2) for i in range(2) for j in range(2)
-)
+entry_gap = lambda a, b: float((a - b).detach().abs().max())
+loop_gap = {k: entry_gap(tiny_out[k], torch.tensor([run[k] for run in by_loops])) for k in (1, 2)}
 loop_losses = [np.mean([math.log(sum(map(math.exp, z))) - z[int(c)] for z, c in zip(xs[2], tiny_y, strict=True)]) for xs in by_loops]
 broad = network([0], [(300, 200)], [0.7], cpu)[0]
 two_rows, M64 = gauss(2, 20, 64, seed=111), gauss(2, 64, 10, seed=112)
@@ -3199,7 +3204,7 @@ low64 = gauss(50, 6, seed=113) @ gauss(6, 90, seed=114)
 Q, C, P = compress(low64)
 msign_step = MsignDescent([torch.nn.Parameter(torch.zeros(1, 50, 90, dtype=torch.float64))], torch.ones(1))
 msign_step.param_groups[0]["params"][0].grad = low64[None]
-polar_gap = float((msign_step.direction(msign_step.param_groups[0]["params"][0], {})[0] - msign(low64, 1e-9)).abs().max())
+polar_gap = entry_gap(msign_step.direction(msign_step.param_groups[0]["params"][0], {})[0], msign(low64, 1e-9))
 
 # %% tags=["hide-input"]
 nb.claim(
@@ -3207,15 +3212,31 @@ nb.claim(
     "The stacked network, its measures and its low-rank msign agree with slow references.",
     "verified",
     holds=[
-        ledger.close("outputs against explicit loops, four runs: largest gap", loop_gap, 0, abs=1e-6, digits=1, machine=True),
+        ledger.close("control: the largest gap of (1, 1) and (1, 3)", entry_gap(torch.ones(2), torch.tensor([1.0, 3.0])), 2, rel=1e-9),
+        ledger.close("control: the relative gap of (1, 3, 2) and (1, 2, 2)", relative_gap([1, 3, 2], [1, 2, 2]), 0.5, rel=1e-9),
+        ledger.close(
+            "control: a batch twice as far as the law", law_gap([[2 * sign_law(16, 64)], [sign_law(64, 64)]], [16, 64], 64), 1, rel=1e-9
+        ),
+        ledger.close("control: the worst of slopes 0.1, −0.3, 0.2", worst_slope([0.1, -0.3, 0.2], 3), 0.3, rel=1e-9),
+        *[
+            ledger.close(
+                f"control: exponents of which the second is 2 off, {key}",
+                misfit({key: [x + 2 * (k == 1) for k, x in enumerate(row)]}, key),
+                2,
+                rel=1e-9,
+            )
+            for key, row in predicted.items()
+        ],
+        *[
+            ledger.close(f"outputs of layer {k} against explicit loops, four runs: largest gap", gap, 0, abs=1e-6, digits=1, machine=True)
+            for k, gap in loop_gap.items()
+        ],
         *[
             ledger.close(f"loss of run {r} against loops", float(tiny_losses[r]), loop_losses[r], rel=1e-5, digits=3, machine=True)
             for r in range(4)
         ],
-        ledger.close(
-            "runs are the seeds, repeated: run 2 − run 0", float((tiny_net[0][2] - tiny_net[0][0]).abs().max().detach()), 0, abs=1e-9
-        ),
-        ledger.more("run 1 is another seed", float((tiny_net[0][1] - tiny_net[0][0]).abs().max().detach()), 0.1),
+        ledger.close("runs are the seeds, repeated: run 2 − run 0", entry_gap(tiny_net[0][2], tiny_net[0][0]), 0, abs=1e-9),
+        ledger.more("run 1 is another seed", entry_gap(tiny_net[0][1], tiny_net[0][0]), 0.1),
         ledger.close("digits: mean", float(digits_x.mean()), 0, abs=1e-5, digits=1, machine=True),
         ledger.close("digits: deviation", float(digits_x.std()), 1, abs=1e-5, digits=4, machine=True),
         ledger.close("deviation asked for: 0.7", float(broad.std().detach()), 0.7, rel=0.01, digits=2),
@@ -3227,7 +3248,7 @@ nb.claim(
             for r in (0, 1)
         ],
         ledger.close("the package's alignment", float(metrics.alignment(two_rows, M64)[0]), plain_alignment(two_rows[0], M64[0]), rel=1e-9),
-        ledger.close("compress: Q C Pᵀ − G, rank 6", float((Q @ C @ P.mT - low64).abs().max()), 0, abs=1e-10, digits=1, machine=True),
+        ledger.close("compress: Q C Pᵀ − G, rank 6", entry_gap(Q @ C @ P.mT, low64), 0, abs=1e-10, digits=1, machine=True),
         ledger.close("low-rank msign − full SVD", polar_gap, 0, abs=1e-9, digits=1, machine=True),
     ],
 )
@@ -3455,14 +3476,12 @@ with torch.no_grad():
     lm_states, lm_rows = list(lm.states(some_ids)), sublayer_inputs(lm, some_ids)
     grow = lambda name, layer: (lm_rows[name][layer] @ getattr(lm, name)[:, layer]).view(4, 2, 12, 32)
     rebuilt = [
-        float((lm_states[2 * l + 1 + k] - lm_states[2 * l + k] - grow(name, l)).abs().max())
-        for l in (0, 1)
-        for k, name in enumerate(("wo", "w2"))
+        entry_gap(lm_states[2 * l + 1 + k] - lm_states[2 * l + k], grow(name, l)) for l in (0, 1) for k, name in enumerate(("wo", "w2"))
     ]
-    head_gap = float((lm(some_ids) - (lm_rows["head"][0] @ lm.head.weight).view(4, 2, 12, 84)).abs().max())
-    query_gap = float((lm_rows["wq"][1] - (F.rms_norm(lm_states[2], (32,)) * lm.gains[:, 2, None, None]).flatten(1, 2)).abs().max())
-    key_gap, value_gap = (float((lm_rows[name][1] - lm_rows["wq"][1]).abs().max()) for name in ("wk", "wv"))
-    up_gap = float((lm_rows["w1"][1] - (F.rms_norm(lm_states[3], (32,)) * lm.gains[:, 3, None, None]).flatten(1, 2)).abs().max())
+    head_gap = entry_gap(lm(some_ids), (lm_rows["head"][0] @ lm.head.weight).view(4, 2, 12, 84))
+    query_gap = entry_gap(lm_rows["wq"][1], (F.rms_norm(lm_states[2], (32,)) * lm.gains[:, 2, None, None]).flatten(1, 2))
+    key_gap, value_gap = (entry_gap(lm_rows[name][1], lm_rows["wq"][1]) for name in ("wk", "wv"))
+    up_gap = entry_gap(lm_rows["w1"][1], (F.rms_norm(lm_states[3], (32,)) * lm.gains[:, 3, None, None]).flatten(1, 2))
     for W in (*(getattr(lm, name) for name in HIDDEN), lm.head.weight):
         W.add_(0.1 * torch.randn(W.shape, generator=torch.Generator().manual_seed(2)))
     measured, now = spectral_state(lm, lm_start, some_ids), sublayer_inputs(lm, some_ids)
@@ -3525,7 +3544,7 @@ for arm in ("standard Adam", "Adam"):
     ran = language_run(cpu, toy_text, arm, **small_arm, batch=3, steps=4, marks=[1, 4], bf16=False)
     theirs = [reference_language(arm, *pair, seed, turn, 16, 4, toy_text) for pair in small_arm["rates"] for seed, turn in ((3, 0), (4, 1))]
     lm_gap[arm] = relative_gap(ran["loss"].flatten(), [loss for loss, _, _ in theirs])
-    state_gap[arm] = max(relative_gap(ran["state"][4]["w1"][k], [one[k] for one in theirs[::2]]) for k in (1, 2))
+    state_gap |= {(arm, k): relative_gap(ran["state"][4]["w1"][k], [one[k] for one in theirs[::2]]) for k in (1, 2)}
 
 
 def known_first_sign(name, d=32):
@@ -3588,14 +3607,14 @@ nb.claim(
         ],
         *[
             ledger.close(
-                f"language_run, {arm}: state of w1 at the last mark for both rates, first seed: largest relative gap",
+                f"language_run, {arm}: {('norm of the change', 'alignment')[k - 1]} of w1 at the last mark for both rates, first seed: largest relative gap",
                 gap,
                 0,
                 abs=0.02,
                 digits=1,
                 machine=True,
             )
-            for arm, gap in state_gap.items()
+            for (arm, k), gap in state_gap.items()
         ],
         *[
             ledger.close(

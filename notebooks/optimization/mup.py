@@ -230,20 +230,22 @@ slope_poly = lambda u: 1 + 2 * a2 * u + 3 * a3 * u**2
 toy_loss = sum(g * y for g, y in zip(gs, (Xs * Ws).applyfunc(phi_poly), strict=True))
 local = gs.multiply_elementwise((Xs * Ws).applyfunc(slope_poly))
 Xn, Wn, target = gauss(7, 5, seed=20).requires_grad_(), gauss(5, 6, seed=21).requires_grad_(), gauss(7, 6, seed=22)
-backward_gap = {}
+entry_gap, backward_gap = lambda a, b: float((a - b).detach().abs().max()), {}
 for name, phi, slope in (("relu", F.relu, lambda u: (u > 0).double()), ("tanh", torch.tanh, lambda u: 1 - u.tanh() ** 2)):
     Y = phi(Xn @ Wn)
     Y.retain_grad()
     Xn.grad = Wn.grad = None
     ((Y - target) ** 2).sum().backward()
     signal = (Y.grad * slope(Xn @ Wn)).detach()
-    backward_gap[name] = max(float((Wn.grad - Xn.detach().T @ signal).abs().max()), float((Xn.grad - signal @ Wn.detach().T).abs().max()))
+    backward_gap[f"{name}, ∂L/∂W"] = entry_gap(Wn.grad, Xn.detach().T @ signal)
+    backward_gap[f"{name}, ∂L/∂X"] = entry_gap(Xn.grad, signal @ Wn.detach().T)
 nb.derivation(
     "D3",
     "G_W = Xᵀ(∂L/∂Y ∘ φ′) and ∂L/∂X = (∂L/∂Y ∘ φ′)Wᵀ; the backward signal is stable at v = 1/d_out.",
     sym.identity("∂L/∂W, 2 × 2 × 2", [sp.Derivative(toy_loss, w) for w in Ws], list(Xs.T * local)),
     sym.identity("∂L/∂X, 2 × 2 × 2", [sp.Derivative(toy_loss, x) for x in Xs], list(local * Ws.T)),
     *[ledger.close(f"autograd, {name}: largest gap", gap, 0, abs=1e-12, digits=1, machine=True) for name, gap in backward_gap.items()],
+    ledger.close("control: the largest gap of (1, 1) and (1, 3)", entry_gap(torch.ones(2), torch.tensor([1.0, 3.0])), 2, rel=1e-9),
 )
 
 # %% tags=["hide-input"]
@@ -397,14 +399,10 @@ body_slope = lambda s, k: metrics.loglog_slope(body_widths, bodies[s][k]).slope
 nb.derivation(
     "D5",
     "Gradients by backpropagation; RMS(∂L/∂Y_out) ~ d^−s, the body passes it on, so RMS(G_k), RMS(G_in) ~ d^−s and RMS(G_out) ~ 1.",
-    ledger.close(
-        "the formulas against autograd: largest gap",
-        max(float((a - b).abs().max()) for a, b in zip(by_hand, small_grads, strict=True)),
-        0,
-        abs=1e-12,
-        digits=1,
-        machine=True,
-    ),
+    *[
+        ledger.close(f"the formulas against autograd, W{k}: largest gap", entry_gap(a, b), 0, abs=1e-12, digits=1, machine=True)
+        for k, (a, b) in enumerate(zip(by_hand, small_grads, strict=True))
+    ],
     *[ledger.close(f"s = {s}: exponent of ∂L/∂Y_out", body_slope(s, 0), -s, abs=0.05, digits=2) for s in bodies],
     *[ledger.close(f"s = {s}: exponent of ∂L/∂Y_in", body_slope(s, 1), -s, abs=0.08, digits=2) for s in bodies],
     ledger.close("exponent of the RMS of one Jacobian, a tensor", body_slope(1.0, 2), -0.5, abs=0.02, digits=2),
@@ -2395,7 +2393,7 @@ nb.claim(
             zero(f"coordinate check, {case}, d = 128: losses of four steps, largest relative gap", gap, 1e-4)
             for case, gap in check_gap.items()
         ],
-        zero("the same: RMS changes of the hidden layers and the logits", max(change_gap.values()), 0.01),
+        *[zero(f"the same, {case}: RMS changes of the hidden layers and the logits", gap, 0.01) for case, gap in change_gap.items()],
         zero("RMS of the logits at the start", start_gap, 1e-5),
         zero("the family, d = 128, s = 0.75: changes and decreases", family_gap),
         *[
@@ -2433,8 +2431,8 @@ nb.claim(
             ledger.close(f"deviation of layer {k}, as drawn", float(W.detach().std()), 0.1 * (k + 1), rel=0.03, digits=2)
             for k, W in enumerate(drawn_net)
         ],
-        zero("the copies of a seed are the same", max(float((W[:2] - W[4:]).detach().abs().max()) for W in drawn_net), 1e-12),
-        ledger.more("and the seeds differ", float((drawn_net[0][0] - drawn_net[0][1]).detach().abs().max()), 0.1, digits=2),
+        *[zero(f"the copies of a seed are the same, W{k}", entry_gap(W[:2], W[4:]), 1e-12) for k, W in enumerate(drawn_net)],
+        ledger.more("and the seeds differ", entry_gap(drawn_net[0][0], drawn_net[0][1]), 0.1, digits=2),
         ledger.close("characters to train on, of all", len(parts_found[0]) / len(plays_ids), 0.9, abs=1e-6),
         zero("validation text: the last tenth", float((parts_found[1] != plays_ids[len(parts_found[0]) :]).sum()), 0.5),
         ledger.close("size of the alphabet", alphabet_size, len(set(data.shakespeare())), abs=0.5),
@@ -2468,6 +2466,13 @@ nb.claim(
     "verified",
     holds=[
         ledger.close("half of a 95% interval, seeds 1, 2, 3: 4.3027/√3", t_half([1.0, 2.0, 3.0]), 2.48414, abs=1e-4),
+        ledger.close("relative gap of (1, 3, 2) and (1, 2, 2)", relative_gap([1, 3, 2], [1, 2, 2]), 0.5, rel=1e-9),
+        ledger.close(
+            "misfit of exponents of which the second is 2 off",
+            misfit({"muP": {"RMS": [x + 2 * (k == 1) for k, x in enumerate(PREDICTED["muP"]["RMS"])]}}, "muP", "RMS"),
+            2,
+            rel=1e-9,
+        ),
         ledger.close("range of mean optima 2, 5, 1", spread({64: [1, 3], 128: [5, math.nan], 256: [0, 2]}), 4, abs=1e-9),
         sym.enumeration(
             "apart: 3.67 standard errors of 3 seeds do not suffice, 4.9 do", range(2), lambda i: int(hand_apart[i]), lambda i: i
@@ -2729,6 +2734,14 @@ nb.claim(
     "Exercise 2: at 64 times the base width a hidden matrix keeps 1/64 of the decay exponent; a decay 64 times as large restores it.",
     "verified",
     holds=[
+        ledger.close(
+            "50 steps at d = 64: log of (1 − ηλ)⁵⁰",
+            log_shrink(64, 0.1),
+            50 * math.log1p(-(2.0**-6) * 0.1),
+            rel=1e-3,
+            digits=3,
+            machine=True,
+        ),
         ledger.close(
             "decay exponent at d = 4096 over that at 64",
             log_shrink(4096, 0.1) / log_shrink(64, 0.1),
