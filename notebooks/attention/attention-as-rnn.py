@@ -31,6 +31,7 @@ import itertools
 import math
 import statistics
 import time
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import mpmath
@@ -2512,6 +2513,10 @@ def greedy(net, x, source, target):
     return tuple(ids[source + 1 :])
 
 
+made_up = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()  # 1 -> 2 -> 4 -> 8 -> 16, right or not, in three runs
+chain_run = {}
+with mock.patch.dict(globals(), train_copyist=lambda *a: torch.nn.Linear(1, 1), exact_rows=lambda net, inputs, targets, source: made_up):
+    chain_run.update(doubling_chain("cpu", 8, [4], ["chain"], 1, [0.1], [0, 1, 2]))
 one_pass = exact_rows(live_net, *table([(x, 2**x) for x in range(9)], 1, 4), 1)[0]
 place_table = copyist(nn.Init([0]), 3, 5, 8).positions
 drawn_a, drawn_double = random_doublings(6, "cpu")(torch.Generator().manual_seed(8), 400)
@@ -2551,6 +2556,12 @@ nb.claim(
             range(9),
             lambda x: (x, greedy(live_net, x, 1, 4) == tuple(digits(2**x, 4))),
             lambda x: (x, bool(one_pass[x])),
+        ),
+        sym.enumeration(
+            "first wrong power of 2¹ .. 2⁴ (5 where none is), when nothing, 2² and 2⁴, or 2¹ is wrong",
+            range(3),
+            lambda r: chain_run["cells"][0]["first_wrong"][0][r],
+            lambda r: (5, 2, 1)[r],
         ),
         sym.enumeration(
             "place and segment of the 8 positions",

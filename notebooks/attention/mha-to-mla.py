@@ -501,6 +501,11 @@ nb.derivation(
     "D9",
     "c_t R_t B R_iᵀ c_iᵀ is relative iff every 2×2 block on the diagonal of B is a scaled rotation and the blocks between different frequencies vanish.",
     sym.identity("slope in the shift", turned, claimed),
+    sym.identity(
+        "the same between two frequencies",
+        across,
+        (theta + omega) / 2 * claimed / theta + (theta - omega) / 2 * sp.Matrix([[b3 - b2, b1 + b4], [-b1 - b4, b3 - b2]]),
+    ),
     sym.enumeration(
         "solutions of slope = 0",
         (0, 1),
@@ -1837,13 +1842,11 @@ def refuse():
 forms = {}
 with mock.patch.dict(globals(), timed=lambda step, device: forms.setdefault(len(forms), step())):
     seeded(lambda: form_switch(cpu, heads=2, cached=6, queries=[1, 3], dtype="float64"))
-picked, bench = iter([[9.0], [2.0], [4.0], [7.0], [8.0]]), {}  # splits 1, 2, 4; two peers
-with mock.patch.dict(globals(), timed=lambda step, device: next(picked), machine_limits=lambda pool, side: {}):
-    bench.update(
-        decode_benchmark(
-            cpu, cases=[["GQA", 2, 1, 1, 8]], layers=1, gib=2**-16, dtype="float32", splits=[1, 2, 4], side=4, limit_gib=2**-16
-        )
-    )
+picked, benches = itertools.cycle([[9.0], [2.0], [4.0], [7.0], [8.0]]), []  # splits 1, 2, 4; two peers
+bench_setup = {"cases": [["GQA", 2, 1, 1, 8]], "layers": 1, "dtype": "float32", "splits": [1, 2, 4], "side": 4}
+with mock.patch.dict(globals(), timed=lambda step, device: next(picked), machine_limits=lambda pool, side: (len(pool), side)):
+    for limit in (2**-18, 2**-14):
+        benches.append(decode_benchmark(cpu, gib=2**-16, limit_gib=limit, **bench_setup))
 tiny_model = latent.Decoder(nn.Init([0, 1]), latent.Latent(16, 2, 8, 6, 4), vocabulary=5, depth=1)
 tiny_text = torch.randint(5, (60,), generator=torch.Generator().manual_seed(5))
 with torch.no_grad():
@@ -1921,8 +1924,14 @@ nb.claim(
         sym.enumeration(
             "of three splits the fastest is kept, and the peers in order",
             ("splits", "seconds", "unsplit", "peers"),
-            lambda k: str(bench["rows"][0][k]),
+            lambda k: str(benches[0]["rows"][0][k]),
             {"splits": "2", "seconds": "[2.0]", "unsplit": "[9.0]", "peers": "[[7.0], [8.0]]"}.get,
+        ),
+        sym.enumeration(
+            "numbers of 4 bytes and side of matrices for the machine's limits, 2⁻¹⁸ and at most 2⁻¹⁴ GiB of a pool of 2⁻¹⁶",
+            (0, 1),
+            lambda i: benches[i]["machine"],
+            lambda i: ((1024, 4), (4096, 4))[i],
         ),
         *[ledger.less(f"E5: both forms, m = {m}", gap(forms[2 * i], forms[2 * i + 1]), 1e-12, machine=True) for i, m in enumerate((1, 3))],
         sym.enumeration(
@@ -2294,6 +2303,7 @@ recorded_queries = e5_record.config["queries"]
 switch_at = crossing(recorded_queries, e5_record.result)
 e5_ratio = lambda run, i: run["absorbed"][i][0] / run["expanded"][i][0]
 made_up = {"absorbed": [[1.0], [4.0], [32.0]], "expanded": [[2.0], [4.0], [8.0]]}
+power_law = {"absorbed": [[(m / 8) ** 2] for m in (2, 4, 16, 32)], "expanded": [[1.0]] * 4}
 
 # %% mystnb={"image": {"alt": "Milliseconds of both forms of MLA for the last m of 2048 tokens, sizes of DeepSeek-V2, against m on logarithmic axes, recorded on an H100. The expanded form is almost flat for small m; the absorbed form grows in proportion to m and crosses it. A dotted line marks the crossing of the flop counts at 170.67."}}
 figure, axes = plt.subplots()
@@ -2330,6 +2340,7 @@ nb.experiment(
             lambda m: m == 384,
         ),
         ledger.close("the interpolation, on 1, 4, 16 queries with ratios 1/2, 1, 4", crossing([1, 4, 16], made_up), 4, abs=1e-9),
+        ledger.close("and between two: ratio (m/8)² at 2, 4, 16, 32 queries", crossing([2, 4, 16, 32], power_law), 8, rel=1e-9),
     ],
     fails=[
         ledger.more("crossing on the H100 over 170.67", switch_at / (512 / 3), 2.5, digits=3, machine=True, scope=e5_scope),

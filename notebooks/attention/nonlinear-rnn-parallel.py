@@ -621,6 +621,7 @@ newton_errors = [gap(after("Newton", u16, A16, n), x16) for n in range(1, 6)]
 beta = 0.81 * 4 / (3 * math.sqrt(3))
 
 # %% tags=["hide-input"]
+bend = float(np.abs(sp.lambdify(v_, second, "numpy")(np.linspace(0, 2, 200_001))).max())
 nb.derivation(
     "D8",
     "L = J_t is Newton's method on F(x)_t = x_t − f_t(x_{t−1}), F' is never singular, and sup|e| ≤ β/(2(1−ρ)) (sup|e'|)², β = 4ρ²/(3√3).",
@@ -640,6 +641,7 @@ nb.derivation(
     sym.identity(
         "its size there", -sp.Subs(sp.Derivative(sp.tanh(v_), (v_, 2)), v_, sp.atanh(1 / sp.sqrt(3))) * a_s, a_s * 4 / (3 * sp.sqrt(3))
     ),
+    ledger.close("β for ρ = 0.9 against ρ² times the largest |tanh''| on a fine grid", beta, 0.9**2 * bend, rel=1e-6),
     *[
         ledger.less(
             f"sweep {n + 1}, ρ = 0.9, d = 16: error over β/(2(1−ρ)) times the square of the last",
@@ -2149,7 +2151,8 @@ def slow_once(waits):
 
 small = stress(torch.device("cpu"), cells=["tanh"], gains=[2.0], h=4, steps=128, batch=2, limit=2)["rows"][0]["exponent"]
 again = exponent_again(2.0, 4, 128, 2)
-probe_model, _, probe_scores = train_arm("N = 1", torch.device("cpu"), [1e-12, 3e-2], [0, 1], [3], 10)
+probe_model, *probe_scores = train_arm("N = 1", torch.device("cpu"), [1e-12, 3e-2], [0, 1], [1, 3], 10)
+one_step_scores = train_arm("N = 1", torch.device("cpu"), [1e-12, 3e-2], [0, 1], [1], 10)[1:]
 x_report, y_report = digit_sequences(torch.device("cpu"))[2]
 untrained = SweepRNN([0, 1])
 with torch.no_grad():
@@ -2177,9 +2180,15 @@ nb.claim(
         ledger.close("Lyapunov exponent of a small run of E8, tanh, by autograd", small, again, abs=0.05, machine=True),
         ledger.less(
             "train_arm: test accuracies at a rate of zero against an untrained model, two seeds",
-            max(abs(a - b) for a, b in zip(probe_scores[0][0], expected_scores, strict=True)),
+            max(abs(a - b) for a, b in zip(probe_scores[1][-1][0], expected_scores, strict=True)),
             1e-6,
             machine=True,
+        ),
+        sym.enumeration(
+            "train_arm: two checkpoints; at the first, the accuracies of a training that ends there (validation, test)",
+            (0, 1),
+            lambda i: (i, len(probe_scores[i]), probe_scores[i][0] == one_step_scores[i][0]),
+            lambda i: (i, 2, True),
         ),
         ledger.less("train_arm: change of the runs with that rate", max(moved[:2]), 1e-9, digits=2, machine=True),
         ledger.more("and of the runs with a rate of 0.03", min(moved[2:]), 0.01, digits=2, machine=True),
@@ -2398,6 +2407,12 @@ nb.experiment(
             ledger.better(f"N = 3 over N = 1, {steps} steps", chosen["N = 3"], chosen["N = 1"], sigmas=2.31, scope=e3_scope)
             for steps, chosen in ((280, short), (840, long))
         ],
+        ledger.close(
+            "standard errors between (1, 3, 8) and (0, 1, 1): scipy's Welch statistic",
+            standard_errors([1, 3, 8], [0, 1, 1]),
+            scipy.stats.ttest_ind([1, 3, 8], [0, 1, 1], equal_var=False).statistic,
+            rel=1e-9,
+        ),
         ledger.more(
             "live accuracy of the N = 3 network, mean of three seeds, after 60 steps (chance is 0.1)",
             float(np.mean(e3["N = 3"]["test"])),

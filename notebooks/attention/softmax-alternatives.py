@@ -33,6 +33,7 @@ import math
 import time
 import types
 from fractions import Fraction
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -213,7 +214,11 @@ nb.claim(
     holds=[
         sym.identity("p(x + c) = p(x), n = 3", sp.Matrix(softmax([a + c for a in x4[:3]])), sp.Matrix(softmax(x4[:3]))),
         ledger.close(
-            "share of ordered integer vectors, ties included", float(order(torch.softmax(grid, 1), grid)), 1, abs=1e-9, scope="343 vectors"
+            "share of ordered integer vectors, ties included",
+            float(order(torch.softmax(grid, 1), grid)),
+            1,
+            abs=1e-9,
+            scope=f"{len(grid)} vectors",
         ),
         sym.limit("½‖J‖₁ for two logits, gap g → ∞", 1 - sum(p**2 for p in softmax([g, 0])), g, sp.oo, 0),
     ],
@@ -585,6 +590,7 @@ nb.derivation(
     "The projection onto the simplex is relu(x − λ_k), λ_k = (x₁ + .. + x_k − 1)/k, with the largest k for which x_k ≥ λ_k.",
     *[sym.solves(f"all {k} active: Σ(x − λ) = 1", sp.Eq(sum(x4[:k]) - k * x, 1), x, (sum(x4[:k]) - 1) / sp.Integer(k)) for k in (2, 3, 4)],
     ledger.less("largest violation of (x − p)·(q − p) ≤ 0 over the simplex", max(optimality(*pair) for pair in pairs), 1e-13, digits=1, machine=True, scope="240 vectors"),
+    ledger.close("the same at x = (1, 0) for p = (½, ½), which is not its projection", optimality(f64([1, 0]), f64([0.5, 0.5])), 0.5, abs=1e-9),
     *[ledger.less(f"simplex.sparsemax, {method}: largest difference", apart(method), 2e-13, digits=1, machine=True, scope="240 vectors") for method in ("sort", "bisect", "newton")],
     sym.enumeration("worked: (1, ¾), (2, 0, −1), (0, 0), (¼, 0, −¼)", [(1, 0.75), (2, 0, -1), (0, 0), (0.25, 0, -0.25)], lambda v: ordered_p(*v), lambda v: {
         (1, 0.75): (sp.Rational(5, 8), sp.Rational(3, 8)), (2, 0, -1): (1, 0, 0), (0, 0): (sp.Rational(1, 2),) * 2,
@@ -1669,6 +1675,45 @@ start_gap = float((again["test"]["p_t"] - first_scores["test"]["p_t"]).abs().max
 recall_tables = [torch.randn(1, *size, generator=torch.Generator().manual_seed(6)) for size in ((20, 4), (20, 4), (7, 7))]
 recall_task = data.associative_recall((1, 5), 6, 20, 7, torch.Generator().manual_seed(7))
 answers, recall_weights = look_up("softmax log-n", recall_tables, recall_task)
+by_epochs = {
+    n: classifiers(
+        torch.device("cpu"),
+        "softmax",
+        data.pictures("digits8"),
+        kind="mlp",
+        rates=[1e-2],
+        seeds=[0, 1],
+        epochs=n,
+        batch=100,
+        marks=[1, 2],
+        valid=200,
+    )
+    for n in (1, 2)
+}
+word_calls = []
+
+
+def note_call(name, train_ids, held, vocabulary, *, start=None, **rest):
+    """In place of word_model: two rates and two seeds, the second rate better on held-out text; the weights of run r are r."""
+    word_calls.append((train_ids, held["valid"], held["test"], start))
+    return types.SimpleNamespace(parameters=lambda: [torch.arange(4)]), {"valid": {"top-1": torch.tensor([[0.1, 0.4], [0.3, 0.3]])}}
+
+
+with mock.patch.object(data, "encode_words", return_value=(torch.arange(100), None)), mock.patch.dict(globals(), word_model=note_call):
+    next_word(
+        torch.device("cpu"), vocabulary=7, losses=["softmax", "sparsemax"], rates=[0.1, 0.2], tune_rates=[0.3], seeds=[0, 1], steps=1,
+        tune_steps=1, shape={"context": 1}, batch=1, windows=2, bf16=False,
+    )  # fmt: skip
+row_sums = [f(table_x[0].double()).sum(-1) for f in contestants().values()]
+with mock.patch.dict("sys.modules", entmax=None):  # as if the package were not installed
+    row_sums += [f(table_x[0].double()).sum(-1) for f in contestants().values()]
+clock, cost_now = iter([0.1, 0.2, 5.0, 7.0, 4.0, 8.0, 3.0, 6.0]), {}  # two contestants, once to warm up and then three times in turn
+with mock.patch.dict(
+    globals(),
+    contestants=lambda: {"sparsemax wrong": lambda x: simplex.sparsemax(x) + 0.25, "softmax": lambda x: x},
+    timed=lambda function, x, weights: (next(clock), function(x)),
+):
+    cost_now.update(cost(torch.device("cpu"), shapes=[[2, 3]], spreads=[1.0], repeats=3))
 by_hand = []
 for i in range(5):
     keys, values, target, answer = (t[0, i] for t in recall_task)
@@ -1684,6 +1729,15 @@ nb.claim(
         ledger.less("stacked MLP against matrix products", mlp_gap, 1e-4, digits=1, machine=True),
         ledger.close("pictures seen in one epoch, each seed", float(min(len(set(row.tolist())) for row in epoch)), 24, abs=1e-9),
         ledger.close("arms of one seed see the same batch", float((epoch[0] == epoch[2]).double().mean()), 1, abs=1e-9),
+        *[
+            ledger.close(f"accuracy at the mark after epoch {n} against that of a run of {n}, largest difference", float((by_epochs[2][str(n)] - by_epochs[n]["accuracy"]).abs().max()), 0, abs=1e-9)
+            for n in (1, 2)
+        ],
+        sym.enumeration("next word: 90% of the text to train on, the next 5% to choose the rate, the last 5% to test (of the words 0 .. 99, first and last)", range(3), lambda i: (int(word_calls[0][i][0]), int(word_calls[0][i][-1])), lambda i: ((0, 89), (90, 94), (95, 99))[i]),
+        sym.enumeration("fine-tuning starts from no weights, or from those of the rate that is best on the text to choose by", range(4), lambda i: str(word_calls[i][3] and word_calls[i][3][0].tolist()), lambda i: ("None", "None", "[2, 3]", "[2, 3]")[i]),
+        ledger.less("timed maps: largest distance of a row's sum from 1", max(float((sums - 1).abs().max()) for sums in row_sums), 1e-9, digits=1, machine=True),
+        sym.enumeration("cost: the fastest of three repeats, the first turn apart", ("sparsemax wrong", "softmax"), lambda name: int(cost_now["ms"]["2 x 3, spread 1"][name]), {"sparsemax wrong": 3, "softmax": 6}.get),
+        ledger.close("cost: error of a map that is wrong by 0.25", cost_now["error"]["2 x 3, spread 1"]["sparsemax wrong"], 0.25, abs=1e-6),
         ledger.close("accuracy on a table with one error in five", float(measured["accuracy"]), 0.8, abs=1e-9),
         ledger.close("its calibration error, all certain", float(measured["calibration"]), 0.2, abs=1e-9),
         ledger.close("its support", float(measured["support"]), 1, abs=1e-9),
