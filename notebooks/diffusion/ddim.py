@@ -67,6 +67,13 @@ def noises(nodes, kind):
 
 
 # %% tags=["hide-input"]
+@torch.no_grad()
+def worst(*differences):
+    """The largest absolute entry of numbers, arrays and tensors."""
+    return float(torch.cat([torch.as_tensor(d).double().flatten().cpu() for d in differences]).abs().max())
+
+
+# %% tags=["hide-input"]
 def output_laws(nodes, kinds=KINDS, points=2048):
     """Law of the last state of every kind of sampler on the toy, started at N(0, 1)."""
     laws_ = {}
@@ -201,8 +208,8 @@ at_ddpm = (B0**2 - tilde**2).subs(vp)
 ddpm_mean = ((xt - (1 - alpha**2) / B1 * net) / alpha).subs(vp)
 
 
-def one_step_gap():
-    """The helper's two samplers from t = 400 to 350 against DDPM's step with its own α, β: the largest difference."""
+def one_step_gaps():
+    """The helper's two samplers from t = 400 to 350 against DDPM's step with its own α, β: the largest difference of each."""
     a1, a0, b1, b0 = (float(w) for w in (su.bar_alpha[400], su.bar_alpha[350], su.bar_beta[400], su.bar_beta[350]))
     a, two = a1 / a0, torch.tensor([b1 / a1, b0 / a0], dtype=torch.float64)
     x, noise = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], lambda *_: torch.ones(9, 1, dtype=torch.float64)
@@ -211,7 +218,7 @@ def one_step_gap():
         diffusion.ddim(toy.eps, two, diffusion.from_vp(x, two[0]), 1.0, noise),
         diffusion.ddpm(toy.eps, two, diffusion.from_vp(x, two[0]), diffusion.posterior_std(two), noise),
     )
-    return max(float((diffusion.to_vp(diffusion.endpoint(path), two[1]) - hand).abs().max()) for path in both)
+    return [worst(diffusion.to_vp(diffusion.endpoint(path), two[1]) - hand) for path in both]
 
 
 # %%
@@ -220,9 +227,10 @@ nb.derivation(
     "σ_t = β̃_t gives DDPM's step.",
     sym.identity("the root, squared", at_ddpm, (alpha * B0**2 / B1).subs(vp) ** 2),
     sym.identity("the mean", ((xt - (B1 - alpha * (alpha * B0**2 / B1)) * net) / alpha).subs(vp), ddpm_mean),
-    ledger.less(
-        "the helper's ddim at η = 1 against its ddpm with β̃, a step, the same noise", one_step_gap(), 1e-12, digits=2, machine=True
-    ),
+    *[
+        ledger.less(f"the helper's {name} against the post's step, the same noise", gap, 1e-12, digits=2, machine=True)
+        for name, gap in zip(("ddim at η = 1", "ddpm with β̃"), one_step_gaps(), strict=True)
+    ],
 )
 
 # %%
@@ -368,7 +376,7 @@ y_of = lambda x, A, B: x / (wa * A + wb * B)
 by_steps = [draw_ := diffusion.from_vp(start, short[0])]
 for level_now, level_next in zip(short.tolist(), short.tolist()[1:], strict=False):
     by_steps.append(by_steps[-1] + (level_next - level_now) * toy.eps(by_steps[-1], level_now))
-along = max(float((p - w).abs().max()) for p, w in zip(diffusion.ddim(toy.eps, short, draw_), by_steps, strict=True))
+along = worst(*(p - w for p, w in zip(diffusion.ddim(toy.eps, short, draw_), by_steps, strict=True)))
 
 # %%
 nb.derivation(
@@ -1098,7 +1106,7 @@ for level_now, r_now, r_next in zip(ten.tolist(), radii, radii[1:], strict=False
     e_now = toy.eps(x_hat, level_now)
     by_r = by_r + (r_next - r_now) * (e_now - (x_hat - level_now * e_now))
 helper_r = diffusion.endpoint(diffusion.ddim(toy.eps, ten, diffusion.from_vp(draw, ten[0])))
-bounded_gap = float((by_r - helper_r).abs().max())
+bounded_gap = worst(by_r - helper_r)
 drift_ratio = (beta_1**2 / B1) / (B1 - sp.sqrt(B1**2 - beta_1**2))
 nb.claim(
     "C15",
@@ -1679,7 +1687,7 @@ hand_arms = {
     "only1": ("concatenate", [1000]),
 }
 hand_arms = {arm: arm_by_hand(skip, list(levels_), 34) for arm, (skip, levels_) in hand_arms.items()}
-few = architectures(nb.device, ["add", "only1"], [0], 6, 34)
+few = architectures(nb.device, list(hand_arms), [0], 6, 34)
 
 # %% tags=["hide-input"]
 upper = lambda a, b: (np.mean(a) - np.mean(b) + 2 * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))) / np.mean(b)
@@ -1718,7 +1726,7 @@ nb.claim(
                 machine=True,
                 scope="cpu",
             )
-            for arm in few
+            for arm in ("add", "only1")
         ],
     ],
 )
@@ -1771,12 +1779,23 @@ three, dot = torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64), torch.tensor([[
 half_way = dot + 0.5 * toy.eps(dot, 0.5)
 
 
-def inversion_by_hand(S, pictures):
-    """MSE on [0, 1] of the way up and down the grid of S steps, written out."""
-    levels = [0.0, *su.sigma[diffusion.linear_taus(1000, S)].tolist()]
+def code_by_hand(pictures, levels):
+    """The way up from 0 along the noise levels, written out."""
     x = pictures + levels[1] * small.eps(pictures, levels[1])
     for low, high in zip(levels[1:], levels[2:], strict=False):
         x = x + (high - low) * small.eps(x, low)
+    return x
+
+
+def levels_of(S):
+    """0 and the noise levels of S even steps."""
+    return [0.0, *su.sigma[diffusion.linear_taus(1000, S)].tolist()]
+
+
+def inversion_by_hand(S, pictures):
+    """MSE on [0, 1] of the way up and down the grid of S steps, written out."""
+    levels = levels_of(S)
+    x = code_by_hand(pictures, levels)
     for high, low in zip(levels[:0:-1], levels[-2::-1], strict=True):
         x = x - (high - low) * small.eps(x, high)
     return float(((x + 1) / 2 - (pictures + 1) / 2).square().mean())
@@ -1784,7 +1803,7 @@ def inversion_by_hand(S, pictures):
 
 def there_and_back(steps):
     nodes = torch.cat([diffusion.karras_sigmas(steps, 0.01, 3.0), torch.zeros(1, dtype=torch.float64)])
-    return float((diffusion.endpoint(diffusion.euler(toy.eps, nodes, encode(toy.eps, nodes, dot))) - dot).abs().max())
+    return worst(diffusion.endpoint(diffusion.euler(toy.eps, nodes, encode(toy.eps, nodes, dot))) - dot)
 
 
 nb.experiment(
@@ -1792,6 +1811,7 @@ nb.experiment(
     "One start gives one picture at every S; pictures can be encoded and decoded; cos/sin mixtures of noises stay on the data.",
     "verified",
     holds=[
+        ledger.close("worst, the helper of these checks, of (0, −2) and 1", worst(torch.tensor([0.0, -2.0]), 1.0), 2, abs=1e-12),
         ledger.less(
             "encode, two steps by hand, toy",
             float((encode(toy.eps, three, dot) - half_way - 1.5 * toy.eps(half_way, 0.5)).abs().max()),
@@ -1808,6 +1828,15 @@ nb.experiment(
         ledger.close(
             "live: MSE of inversion at 20 steps against the loop written out",
             e5["inversion"][2] / inversion_by_hand(20, small.images.test[: nb.at_scale(cpu=60, gpu=597, full=597)]),
+            1,
+            abs=1e-3,
+            machine=True,
+            scope="cpu, 60 pictures",
+        ),
+        ledger.close(
+            "live: deviation of the codes at 20 steps, at the last level's ᾱ, against the loop written out",
+            e5["code_std"][2]
+            / float(su.bar_alpha[1000] * code_by_hand(small.images.test[: nb.at_scale(cpu=60, gpu=597, full=597)], levels_of(20)).std()),
             1,
             abs=1e-3,
             machine=True,

@@ -57,6 +57,14 @@ nb = kexue_nb.notebook("moe-dynamic-budget")
 corpus, alphabet = data.encode_characters(data.shakespeare())
 split = len(corpus) * 19 // 20  # the last twentieth is held out
 
+
+# %% tags=["hide-input"]
+@torch.no_grad()
+def worst(*differences):
+    """The largest absolute entry of numbers, arrays and tensors."""
+    return float(torch.cat([torch.as_tensor(d).double().flatten().cpu() for d in differences]).abs().max())
+
+
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels of the mean number of experts. Left, in a task with known need: it rises from 2 to 6 with the number of functions that a token needs where need makes targets longer, is nearly flat, between 3.6 and 5, where lengths do not depend on need, and falls from 6 to under 3 where the needy have the shortest targets. Right, on text: it rises from under 1 to nearly 12 over the tenths of tokens by output length, and falls a little, from 5 to under 4, over the tenths by loss."}}
 made = records.load(nb.slug)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.5), sharey=True)
@@ -133,7 +141,7 @@ b1 = torch.linspace(-0.1, 0.1, 6, dtype=torch.float64, requires_grad=True)
 F1 = shares_of_topk(rho1, b1.detach(), 2)
 surrogate = (b1 + (F1 - b1).detach() - 1 / 6).square().sum() / 2
 (grad1,) = torch.autograd.grad(surrogate, b1)
-nudged = [float((shares_of_topk(rho1, b1.detach() + 1e-9 * e, 2) - F1).abs().max()) for e in torch.eye(6, dtype=torch.float64)]
+nudged = [worst(shares_of_topk(rho1, b1.detach() + 1e-9 * e, 2) - F1) for e in torch.eye(6, dtype=torch.float64)]
 stepped = b1.detach().clone()
 moe.balance_(stepped, moe.expert_load(moe.topk_mask(rho1 + b1.detach(), 2)).double(), 0.01)
 counted = torch.tensor([sum(int(i in row.topk(2).indices) for row in rho1 + b1.detach()) for i in range(6)], dtype=torch.float64)
@@ -801,7 +809,7 @@ stacked_loads = torch.tensor([[float(x) for x in v] for v in rational_loads], dt
 def rule_gap(ours, plain, k=3):
     """Largest difference of a rule of the package to the plain one over 60 loads in sixteenths of 8 experts."""
     expected = torch.tensor([[float(x) for x in plain(v, k)] for v in rational_loads], dtype=torch.float64)
-    return float((ours(stacked_loads, k) - expected).abs().max())
+    return worst(ours(stacked_loads, k) - expected)
 
 
 def two_term_rms(load, k):
@@ -872,7 +880,7 @@ nb.claim(
 # No network: scores are drawn from laws that we know, so that the exact quantiles are known too. 32 experts of unequal law, $k=4$,
 # batches of 512 tokens, $\alpha=0.001$; all rules see the same scores. Beside the post's rules two that jump: to the quantiles of the
 # batch, at once or by a tenth of the way. First stationary scores and the start from $b=0$; then the start from the closed form while all
-# scores drift up and down together, as they do early in training.
+# scores drift up and down together, as they do early in training (their logits by $\pm0.3$ in a sine of 800 steps).
 
 
 # %%
@@ -963,8 +971,7 @@ per_seed = lambda t: t.mean(0).tolist()  # (steps, S) -> one a seed
 swing = lambda t: t.std(0).tolist()
 budget_of, violation_of = lambda loads: loads.sum(-1), moe.max_violation
 worst_bias = {
-    r: float((bias_s[-400:, at[r]].mean(0) - still.quantile_bias(0.125)).abs().max())
-    for r in ("two-term", "simplified", "simplified RMS", "quantile")
+    r: worst(bias_s[-400:, at[r]].mean(0) - still.quantile_bias(0.125)) for r in ("two-term", "simplified", "simplified RMS", "quantile")
 }
 fast = Scores([0], 32, 512, 0.1, lambda t: 0.4 * math.sin(2 * math.pi * t / 400))
 load_f = simulate(["two-term", "simplified", "quantile at once"], fast, k=4, steps=300, start=b_0)[0]
@@ -1007,6 +1014,20 @@ nb.experiment(
             for i, r in enumerate(("two-term", "simplified"))
         ],
         ledger.more("the drift there, at its fastest, per step and in units of α", 0.4 * 2 * math.pi / 400 * 0.25 / 1e-3, 1),
+        *[
+            check(
+                f"{name} drift: fastest step of a quantile, in units of α",
+                max(float((scores.quantile_bias(0.125, t + 1) - scores.quantile_bias(0.125, t)).abs().max()) for t in range(400)) / 1e-3,
+                1,
+                digits=2,
+                machine=True,
+            )
+            for name, scores, check in (("slow", waves, ledger.less), ("fast", fast, ledger.more))
+        ],
+        *[
+            ledger.close(f"slow drift of the logits at step {t}", waves.drift(t), height, abs=1e-9, digits=1, machine=True)
+            for t, height in ((0, 0), (200, 0.3), (400, 0), (600, -0.3), (800, 0))
+        ],
     ],
 )
 
@@ -1648,10 +1669,8 @@ def training_gap(arm):
     stack, loads = train_stack(cpu, arm, **tiny)
     alone, plain_loads = plain_training(arm, 0, 5e-3, 0.01)
     run = 4  # rates, then bias rates, then seeds
-    gap = lambda name: max(
-        float((getattr(a, name)[run] - getattr(b, name)[0]).detach().abs().max()) for a, b in zip(stack.layers, alone.layers, strict=True)
-    )
-    return float((loads[:, run] - plain_loads).abs().max()), gap("bias"), max(gap("wr"), gap("wa")), stack, alone
+    gap = lambda name: worst(*(getattr(a, name)[run] - getattr(b, name)[0] for a, b in zip(stack.layers, alone.layers, strict=True)))
+    return worst(loads[:, run] - plain_loads), gap("bias"), worst(gap("wr"), gap("wa")), stack, alone
 
 
 gaps = {arm["name"]: training_gap(arm) for arm in [*top_k_cells, *rule_cells, *by_hand_cells]}
@@ -1667,22 +1686,18 @@ with torch.no_grad():
 handle.remove()
 plain_counts = (torch.sigmoid(seen_t[0][0][0] @ alone.layers[1].wr[0]) + alone.layers[1].bias[0] > 0).sum(1)
 read_gap = {
-    "loss": float((loss_t[4] - F.cross_entropy(logits_t, y_t.flatten(), reduction="none")).abs().max()),
-    "entropy": float((entropy_t[4] - torch.special.entr(logits_t.softmax(-1)).sum(-1)).abs().max()),
-    "length": float((lengths_t[4, 1] - seen_t[0][1].norm(dim=-1)).abs().max()),
-    "counts": float((counts_t[4, 1] - plain_counts).abs().max()),
+    "loss": worst(loss_t[4] - F.cross_entropy(logits_t, y_t.flatten(), reduction="none")),
+    "entropy": worst(entropy_t[4] - torch.special.entr(logits_t.softmax(-1)).sum(-1)),
+    "length": worst(lengths_t[4, 1] - seen_t[0][1].norm(dim=-1)),
+    "counts": worst(counts_t[4, 1] - plain_counts),
 }
 
 # %% tags=["hide-input"]
 v_t = torch.randint(5, (3, 400), generator=torch.Generator().manual_seed(30))
 w_t = v_t + 2 * torch.randn(3, 400, generator=torch.Generator().manual_seed(31))
-rank_gap = max(abs(float(spearman(v_t, w_t)[i]) - float(scipy.stats.spearmanr(v_t[i], w_t[i]).statistic)) for i in range(3))
+rank_gap = worst(spearman(v_t, w_t) - torch.tensor([scipy.stats.spearmanr(v, w).statistic for v, w in zip(v_t, w_t, strict=True)]))
 order_t = w_t.argsort(-1)
-tenths_gap = max(
-    abs(float(by_tenths(v_t, w_t)[i, j]) - float(v_t[i, order_t[i, 40 * j : 40 * j + 40]].double().mean()))
-    for i in range(3)
-    for j in range(10)
-)
+tenths_gap = worst(by_tenths(v_t, w_t) - v_t.gather(-1, order_t).double().view(3, 10, 40).mean(-1))
 kind_t = character_classes(x_t).view_as(x_t)
 letters_t = lambda row, col: (alphabet[x_t[row, col - 1]].isalpha(), alphabet[x_t[row, col]])
 plain_kind = lambda row, col: (
@@ -1700,11 +1715,11 @@ entropies_t = bigram_entropies()
 loads_t = torch.rand(40, 2, 3, 5, generator=torch.Generator().manual_seed(32))
 late_t = loads_t[30:].numpy()
 over_t = over_steps(loads_t)
-over_gap = max(
-    float(np.abs(over_t["late budget"].numpy() - late_t.sum(-1).mean((0, 2))).max()),
-    float(np.abs(over_t["early budget sd"].numpy() - loads_t[5:10].numpy().sum(-1).std(0, ddof=1).mean(-1)).max()),
-    float(np.abs(over_t["late violation"].numpy() - (late_t.max(-1) / late_t.mean(-1) - 1).mean((0, 2))).max()),
-    float((over_t["start"] - loads_t[0].sum(-1).mean(-1)).abs().max()),
+over_gap = worst(
+    over_t["late budget"].numpy() - late_t.sum(-1).mean((0, 2)),
+    over_t["early budget sd"].numpy() - loads_t[5:10].numpy().sum(-1).std(0, ddof=1).mean(-1),
+    over_t["late violation"].numpy() - (late_t.max(-1) / late_t.mean(-1) - 1).mean((0, 2)),
+    over_t["start"] - loads_t[0].sum(-1).mean(-1),
 )
 
 # %% tags=["hide-input"]
@@ -1726,7 +1741,8 @@ column_t = torch.sigmoid(seen_t[0][0][0] @ alone.layers[1].wr[0]).sort(0, descen
 plain_distance = ((alone.layers[1].bias[0] + (column_t[59] + column_t[60]) / 2) ** 2).mean().sqrt()
 longer = {**tiny, "steps": 16}
 measured_t = records.compact(measure(cpu, rule_cells[0], windows=10, every=2, **longer))
-window_losses = read(train_stack(cpu, rule_cells[0], **longer)[0], x_t, y_t, torch.float32)[0].view(8, 10, 16).mean(2)
+again_t, again_loads = train_stack(cpu, rule_cells[0], **longer)
+window_losses = read(again_t, x_t, y_t, torch.float32)[0].view(8, 10, 16).mean(2)
 plain_tune, plain_loss = window_losses[:, ::2].mean(1), window_losses[:, 1::2].mean(1)
 
 # %% tags=["hide-input"]
@@ -1735,6 +1751,7 @@ nb.claim(
     "The code behind E2 and E4: trainings of every arm against torch.optim.Adam with rules in plain Python; measures against loops.",
     "verified",
     holds=[
+        ledger.close("worst, the helper of these checks, of (0, −2) and 1", worst(torch.tensor([0.0, -2.0]), 1.0), 2, abs=1e-12),
         *[ledger.less(f"{name}: loads of six steps, largest difference", g[0], 0.006, machine=True, digits=1) for name, g in gaps.items()],
         *[ledger.less(f"{name}: biases", g[1], 1e-3, machine=True, digits=1) for name, g in gaps.items()],
         *[ledger.less(f"{name}: routers and experts", g[2], 2e-3, machine=True, digits=1) for name, g in gaps.items()],
@@ -1789,6 +1806,25 @@ nb.claim(
             machine=True,
             digits=1,
         ),
+        *[
+            ledger.less(
+                f"measure: {what} of both seeds at every second step, against loops over them",
+                float(np.abs(np.array(measured_t[what]) - by_loops).max()),
+                1e-4,
+                machine=True,
+                digits=1,
+            )
+            for what, by_loops in (
+                (
+                    what,
+                    [
+                        [np.mean([of_layer(load) for load in again_loads[t, 2 * measured_t["best"] + s].numpy()]) for t in range(0, 16, 2)]
+                        for s in (0, 1)
+                    ],
+                )
+                for what, of_layer in (("curve", np.sum), ("violation curve", lambda load: load.max() / load.mean() - 1))
+            )
+        ],
         ledger.close(
             "best_setting: index, budget kept by 2 of 3",
             best_setting(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 4.1, 3.9]), 4),
@@ -1866,8 +1902,8 @@ def student_gap(arm):
     model, _, _, loads = train_student(cpu, arm, **small_student)
     alone, plain_loads = plain_student(arm, -0.5, 3, 1, 1e-2)
     a, b = model.layers[0], alone.layers[0]
-    weights = max(float((u - v).detach().abs().max()) for u, v in ((a.wa[7], b.wa[0]), (model.head.weight[7], alone.head.weight[0])))
-    return float((loads[:, 7, 0] - plain_loads).abs().max()), float((a.bias[7] - b.bias[0]).abs().max()), weights
+    weights = worst(a.wa[7] - b.wa[0], model.head.weight[7] - alone.head.weight[0])
+    return worst(loads[:, 7, 0] - plain_loads), worst(a.bias[7] - b.bias[0]), weights
 
 
 # %% tags=["hide-input"]
@@ -2577,6 +2613,7 @@ nb.claim(
     "A budget loop in proportion to the error holds the budget under a drift at which the sign rules lose it, and loses nothing under a slow one.",
     "verified",
     holds=[
+        ledger.close("off_budget, the helper here, of 4, 4, 4, 8", off_budget(torch.tensor([4.0, 4.0, 4.0, 8.0])), 2, abs=1e-6),
         ledger.less(
             "slow drift: RMS of |F̃| − k, over that of rule (4)",
             off_budget(held["slow"]) / off_budget(budget_of(rough["two-term"])),

@@ -51,6 +51,14 @@ from kexue_nb.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 # %%
 nb = kexue_nb.notebook("quantization-scaling-law")
 
+
+# %% tags=["hide-input"]
+@torch.no_grad()
+def worst(*differences):
+    """The largest absolute entry of numbers, arrays and tensors."""
+    return float(torch.cat([torch.as_tensor(d).double().flatten().cpu() for d in differences]).abs().max())
+
+
 # %% tags=["hide-input"]
 # The fitted exponents of the paper's networks, read off its Figure 10 (±0.003): gamma -> (alpha_N, alpha_S, alpha_D).
 PAPER = {
@@ -1312,7 +1320,7 @@ def largest_gap(widths, sizes):
     weights = [k**-1.5 / sum(j**-1.5 for j in (1, 2, 3)) for k in (1, 2, 3)]
     means = [[sum(w * v for w, v in zip(weights, row, strict=True)) for row in rows] for rows in theirs]
     sweep = ours["sweeps"]["0.5"]
-    return max(np.abs(np.array(sweep["loss"]).T - means).max(), np.abs(np.array(sweep["tasks"]) - theirs[-1]).max())
+    return worst(np.array(sweep["loss"]).T - means, np.array(sweep["tasks"]) - theirs[-1])
 
 
 # %% tags=["hide-input"]
@@ -1372,6 +1380,7 @@ nb.claim(
     "The experiment's code agrees with references: torch.nn with torch.optim.Adam, parities by loops, frequencies by counts, the curves by hand, the fit's interval by its coverage.",
     "verified",
     holds=[
+        ledger.close("worst, the helper of these checks, of (0, −2) and 1", worst(torch.tensor([0.0, -2.0]), 1.0), 2, abs=1e-12),
         ledger.close(
             "fresh examples, two widths and seeds: largest gap of a test loss",
             largest_gap([5, 9], [0]),
@@ -1379,6 +1388,12 @@ nb.claim(
             abs=2e-4,
             digits=1,
             machine=True,
+        ),
+        ledger.close(
+            "count_fit leaves out a size at which a seed holds no task: exponent of 1, 2, 4, 8 tasks at 1, 2, 4, 8",
+            count_fit(np.array([0.5, 1, 2, 4, 8]), np.array([[0, 3], [1, 1], [2, 2], [4, 4], [8, 8]]))[0],
+            1,
+            abs=1e-9,
         ),
         ledger.close("two data sets, two seeds: largest gap", largest_gap([6], [20, 40]), 0, abs=2e-4, digits=1, machine=True),
         sym.enumeration(
@@ -1782,6 +1797,7 @@ nb.show(figure)
 flat = {w: 1.0 / k for k, w in enumerate(range(20000), 1)}
 ideal = {w: 9e5 * v for w, v in enumerate(finite_list(0.5, 20000))}  # an exact γ = 1/2, finite as every count is
 null_drift = (lambda m: float(np.log(m[-2] / m[-1]) / np.log(m[0] / m[1])))(missing_mass(ideal, sample_sizes))
+mass = lambda D: sum(p * (1 - p) ** D for p in finite_list(0.5, 20000))
 brute = lambda tokens, D: sum(c / len(tokens) * (1 - c / len(tokens)) ** D for c in Counter(tokens).values())
 nb.experiment(
     "E4",
@@ -1793,6 +1809,12 @@ nb.experiment(
             for name in words
         ],
         ledger.close("the fit reads −1 on an exact 1/rank list", rank_slope(flat, 10, 1000), -1, abs=1e-6),
+        ledger.close(
+            "growth of the local exponent of an exact power law, last interval over first, by loops",
+            null_drift,
+            math.log(mass(sample_sizes[5]) / mass(sample_sizes[6])) / math.log(mass(sample_sizes[0]) / mass(sample_sizes[1])),
+            rel=1e-9,
+        ),
         ledger.close(
             "missing mass of the Python tokens at D = 1000 by brute force",
             float(missing_mass(Counter(words["Python"]), [1000])[0]),
