@@ -2841,8 +2841,8 @@ nb.results(
         ],
         ["the same in seconds", "not given", f"≈{time7:.2f}"],
         [
-            "the same with 354M parameters, AdamW with a second rate",
-            "",
+            "the share of its steps with 354M parameters, AdamW with a second rate",
+            "0.52 of the compute (quoted)",
             f"half of the steps: ≈{muon_half8['test']:.3f} against ≈{adam_final8['test']:.3f} (one seed); ≈{0.5 * step8:.2f} of the time",
         ],
         ["AdamW's update RMS", "0.2 to 0.4", f"≈{half_way('AdamW').mean():.2f} (second half; theory 0.229)"],
