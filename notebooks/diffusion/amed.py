@@ -89,6 +89,7 @@ def fit(eps, nodes, path, grid, scaled, each=False):
 # %% tags=["hide-input"]
 GRID = np.linspace(0.02, 0.98, 33).tolist()
 NFES = (3, 5, 7, 9)
+apart = lambda a, b: float((a - b).abs().max())  # the largest difference
 table = {
     name: [rmse(by_calls(n, s)) for n in NFES]
     for name, s in (("DDIM", "euler"), ("iPNDM", "ipndm"), ("Heun", "heun"), ("DPM-2", "dpm_solver_2"))
@@ -120,11 +121,11 @@ for nfe in NFES:
     nodes = diffusion.karras_sigmas(N + 1)
     rs, own_end = fit_dpm(nodes, fitting[:: FINE // N], GRID)
     table["DPM-2, r fitted"].append(rmse(run_dpm(nodes, START, rs)))
-    fit_misses = [float((run_dpm(nodes, others, rs) - own_end).abs().max())]
+    fit_misses = {"DPM-2": apart(run_dpm(nodes, others, rs), own_end)}
     for name, scaled in (("AMED, r", False), ("AMED, r and c", True)):
         r_, c_, own_end = fit(cheap, nodes, fitting[:: FINE // N], GRID, scaled)
         fitted[nfe, name] = r_, c_ = r_[:, 0], c_[:, 0]
-        fit_misses.append(float((diffusion.endpoint(diffusion.amed(cheap, nodes, others, r_, c_)) - own_end).abs().max()))
+        fit_misses[name] = apart(diffusion.endpoint(diffusion.amed(cheap, nodes, others, r_, c_)), own_end)
         table.setdefault(name, []).append(rmse(diffusion.endpoint(diffusion.amed(cheap, nodes, START, r_, c_))))
     fitted[nfe, "oracle"] = fit(cheap, nodes, reference[:: FINE // N], GRID, True, each=True)
     table.setdefault("oracle", []).append(rmse(fitted[nfe, "oracle"][2]))
@@ -222,7 +223,7 @@ nb.derivation(
     *[
         ledger.less(
             f"the helper's {n} against the formula",
-            float((diffusion.endpoint(getattr(diffusion, n)(toy.eps, pair, one)) - w).abs().max()),
+            apart(diffusion.endpoint(getattr(diffusion, n)(toy.eps, pair, one)), w),
             1e-12,
             digits=2,
             machine=True,
@@ -231,11 +232,12 @@ nb.derivation(
     ],
     ledger.less(
         "amed at r = 0.3, c = 0.9",
-        float((diffusion.endpoint(diffusion.amed(toy.eps, pair, one, 0.3, 0.9)) - shifted).abs().max()),
+        apart(diffusion.endpoint(diffusion.amed(toy.eps, pair, one, 0.3, 0.9)), shifted),
         1e-12,
         digits=2,
         machine=True,
     ),
+    ledger.close("control: the largest difference of (0, 0) and (0, 1)", apart(torch.zeros(2), torch.tensor([0.0, 1.0])), 1, abs=1e-12),
 )
 
 # %%
@@ -907,7 +909,10 @@ nb.experiment(
             for i, n in enumerate(NFES)
             for w in ("Heun", "DPM-2", "DPM-2, r fitted")
         ],
-        ledger.less("9 calls: the fits' own ends against the solvers' with their r and c", max(fit_misses), 1e-9, digits=1, machine=True),
+        *[
+            ledger.less(f"9 calls: the fit's own end against the solver's with its r and c, {n}", w, 1e-9, digits=1, machine=True)
+            for n, w in fit_misses.items()
+        ],
         ledger.less("best nodes of four for each, 5 calls: AMED over iPNDM", best_of(5, 0) / best_of(5, 1), 0.8),
         ledger.less("7 calls: iPNDM over AMED", best_of(7, 1) / best_of(7, 0), 0.95),
         ledger.less("9 calls", best_of(9, 1) / best_of(9, 0), 0.6),
@@ -1074,7 +1079,7 @@ with torch.no_grad():
         told_apart = max(told_apart, float(r_one.std()))
         level, first = 3.0 ** (1 - r_one) * 0.7**r_one, probe / math.sqrt(10) if analytic else small.eps(probe, 3.0)
         by_house = probe - 2.3 * c_one * small.eps(probe + (level - 3) * first, level)
-        step_errors.append(float((amed_step(small, drawn, probe, 3.0, 0.7, analytic)[0] - by_house).abs().max()))
+        step_errors.append(apart(amed_step(small, drawn, probe, 3.0, 0.7, analytic)[0], by_house))
 # the training loop: the step's error after it, over the least on a grid of constants
 with torch.no_grad():
     course = torch.stack(list(diffusion.heun(small.eps, short(13), z3)))[::6]
@@ -1210,7 +1215,7 @@ with torch.no_grad():
     z_oracle = 80 * torch.randn(96, 1, 8, 8, generator=torch.Generator(nb.device).manual_seed(7), device=nb.device)
     known = torch.stack(list(diffusion.heun(small.eps, short(31), z_oracle)))[::10]
     shared, single = (fit(saved, short(4), known, GRID[::2], False, each) for each in (False, True))
-digits_oracle = [float((w[2] - known[-1]).square().mean().sqrt()) for w in (shared, single)]
+digits_oracle = [float((w[2] - known[-1]).norm()) for w in (shared, single)]  # RMSE times one number
 toy_single = fit(cheap, nodes4, reference[:: FINE // 3], GRID, False, each=True)
 digits_spread, toy_spread = single[0].std(1).tolist(), toy_single[0].std(1).tolist()
 nb.results(
@@ -1374,6 +1379,28 @@ nb.results(
     ],
 )
 
+
+# %% tags=["hide-input"]
+def known_errors(turn):
+    """``mean_value_errors`` on times 4, 2, 1 of a chord 6 (cos turn, sin turn), in a plane where v has length 1 and a known angle."""
+    aside = (0.0, -1.0, -6 * math.sin(turn))  # second coordinate on the path; at the Euler guesses it is 0
+    off, guessed = ([abs(turn - k_ / 2 - bend * y_) for k_, y_ in enumerate(aside)] for bend in (0.1, 0))
+    miss = lambda angle: math.sqrt(3**2 + 6**2 - 2 * 3 * 6 * math.cos(angle)) / 6  # 3 v against the chord
+    best = off.index(min(off))
+    return [math.degrees(off[best]), math.sin(off[best]), miss(off[best]), math.sin(min(guessed)), miss(turn), best / 2]
+
+
+def bent(x, level):
+    angle = math.log2(4 / level) / 2 + 0.1 * x[:, 1]
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+turns = torch.tensor([0.0, 0.45, 1.0], dtype=torch.float64)
+chord = -6 * torch.stack([turns.cos(), turns.sin()], 1)
+made_up = [0 * chord, torch.tensor([[0.3, -1.0]]).double().expand(3, 2), chord]
+by_angles = torch.tensor([known_errors(turn) for turn in turns.tolist()], dtype=torch.float64)
+angle_gaps = torch.stack(mean_value_errors(bent, made_up, [4.0, 2.0, 1.0], (0, 2))[0], 1) - by_angles
+
 # %% tags=["hide-input"]
 nb.experiment(
     "E3",
@@ -1424,6 +1451,16 @@ nb.experiment(
             machine=True,
         ),
         ledger.less("the same at the Euler guess: relative error", float(on_gauss[3].max()), 1e-6, digits=1, machine=True),
+        *[
+            ledger.less(
+                f"a chord at {w:g} in a field of known angles: the six numbers by trigonometry",
+                float(gap_.norm()),
+                1e-5,
+                machine=True,
+                digits=1,
+            )
+            for w, gap_ in zip(turns.tolist(), angle_gaps, strict=True)
+        ],
         ledger.close("DDIM's error there, against the closed form (D6)", float(on_gauss[4].mean()), gauss_ddim, rel=1e-9),
     ],
 )

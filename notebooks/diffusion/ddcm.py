@@ -430,6 +430,7 @@ pair = su.sigma[[400, 399]]
 fixed_noise = lambda *_: torch.full((5, 2), 0.7, dtype=torch.float64)
 helper = diffusion.to_vp(diffusion.endpoint(diffusion.ddim(toy.eps, pair, diffusion.from_vp(state, pair[0]), 1.0, fixed_noise)), pair[1])
 ours = reverse_step(toy.eps, su, 400, state)[1] + sigma(su, 400) * 0.7
+apart = lambda a, b: float((a - b).abs().max())  # the largest difference
 
 # %%
 nb.derivation(
@@ -437,9 +438,8 @@ nb.derivation(
     "Given x_0, the DDPM step has noise of the law N(τ, I), τ = γR/σ, and |τ|² is the gain in signal-to-noise ratio times |R|².",
     sym.identity("Bayes' quadratic form", bayes, quadratic(y, mean + gam * (x0_ - guess_), sig**2)),
     sym.identity("γ²/σ²", gam**2 / sig**2, A0**2 / (1 - A0**2) - A1**2 / (1 - A1**2)),
-    ledger.less(
-        "reverse_step and sigma against the helper's ddim at η = 1", float((helper - ours).abs().max()), 1e-12, digits=2, machine=True
-    ),
+    ledger.less("reverse_step and sigma against the helper's ddim at η = 1", apart(helper, ours), 1e-12, digits=2, machine=True),
+    ledger.close("control: the largest difference of (0, 0) and (0, 1)", apart(torch.zeros(2), torch.tensor([0.0, 1.0])), 1, abs=1e-12),
     ledger.close(
         "the code's γ²/σ² at t = 400 of 1000, over the difference of 1/ς²",
         (gamma(su, 400) / sigma(su, 400)) ** 2 / float(su.sigma[399] ** -2 - su.sigma[400] ** -2),
@@ -929,8 +929,8 @@ nb.derivation(
     sym.enumeration(
         "E|c̄|² and E of the variance within, K = 2, .., 6", range(2, 7), book_moments, lambda K: (sp.Rational(1, K), sp.Rational(K - 1, K))
     ),
-    ledger.less("centred(), K = 2: an antithetic pair", float((pair2[0] + pair2[1]).abs().max()), 1e-6, digits=1, machine=True),
-    ledger.less("mean of centred(), K = 64", float(centred(C64).mean(0).abs().max()), 1e-6, digits=1, machine=True),
+    ledger.less("centred(), K = 2: an antithetic pair", apart(pair2[0], -pair2[1]), 1e-6, digits=1, machine=True),
+    ledger.less("mean of centred(), K = 64", apart(centred(C64).mean(0), torch.zeros(1)), 1e-6, digits=1, machine=True),
     sym.monte_carlo("variance of centred(), K = 3", float(averaged.mean()), float(averaged.std()) / 20, 1, draws=400, effect=0.1),
 )
 
@@ -973,14 +973,14 @@ nb.claim(
         ledger.close("GB for all steps", 1001 * 64 * 128 * 128 * 3 * 8 / 1e9, 25.2, abs=0.05, digits=3, method="arithmetic"),
         ledger.less(
             "drawn twice from the seed: largest difference",
-            float((codebook(5, 64, 64, 1) - codebook(5, 64, 64, 1)).abs().max()),
+            apart(codebook(5, 64, 64, 1), codebook(5, 64, 64, 1)),
             1e-30,
             digits=1,
             machine=True,
         ),
         ledger.more(
             "and other steps and seeds differ by",
-            min(float((codebook(5, 64, 64, 1) - c).abs().max()) for c in (codebook(6, 64, 64, 1), codebook(5, 64, 64, 2))),
+            min(apart(codebook(5, 64, 64, 1), c) for c in (codebook(6, 64, 64, 1), codebook(5, 64, 64, 2))),
             1,
         ),
     ],
@@ -1287,7 +1287,7 @@ nb.claim(
         ),
         ledger.less(
             "another batch size: largest difference",
-            float((alone8 - end8[:4]).abs().max()),
+            apart(alone8, end8[:4]),
             1e-3,
             machine=True,
             digits=1,
@@ -1646,6 +1646,42 @@ axes.set_title("Centred codebooks need sixteen vectors, plain ones more than 64"
 axes.legend(fontsize=8)
 nb.show(figure)
 
+
+# %% tags=["hide-input"]
+def generated_by_hand(kind, K, T=20, seed=1, count=60):
+    """A row of ``generation`` with the draws and DDPM's step, (x - β² ε / β̄) / α + σ c, written out."""
+    s, g = schedule(T), torch.Generator(nb.device).manual_seed(1000 + seed)
+    teacher8 = diffusion.teacher("digits8", nb.device)
+
+    def draw(t):
+        if not K:
+            return torch.randn(count, 64, generator=g, device=nb.device)
+        C = codebook(t, K, 64, seed, nb.device)
+        C = (C - C.mean(0)) * math.sqrt(K / (K - 1)) if kind == "centred" else C
+        return C[torch.randint(K, (count,), generator=g, device=nb.device)]
+
+    x = draw(T + 1)
+    for t in range(T, 0, -1):
+        a, b, before = (float(v) for v in (s.bar_alpha[t], s.bar_beta[t], s.bar_beta[t - 1]))
+        alpha = a / float(s.bar_alpha[t - 1])
+        with torch.no_grad():
+            e = teacher8.eps(x.view(-1, 1, 8, 8) / a, b / a).flatten(1)
+        x = (x - (1 - alpha**2) / b * e) / alpha
+        x = x + before / b * math.sqrt(1 - alpha**2) * draw(t) if t > 1 else x
+    x, test = x.view(-1, 1, 8, 8), teacher8.images.test
+    found = teacher8.classifier(x).argmax(1).tolist()
+    variance = np.var(x.flatten(1).cpu().numpy(), axis=0, ddof=1).sum()
+    fd = metrics.frechet(teacher8.features(x), teacher8.features(test))
+    return [fd, metrics.sliced_w2(x, test), variance, max(map(found.count, range(10))) / count]
+
+
+few1 = [["plain", 0], ["plain", 8], ["centred", 2]]
+tiny1 = generation(nb.device, 20, few1, [1], 60)
+tiny1_gap = {
+    f"{kind}, K = {K}": apart(torch.tensor(tiny1[f"{kind} {K}"][0]) / torch.tensor(generated_by_hand(kind, K)), torch.ones(4))
+    for kind, K in few1
+}
+
 # %% tags=["hide-input"]
 fd1 = lambda kind, K: col(r1, f"{kind} {K}", 0)
 nb.experiment(
@@ -1668,6 +1704,10 @@ nb.experiment(
         ledger.better("FD, K = 2: plain over centred", fd1("plain", 2), fd1("centred", 2), scope=FULL(1)),
         ledger.more("ratio of the means", np.mean(fd1("plain", 2)) / np.mean(fd1("centred", 2)), 4, digits=2, scope=FULL(1)),
         ledger.increasing("−FD over K = 2, 4, 64, plain", [-np.mean(fd1("plain", K)) for K in (2, 4, 64)], scope=FULL(1)),
+        *[
+            ledger.less(f"60 samples in 20 steps, {name}: the row by hand, largest relative gap", gap, 1e-3, machine=True, digits=1)
+            for name, gap in tiny1_gap.items()
+        ],
         ledger.more(
             "live: FD, K = 2 over K = 64",
             e1["plain 2"][0][0] / e1["plain 64"][0][0],
@@ -2017,6 +2057,13 @@ print(f"DDCM {rate50:.3f} bpp, WebP sheet for the same MSE ≈{webp_rate:.2f} bp
 # %% tags=["hide-input"]
 checked = save(GREY8[0], "JPEG", quality=30), save(GREY8[1], "JPEG", quality=80), save(GREY8[1], "WEBP", quality=30, method=6)
 by_hand = 8 * sum(len(save(image, "WEBP", quality=28, method=6)) for image in GREY8) / (len(GREY8) * 784)
+jpegs = {optimize: [save(image, "JPEG", quality=28, optimize=optimize) for image in GREY8] for optimize in (False, True)}
+fixed_tables, own_tables = classic["JPEG", False][2 * QUALITIES["JPEG", False].index(28) :][:2]
+jpeg_ratio = {
+    "fixed tables": 8 * sum(map(len, jpegs[False])) / GREY8.size / fixed_tables[0],
+    "fixed tables, no header": 8 * sum(map(scans, jpegs[False])) / GREY8.size / fixed_tables[1],
+    "own tables": 8 * sum(map(len, jpegs[True])) / GREY8.size / own_tables[0],
+}
 low6 = [(100, 64, 50), (100, 16, 100), (100, 1024, 50)]
 linear_excess = [row[0] / row[1] for row in classic["linear", True]]
 nb.claim(
@@ -2082,10 +2129,20 @@ nb.claim(
             "sheet() and cut_out(), cells of 32: share of equal pixels", float((cut_out(sheet(GREY8, 32), 32) == GREY8).mean()), 1, abs=1e-9
         ),
         ledger.close(
-            "WebP one by one, q = 20, by hand: bits a pixel over curve()'s",
+            "WebP one by one, q = 28, by hand: bits a pixel over curve()'s",
             by_hand / classic["WEBP", False][QUALITIES["WEBP", False].index(28)][0],
             1,
             abs=1e-9,
+        ),
+        *[
+            ledger.close(f"JPEG one by one, q = 28, {what}, by hand: bits a pixel over curve()'s", bits_, 1, abs=1e-9)
+            for what, bits_ in jpeg_ratio.items()
+        ],
+        ledger.close(
+            "and its bits without the header where its own tables are in it: settings with a finite number",
+            sum(math.isfinite(row[1]) for row in classic["JPEG", False][1::2]),
+            0,
+            abs=0.5,
         ),
         ledger.close(
             "JPEG headers of two files, bytes: difference",

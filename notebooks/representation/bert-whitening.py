@@ -166,6 +166,7 @@ nb.derivation(
     "D1",
     "β = γ = 1 whitens: with W = UΛ^(−1/2), WᵀΣW = I and WWᵀ = Σ⁻¹; for any β and γ the second moment becomes Λ^(1−γ).",
     sym.identity("WᵀΣW, 2 × 2", W2.T * Sigma2 * W2, sp.eye(2)),
+    ledger.close("control: the largest entry of (0, −1)", largest(torch.tensor([0.0, -1.0])), 1, abs=1e-12),
     sym.identity("WWᵀΣ, 2 × 2", W2 * W2.T * Sigma2, sp.eye(2)),
     ledger.close(
         "300 × 8, largest entry of second moment − I",
@@ -2000,10 +2001,12 @@ def by_hand(b, gam, k):
 
 
 settings = [(i, j, k) for i in range(3) for j in range(3) for k in (1, 3, 8)]
-sweep_gap = max(abs(toy_sweep[i, j, k - 1] - by_hand(i / 2, j / 2, k)) for i, j, k in settings)
-cos_gap = np.abs(
-    cosines(toy, toy_x, toy_y, 0.5, 1, 3) - cosines_of_all_k(*(transform(z, *fit(toy, 0.5), 0.5, 1, 8) for z in (toy_x, toy_y)))[2]
-).max()
+sweep_gap = largest(torch.tensor([toy_sweep[i, j, k - 1] - by_hand(i / 2, j / 2, k) for i, j, k in settings]))
+cos_gap = largest(
+    torch.from_numpy(
+        cosines(toy, toy_x, toy_y, 0.5, 1, 3) - cosines_of_all_k(*(transform(z, *fit(toy, 0.5), 0.5, 1, 8) for z in (toy_x, toy_y)))[2]
+    )
+)
 toy_cos = np.stack([cosines(toy, toy_x, toy_y, b, 0, 8) for b in (0, 0, 1)])
 spun = bootstrap(toy_cos, toy_human, 4000)
 singles = np.array([np.delete(np.arange(60), i) for i in range(60)])
@@ -2013,8 +2016,8 @@ sample_text = "A plain check, of one sentence."
 with torch.no_grad():
     states = minilm.Encoder().states(torch.tensor([minilm.tokenize(sample_text)]))
     cut_states = minilm.Encoder().states(torch.tensor([[*minilm.tokenize(20 * sample_text)[:15], 102]]))  # 102 is [SEP]
-pooled_gap = max(largest(s[0].mean(0) - v) for s, v in zip(states, vectors([sample_text, "another"], cpu)[:, 0], strict=True))
-cut_gap = max(largest(s[0].mean(0) - v) for s, v in zip(cut_states, vectors([20 * sample_text], cpu, 16)[:, 0], strict=True))
+pooled_gap = largest(torch.stack([s[0].mean(0) for s in states]) - vectors([sample_text, "another"], cpu)[:, 0])
+cut_gap = largest(torch.stack([s[0].mean(0) for s in cut_states]) - vectors([20 * sample_text], cpu, 16)[:, 0])
 
 # %% tags=["hide-input"]
 from sklearn.decomposition import PCA
@@ -2054,7 +2057,7 @@ nb.claim(
             lambda i: common_words(9)[i],
             ["the", "and", "was", "for", "with", "that"].__getitem__,
         ),
-        ledger.close("bootstrap: the same rows give the same draws", float(np.abs(spun[0] - spun[1]).max()), 0, abs=1e-12, digits=1),
+        ledger.close("bootstrap: the same rows give the same draws", largest(torch.from_numpy(spun[0] - spun[1])), 0, abs=1e-12, digits=1),
         ledger.close(
             "standard error of a paired difference, over the jackknife's", float((spun[2] - spun[0]).std()) / jack, 1, abs=0.25, digits=2
         ),
@@ -2112,6 +2115,9 @@ def compare(name, got, want):
     gaps[name] = float(np.max([gaps.get(name, 0.0), np.abs(got - want).max()]))  # a NaN stays
 
 
+for wrong_by in ([0.0, 1.0], [0.0, 0.0]):
+    compare("control", wrong_by, [0.0, 0.0])
+control = gaps.pop("control")
 said_by = {name: p.score.numpy() for name, p in few_pairs.items()}
 all_few = sorted({t for p in few_pairs.values() for t in (*p.left, *p.right)})  # fitted to, in another order
 tiny = small(study, tune="stsb-dev", test="stsb-test", words=0, betas=GRID3, gammas=GRID3, ks=CUTS, draws=40)
@@ -2241,6 +2247,7 @@ nb.claim(
     "verified",
     holds=[
         *[ledger.close(f"{name}: largest gap", gap, 0, abs=1e-6, digits=1, machine=True) for name, gap in gaps.items()],
+        ledger.close("control: the largest gap of (0, 1) and then (0, 0) to (0, 0)", control, 1, abs=1e-12),
         *[ledger.close(name, got, want, abs=0.006, digits=4, machine=True) for name, (got, want) in spots.items()],
         sym.enumeration(
             "news: resampled pairs are of distinct texts",
