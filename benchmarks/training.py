@@ -291,13 +291,14 @@ def grids(device: torch.device) -> Iterator[Case]:
 ROWS = [
     Row(
         "transformer-step",
-        "A training step of a transformer; the share of the bound is the model-FLOPs utilisation, of the matrix products' peak in this run",
+        "A training step of a transformer",
         "parameters",
         0.05,
         transformer_steps,
-        "The same products bound all entries; they differ in what stands between them. In bfloat16 ours keeps the residual stream in "
-        "bfloat16, where autocast leaves torch's in float32; torch multiplies by queries, keys and values at once, where ours takes three "
-        "products and a separate one for each norm's gain. Compilation fuses norms, activations, casts and the loss, which counts the less "
+        "The share of the bound is the model-FLOPs utilisation. The same products bound all entries; they differ in "
+        "what stands between them. In bfloat16 ours keeps the residual stream in bfloat16, where autocast leaves torch's in float32; torch "
+        "multiplies by queries, keys and values at once, where ours takes three products and a separate one for each "
+        "norm's gain. Compilation fuses norms, activations, casts and the loss, which counts the less "
         "the wider the model. Checked are the loss and the gradient of every parameter, so the tolerance is that of bfloat16.",
     ),
     Row(

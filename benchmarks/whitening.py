@@ -56,7 +56,8 @@ ROWS = [
         1e-2,
         vectors,
         "scikit-learn chooses its solver by the shape (svd_solver='auto'): for many more vectors than coordinates the eigenvectors of the "
-        "covariance, as ours. The least operations are those of the symmetric covariance and of the map. "
+        "covariance, as ours, but without a centred copy of the vectors. The least operations are those of the symmetric "
+        "covariance and of the map. "
         "Both sum in float32, which is what the tolerance allows for.",
         devices=("cpu",),
     ),
