@@ -35,6 +35,7 @@ from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.ndimage
 import scipy.special
 import sympy as sp
 import torch
@@ -188,11 +189,13 @@ picture = torch.randn(1, 5, 4, 4, dtype=torch.float64, generator=torch.Generator
 factor = torch.tensor([1, 1, 0.3, 0.3, 0.3], dtype=torch.float64)[:, None, None]
 direct = conv(picture * factor)
 conv.weight *= factor[None, :, :, 0, None]
+apart = lambda a, b: float((a - b).abs().max())  # the largest difference
 nb.derivation(
     "D2",
     "Scaling the skip features is scaling the columns of the next linear layer.",
     sym.identity("two outputs, two h and three s", W * sp.Matrix([*h, *(rho * s)]), columns_scaled),
-    ledger.less("a 1 × 1 convolution at ρ = 0.3", float((conv(picture) - direct).abs().max()), 1e-14, digits=2, machine=True),
+    ledger.less("a 1 × 1 convolution at ρ = 0.3", apart(conv(picture), direct), 1e-14, digits=2, machine=True),
+    ledger.close("control: the largest difference of (0, 0) and (0, 1)", apart(torch.zeros(2), torch.tensor([0.0, 1.0])), 1, abs=1e-12),
 )
 
 # %%
@@ -529,7 +532,7 @@ with torch.no_grad():
         e = digits.net(hand / math.sqrt(1 + now**2), torch.tensor([math.log(now)]), [1.0, 0.8, 0.6, 0.4])
         hand = hand + (after - now) * 0.9 * e
 tuned_then_scaled = lambda x, sigma: 0.9 * remedy(digits.net, "graded", 0.4)(x, sigma)
-gap_hand = float((sample(tuned_then_scaled, "euler 4", RANGE["digits8"], z_, None) - hand).abs().max())
+gap_hand = apart(sample(tuned_then_scaled, "euler 4", RANGE["digits8"], z_, None), hand)
 mixer = lambda step, x0: torch.full_like(x0, 0.3)
 by_hand_sde = z_ * math.sqrt(1 + hand_sigmas[0] ** 2)
 with torch.no_grad():
@@ -538,15 +541,21 @@ with torch.no_grad():
         up = after * math.sqrt(1 - after**2 / now**2)  # standard deviation of the step's noise
         by_hand_sde = by_hand_sde - now * e + math.sqrt(after**2 - up**2) * e + up * 0.3
 with mock.patch.object(diffusion, "gaussian", return_value=mixer):
-    gap_sde = float((sample(remedy(digits.net, "graded", 1.0), "sde 4", RANGE["digits8"], z_, None) - by_hand_sde).abs().max())
-late_gap = [
-    float((remedy(digits.net, "late", 0.3)(z_, s) - remedy(digits.net, "graded", 0.3 if s > 1 else 1.0)(z_, s)).abs().max().detach())
-    for s in (0.9, 1.1)
-]
-only_one = float((remedy(digits.net, "one2", 0.3)(z_, 2.0) - tuned(digits.net, lambda s: [1, 1, 0.3, 1])(z_, 2.0)).abs().max().detach())
+    gap_sde = apart(sample(remedy(digits.net, "graded", 1.0), "sde 4", RANGE["digits8"], z_, None), by_hand_sde)
+late_gap = [apart(remedy(digits.net, "late", 0.3)(z_, s), remedy(digits.net, "graded", 0.3 if s > 1 else 1.0)(z_, s)) for s in (0.9, 1.1)]
+only_one = apart(remedy(digits.net, "one2", 0.3)(z_, 2.0), tuned(digits.net, lambda s: [1, 1, 0.3, 1])(z_, 2.0))
 twice = torch.cat([digits.images.train[:100], -digits.images.train[:100]])
 stretched = rescaled(twice, digits.images.train)
 flat = highpass(torch.ones(2, 1, 8, 8))
+paler = digits.images.train[:200] + 0.05  # grey levels are 1/8 apart, so each picture is nearest to itself
+real_features = digits.features(digits.images.test)
+five_by_hand = {
+    "FD": metrics.frechet(digits.features(paler), real_features),
+    "FD after `rescaled`": metrics.frechet(digits.features(rescaled(paler, digits.images.train)), real_features),
+    "total variance": float(np.var(paler.flatten(1).double().numpy(), axis=0, ddof=1).sum()),
+    "high-pass energy": highpass(paler),
+    "MSE to the nearest training picture": 0.05**2,
+}
 checker = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
 nb.claim(
     "X2",
@@ -555,7 +564,10 @@ nb.claim(
     holds=[
         ledger.less("four Euler steps by hand against `sample`", gap_hand, 1e-4, machine=True, digits=2),
         ledger.less("four stochastic steps by hand, noise 0.3 everywhere", gap_sde, 1e-4, machine=True, digits=2),
-        ledger.less("'late' against 'graded' above σ = 1 and nothing below", max(late_gap), 1e-6, digits=2, machine=True),
+        *[
+            ledger.less(f"'late' against {what}", gap, 1e-6, digits=2, machine=True)
+            for what, gap in zip(("nothing below σ = 1", "'graded' above"), late_gap, strict=True)
+        ],
         ledger.less("'one2' against explicit factors", only_one, 1e-6, digits=2, machine=True),
         ledger.close(
             "total variance after `rescaled`, over the training pictures'",
@@ -563,7 +575,11 @@ nb.claim(
             1,
             abs=1e-4,
         ),
-        ledger.less("`rescaled` moves the mean by", float((stretched.mean(0) - twice.mean(0)).abs().max()), 1e-5, digits=2, machine=True),
+        ledger.less("`rescaled` moves the mean by", apart(stretched.mean(0), twice.mean(0)), 1e-5, digits=2, machine=True),
+        *[
+            ledger.close(f"training pictures, each paler by 0.05, {name}: `measures` over that by hand", v / w, 1, abs=1e-2, machine=True)
+            for v, (name, w) in zip(measures(paler, digits), five_by_hand.items(), strict=True)
+        ],
         ledger.less("high-pass energy of a flat picture", flat, 1e-10, digits=2, machine=True),
         ledger.close(
             "of a chessboard's interior and rim, over its energy", highpass(checker[None, None]), (40 * 64 + 24 * 100) / 64 / 81, abs=1e-4
@@ -1274,12 +1290,42 @@ def live_rise(teacher, sigma):
 
 
 bare = {sigma: live_rise(digits, sigma) for sigma in (0.1, 1.0)}
+
+
+# %% tags=["hide-input"]
+def by_picture(sigma):
+    """``live_rise`` in numpy, one picture after the other, with explicit factors."""
+    pictures = digits.images.test[:300].double().numpy()
+    noise = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(9)).double().numpy()
+    input_ = torch.from_numpy((pictures + sigma * noise) / math.sqrt(1 + sigma**2)).float()
+    with torch.no_grad():
+        e, e0 = (digits.net(input_, torch.tensor([math.log(sigma)]), 4 * [v]).double().numpy() for v in (1.0, 0.0))
+    sums = np.zeros(6)
+    for x0, n, a, b in zip(pictures[:, 0], noise[:, 0], e[:, 0], e0[:, 0], strict=True):
+        denoised = [x0 + sigma * (n - v) for v in (b, a)]
+        rough = [np.square(d - scipy.ndimage.uniform_filter(d, 3, mode="nearest")).sum() for d in denoised]
+        sums += [*(np.square(d - x0).sum() for d in denoised), *rough, (a * b).sum(), (a * a).sum()]
+    return sums[::2] / sums[1::2]
+
+
+picture_gap = {sigma: np.abs(np.array(v) / by_picture(sigma) - 1) for sigma, v in bare.items()}
+
+# %%
 nb.claim(
     "C2",
     "Without skips the pictures are lost, as the post says; but they are not blurred: this network's predicted noise vanishes, and the noisy input comes back.",
     "partly",
     holds=[
-        ledger.more(f"σ = {s:g}: MSE with all skips at 0 over the untouched one", v[0], 5, machine=True, digits=2) for s, v in bare.items()
+        *[
+            ledger.more(f"σ = {s:g}: MSE with all skips at 0 over the untouched one", v[0], 5, machine=True, digits=2)
+            for s, v in bare.items()
+        ],
+        *[
+            ledger.less(
+                f"σ = {s:g}: these three numbers, picture by picture in numpy: relative gaps", v.sum(), 1e-3, machine=True, digits=1
+            )
+            for s, v in picture_gap.items()
+        ],
     ],
     fails=[
         ledger.more("σ = 1: high-pass energy of the predicted picture over the untouched one", bare[1.0][1], 3, machine=True, digits=2),
@@ -1520,7 +1566,7 @@ with torch.no_grad():
     features_p, h_p = torch.cat([angle_p.sin(), angle_p.cos()]), probe.inlet(x_p)
     for i in range(3):
         h_p = 0.7 * h_p + probe.down[i](F.silu(probe.up[i](probe.norms[i](h_p)) + probe.levels[i](features_p)))
-    gap_p = float((probe.outlet(h_p) - probe(x_p, s_p)).abs().max())
+    gap_p = apart(probe.outlet(h_p), probe(x_p, s_p))
 nb.claim(
     "X8",
     "The residual MLP computes h ← ρ h + f(h, σ) in each of its blocks.",
