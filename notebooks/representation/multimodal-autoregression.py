@@ -1086,7 +1086,7 @@ def seeded(k):
 
 def largest(x):
     """The largest absolute entry, as a float."""
-    return float(x.detach().abs().max())
+    return float(x.abs().max())
 
 
 draws_z = torch.randn(2, 5, 3, 6, generator=seeded(31))  # (R, B, n, d)
@@ -1098,9 +1098,9 @@ with torch.no_grad():
     f = torch.einsum("rbnd,rdp->rbnp", draws_z, mean_head.out.weight)
     mean_head.sigma.copy_(torch.tensor([0.3, 0.7]))
     scatter = [mean_head.sample(wide_z, seeded(33), tau).std(1) for tau in (0, 1)]
-    heads["mean: loss"] = float((mean_head.loss(draws_z, draws_x, None) - ((f - draws_x) ** 2).mean((1, 2, 3))).abs().max())
-    heads["mean, τ = 1: deviation of a sample over sigma, minus 1"] = float((scatter[1] / mean_head.sigma[:, None] - 1).abs().max())
-    heads["mean, τ = 0: deviation of a sample"] = float(scatter[0].abs().max())
+    heads["mean: loss"] = largest(mean_head.loss(draws_z, draws_x, None) - ((f - draws_x) ** 2).mean((1, 2, 3)))
+    heads["mean, τ = 1: deviation of a sample over sigma, minus 1"] = largest(scatter[1] / mean_head.sigma[:, None] - 1)
+    heads["mean, τ = 0: deviation of a sample"] = largest(scatter[0])
 
     mix = Mixture(nn.Init([1, 2]), 6, 4, 3, 0.2)
     raw = torch.einsum("rbnd,rdp->rbnp", draws_z, mix.out.weight).unflatten(-1, (3, 9))
@@ -1111,10 +1111,10 @@ with torch.no_grad():
     drawn = mix.sample(wide_z, seeded(34), 1)
     centres = mix.sample(wide_z, seeded(34), 0)
     between = (law.mixture_distribution.probs[..., None] * (raw[..., 1:5] - law.mean[..., None, :]) ** 2).sum(-2)
-    heads["mixture: loss"] = float((mix.loss(draws_z, draws_x, None) + law.log_prob(draws_x).mean((1, 2))).abs().max())
-    heads["mixture: mean of samples"] = float((drawn.mean(1) - law.mean[:, 0, 0]).abs().max())
-    heads["mixture, τ = 1: variance of samples, relative"] = float((drawn.var(1) / law.variance[:, 0, 0] - 1).abs().max())
-    heads["mixture, τ = 0: variance of samples, relative"] = float((centres.var(1) / between[:, 0, 0] - 1).abs().max())
+    heads["mixture: loss"] = largest(mix.loss(draws_z, draws_x, None) + law.log_prob(draws_x).mean((1, 2)))
+    heads["mixture: mean of samples"] = largest(drawn.mean(1) - law.mean[:, 0, 0])
+    heads["mixture, τ = 1: variance of samples, relative"] = largest(drawn.var(1) / law.variance[:, 0, 0] - 1)
+    heads["mixture, τ = 0: variance of samples, relative"] = largest(centres.var(1) / between[:, 0, 0] - 1)
 
     book = torch.rand(5, 4, generator=seeded(35)) * 2 - 1
     codes = Codes(nn.Init([1, 2]), 6, book)
@@ -1122,10 +1122,10 @@ with torch.no_grad():
     brute = torch.tensor([[[min(range(5), key=lambda c: float((x - book[c]).norm())) for x in row] for row in run] for run in draws_x])
     by_hand = torch.stack([F.cross_entropy(logits[r].flatten(0, 1), brute[r].flatten()) for r in range(2)])
     shares = torch.stack([(codes.sample(wide_z, seeded(36), 0.8) == book[c]).all(-1).double().mean(1) for c in range(5)], 1)
-    heads["codes: loss"] = float((codes.loss(draws_z, draws_x, None) - by_hand).abs().max())
+    heads["codes: loss"] = largest(codes.loss(draws_z, draws_x, None) - by_hand)
     likeliest = codes.sample(draws_z[:, :, 0], seeded(37), 0) - book[logits[:, :, 0].argmax(-1)]
     heads["codes, τ = 0: a sample is the likeliest code"] = largest(likeliest)
-    heads["codes, τ = 0.8: shares of the codes"] = float((shares - (logits[:, 0, 0] / 0.8).softmax(-1)).abs().max())
+    heads["codes, τ = 0.8: shares of the codes"] = largest(shares - (logits[:, 0, 0] / 0.8).softmax(-1))
 
 
 # %% tags=["hide-input"]
@@ -1180,7 +1180,7 @@ def denoiser_by_hand(net, x, sigma, know):
     w = {name: value[0] for name, value in net.named_parameters()}
     out = []
     for xi, si, ki in zip(x, sigma, know, strict=True):
-        waves = [math.log(si) * f for f in net.frequencies.tolist()]
+        waves = [math.log(si) / 4 * 16 ** (k / 7) for k in range(8)]  # eight frequencies from 1/4 to 4 in equal ratio
         features = torch.tensor([math.sin(a) for a in waves] + [math.cos(a) for a in waves])
         u = ki + features @ w["time.weight"]
         u = u * torch.sigmoid(u)
@@ -1216,16 +1216,16 @@ with torch.no_grad():
         "loss of a net that knows the clean patch": float(with_net(Oracle()).loss(draws_x[:1], draws_x[:1], seeded(43))),
         "loss of v = 0 where |x| = 1, minus 1": float(with_net(Nothing()).loss(ones, ones, seeded(44))) - 1,
         "loss of v = 0 where x = 0, minus 1/2": float(with_net(Nothing()).loss(0 * ones, 0 * ones, seeded(44))) - 0.5,
-        "eps of the net that knows a patch outside of the box: kept within": float(
-            (Oracle().eps(5 * flat)(noised_flat, 1.7) - (noised_flat - 17 / 16) / 1.7).abs().max()
+        "eps of the net that knows a patch outside of the box: kept within": largest(
+            Oracle().eps(5 * flat)(noised_flat, 1.7) - (noised_flat - 17 / 16) / 1.7
         ),
         "the network against its forward pass by hand": largest(net_gap),
-        "eps of the net that knows": float((Oracle().eps(flat)(noised_flat, 1.7) - (noised_flat - flat) / 1.7).abs().max()),
-        "noise levels against tan(a + t(π/2 − 2a))": float(
-            (levels(times).double() / torch.tan(edge + times * (math.pi / 2 - 2 * edge)) - 1).abs().max()
+        "eps of the net that knows": largest(Oracle().eps(flat)(noised_flat, 1.7) - (noised_flat - flat) / 1.7),
+        "noise levels against tan(a + t(π/2 − 2a))": largest(
+            levels(times).double() / torch.tan(edge + times * (math.pi / 2 - 2 * edge)) - 1
         ),
-        "sampling grid against the noise levels": float(
-            (grid - torch.cat([levels(times.new_tensor([i / 25 for i in range(25, 0, -1)])).double(), grid[-1:]])).abs().max()
+        "sampling grid against the noise levels": largest(
+            grid - torch.cat([levels(times.new_tensor([i / 25 for i in range(25, 0, -1)])).double(), grid[-1:]])
         ),
     }
 
@@ -1238,7 +1238,7 @@ with torch.no_grad():
     changed = toy_x.clone()
     changed[:, :, 1] += 1.0
     moved = (toy(changed, toy_y) - z_before).abs().amax((0, 1, 3))  # by position 0..3
-    prefix = (toy(toy_x[:, :, :2], toy_y) - z_before[:, :, :3]).abs().max()
+    prefix = largest(toy(toy_x[:, :, :2], toy_y) - z_before[:, :, :3])
     other_class = (toy(toy_x, toy_y + 1) - z_before).abs().amax((0, 1, 3)).min()
     swapped = PatchTransformer(nn.Init([3, 4]), toy_orders[:, [0, 1, 3, 2]], p=2, d=8, depth=1, heads=2)
     next_place = (swapped(toy_x, toy_y) - z_before).abs().amax((0, 1, 3))  # the place to be predicted third is another
@@ -1248,7 +1248,7 @@ with torch.no_grad():
         if j:  # the patch before, at its own place
             by_hand[r, :, j] = toy_x[r, :, j - 1] @ toy.inlet.weight[r] + toy.own.weight[r, toy_orders[r, j - 1]]
         by_hand[r, :, j] += toy.following.weight[r, toy_orders[r, j]]
-    tokens_gap = float((nn.Transformer.forward(toy, by_hand) - z_before).abs().max())
+    tokens_gap = largest(nn.Transformer.forward(toy, by_hand) - z_before)
 
 
 class Counter:
@@ -1301,11 +1301,11 @@ loops = [
     for rate in (1e-2, 3e-2)
     for turn, seed in enumerate((5, 6))
 ]
-apart = max(
-    float((p[r].detach() - q[0]).abs().max())
+apart = [
+    (p.data[r] - q[0]).flatten()
     for r, loop in enumerate(loops)
     for p, q in zip([*stacked[0].parameters(), *stacked[1].parameters()], loop, strict=True)
-)
+]
 with torch.no_grad():
     ordered = dequantised(some_patches, seeded(2))[:, scan_orders(4)["zig-zag"]]
     predicted = stacked[1].out(stacked[0](ordered[:, :-1].expand(4, -1, -1, -1), some_labels.expand(4, -1)))
@@ -1369,6 +1369,7 @@ nb.claim(
             if "loss" not in what and "likeliest" not in what and what != "mean, τ = 0: deviation of a sample"
         ],
         *[ledger.close(what, value, 0, abs=0.02 if "v = 0" in what else 1e-4, digits=2, machine=True) for what, value in diff.items()],
+        ledger.close("control: the largest entry of (0, −1)", largest(torch.tensor([0.0, -1.0])), 1, abs=1e-12),
         ledger.close("first of the sampling levels, e^2.5", float(grid[0]), math.exp(2.5), rel=1e-9),
         ledger.close("rows that the network sees: K = 3, 5 pictures of 3 patches", spy.rows, 3 * 5 * 3, abs=0.5),
         ledger.more("another z and the same noise: a sample moves by", float((steered[1] - steered[0]).abs().mean()), 0.02, machine=True),
@@ -1397,7 +1398,7 @@ nb.claim(
         ledger.less("second patch changed: z of the first two positions moves by", float(moved[:2].max()), 1e-6, digits=1, machine=True),
         ledger.more("of the later ones by", float(moved[2:].min()), 1e-3, digits=2, machine=True),
         ledger.less("z against that of tokens put together one by one", tokens_gap, 1e-5, digits=1, machine=True),
-        ledger.less("a prefix gives the same z", float(prefix), 1e-5, digits=1, machine=True),
+        ledger.less("a prefix gives the same z", prefix, 1e-5, digits=1, machine=True),
         ledger.more("another class moves every position by", float(other_class), 1e-3, digits=2, machine=True),
         ledger.less("another third place: z of the first two moves by", float(next_place[:2].max()), 1e-6, digits=1, machine=True),
         ledger.more("z of the third by", float(next_place[2]), 1e-3, digits=2, machine=True),
@@ -1409,32 +1410,34 @@ nb.claim(
         ),
         ledger.close("sampled patches are kept within the box", float(in_box.max()), 17 / 16, rel=1e-6),
         ledger.less(
-            "two rates, two seeds, six steps, noised patches: parameters against torch.optim.AdamW", apart, 1e-4, digits=1, machine=True
+            "two rates, two seeds, six steps, noised patches: parameters against torch.optim.AdamW",
+            largest(torch.cat(apart)),
+            1e-4,
+            digits=1,
+            machine=True,
         ),
         ledger.less(
             "study: losses, rate by rate and seed by seed",
-            float(np.abs(np.array(tiny_study["loss"]).flatten() - tiny_loss.numpy()).max()),
+            largest(torch.tensor(tiny_study["loss"]).flatten() - tiny_loss),
             1e-4,
             digits=1,
             machine=True,
         ),
         ledger.less(
             "study: FD likewise, relative",
-            float(np.abs(np.array(tiny_study["taus"]["1"]["fd"]) / np.array(tiny_fd) - 1).max()),
+            largest(torch.tensor(tiny_study["taus"]["1"]["fd"]) / torch.tensor(tiny_fd) - 1),
             1e-3,
             digits=1,
             machine=True,
         ),
         ledger.less(
             "study: the picture shown is the best rate's (within half a grey level)",
-            float(shown_gap.abs().max()),
+            largest(shown_gap),
             0.07,
             digits=1,
             machine=True,
         ),
-        ledger.less(
-            "fitted sigma against the root mean squared error", float((stacked[1].sigma - root).abs().max()), 1e-5, digits=1, machine=True
-        ),
+        ledger.less("fitted sigma against the root mean squared error", largest(stacked[1].sigma - root), 1e-5, digits=1, machine=True),
     ],
 )
 nb.claim(
@@ -1483,7 +1486,7 @@ nb.claim(
         ),
         ledger.less(
             "k-means against SciPy's from the same start: largest gap",
-            float(np.abs(kmeans(points, 6, 3).numpy() - lloyd).max()),
+            largest(kmeans(points, 6, 3) - torch.from_numpy(lloyd)),
             1e-4,
             digits=1,
             machine=True,
