@@ -110,6 +110,7 @@ noise = torch.randn(china.shape, generator=torch.Generator().manual_seed(1), dty
 small_noise = torch.randn(3, 53, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 noisy_then_pooled = average_pool(china + 0.8 / 0.6 * noise, 8)
 pooled_then_noisy = average_pool(china, 8) + 0.8 / 0.6 * small_noise
+apart = lambda a, b: float((a - b).abs().max())  # the largest difference
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left and middle, the same photograph of a Chinese palace at 53 by 80 pixels under the same noise level: pooled after the noise, the building is clearly visible; pooled before it, it drowns. Right, sampler error of the coarse 8 by 8 modes against picture size: it rises eightyfold without a shift and is a flat line with the shift s = d/8."}}
 figure, panels = plt.subplots(1, 3, figsize=(9.2, 2.9), width_ratios=(1.2, 1.2, 1.1))
@@ -173,13 +174,14 @@ nb.derivation(
     *[
         ledger.less(
             f"covariance of the code's pooled noise minus I/s², s = {k}",
-            float((pooling_matrix(k) @ pooling_matrix(k).T - torch.eye((12 // k) ** 2, dtype=torch.float64) / k**2).abs().max()),
+            apart(pooling_matrix(k) @ pooling_matrix(k).T, torch.eye((12 // k) ** 2, dtype=torch.float64) / k**2),
             1e-15,
             digits=1,
             machine=True,
         )
         for k in (2, 3, 4)
     ],
+    ledger.close("control: the largest difference of (0, 0) and (0, 1)", apart(torch.zeros(2), torch.tensor([0.0, 1.0])), 1, abs=1e-12),
 )
 
 # %%
@@ -192,6 +194,10 @@ nb.claim(
     holds=[
         sym.monte_carlo(f"variance, s = {k}", float(w.var()), float(w.var()) * math.sqrt(2 / w.numel()), 1 / k**2, draws=w.numel())
         for k, w in pooled_white.items()
+    ]
+    + [
+        ledger.close(f"figure: {what}, its deviation over 4/3", float((x - average_pool(china, 8)).std()) * 3 / 4, expected, rel=0.03)
+        for what, x, expected in (("pooled noise", noisy_then_pooled, 1 / 8), ("noise after pooling", pooled_then_noisy, 1))
     ],
 )
 
@@ -259,7 +265,7 @@ nb.derivation(
         )
         for k, o in ((2, 0.3), (3, 1.1), (4, 2.5))
     ],
-    ledger.less("pooling is linear: whole minus parts", float((half_noise - half_parts).abs().max()), 1e-15, digits=1, machine=True),
+    ledger.less("pooling is linear: whole minus parts", apart(half_noise, half_parts), 1e-15, digits=1, machine=True),
 )
 
 # %% [markdown]
@@ -386,7 +392,7 @@ nb.derivation(
     sym.identity("its σ², over that of the small one", ((1 - root**2) / root**2) / ((1 - lo**2) / lo**2), s**2),
     ledger.less(
         "the code's shift against ᾱ by the formula",
-        float((torch.sigmoid(shift_log_snr(L, 3.0)).sqrt() - by_root).abs().max()),
+        apart(torch.sigmoid(shift_log_snr(L, 3.0)).sqrt(), by_root),
         1e-14,
         digits=1,
         machine=True,
@@ -589,7 +595,7 @@ least_squares = torch.linalg.lstsq(features_, targets_).solution  # the sample's
 def gradient(matrix, weights):
     matrix = matrix.clone().requires_grad_()
     multiscale_loss((targets_ - features_ @ matrix).view(-1, 4, 4), weights).backward()
-    return float(matrix.grad.abs().max())
+    return apart(matrix.grad, torch.zeros(1))
 
 
 unit_error = torch.eye(144, dtype=torch.float64).view(-1, 12, 12)  # a white error, exactly: all unit vectors
@@ -630,7 +636,7 @@ nb.claim(
     holds=[
         ledger.less(
             "gradient descent on the paper's weights: distance to the plain least-squares map",
-            float((solved - least_squares).abs().max()),
+            apart(solved, least_squares),
             1e-8,
             digits=1,
             machine=True,
@@ -695,15 +701,15 @@ nb.derivation(
     ),
     ledger.less(
         "the product against the helper's ddim, 4 × 4",
-        float((M4 @ one_path @ M4.T - output_std(spectrum4, nodes4)).abs().max()),
+        apart(M4 @ one_path @ M4.T, output_std(spectrum4, nodes4)),
         1e-12,
         digits=1,
         machine=True,
     ),
-    ledger.less("DCT: M Mᵀ − I", float((M8 @ M8.T - torch.eye(8, dtype=torch.float64)).abs().max()), 1e-14, digits=1, machine=True),
+    ledger.less("DCT: M Mᵀ − I", apart(M8 @ M8.T, torch.eye(8, dtype=torch.float64)), 1e-14, digits=1, machine=True),
     ledger.less(
         "30,000 samples of 8 × 8: largest relative difference of a mode's std",
-        float((sampled_std / output_std(spectrum8, nodes8) - 1).abs().max()),
+        apart(sampled_std / output_std(spectrum8, nodes8), torch.ones(1)),
         0.02,
     ),
     ledger.close(
@@ -1418,7 +1424,7 @@ def tiny_training(weights, steps=30):
         else:
             diffusion.train_denoiser(net, digits.train, levels, steps=steps, batch=128, rate=2e-3, seed=32)
         nets.append(torch.cat([p.flatten() for p in net.parameters()]).detach())
-    return float((nets[0] - nets[1]).abs().max())
+    return apart(*nets)
 
 
 # %% tags=["hide-input"]
@@ -1473,7 +1479,7 @@ nb.experiment(
             1.4,
             scope=S3,
         ),
-        ledger.less("code: ε from v, minus ε", float((recovered - probe_noise).abs().max()), 1e-5, machine=True, digits=1),
+        ledger.less("code: ε from v, minus ε", apart(recovered, probe_noise), 1e-5, machine=True, digits=1),
         ledger.close("code: largest |x_0| after clipping", float(x0_of_cut.abs().max()), 1.2, abs=1e-5, machine=True),
         ledger.close("code: σ of gain 16 at t = 0.75 over the tangent by hand", float(gain16[10]) / by_tangent, 1, abs=1e-9),
         ledger.close(
@@ -1662,6 +1668,9 @@ def mirrored_by_hand(count, seed):
 crops_by_hand, mirrored = mirrored_by_hand(3, 12)
 patches = PatchUNet(2, 8, [1])
 nn.init.normal_(patches.trunk.outlet[-1].weight, generator=torch.Generator().manual_seed(11))
+dim, few_nodes = spectrum8 / 100, arm_nodes(6, [1, 1])  # so dim that nothing is clipped
+z70 = torch.randn(70, 3, 8, 8, generator=torch.Generator().manual_seed(19), dtype=torch.float64)
+dim_gap = apart(M8 @ samples_of(gaussian_eps(dim), few_nodes, z70) @ M8.T, output_std(dim, few_nodes) * (M8 @ z70 @ M8.T))
 sample_crop = random_crops(3, 64, 12, "cpu")
 full_crop = random_crops(3, 256, 12, "cpu")
 nb.experiment(
@@ -1683,25 +1692,24 @@ nb.experiment(
         ledger.close("code: W2 measure on white noise: mean std of its modes", float(mode_std(unit_white).mean()), 1, abs=0.01),
         ledger.less(
             "code: the modes' deviations over SciPy's DCT, largest difference from 1",
-            float(np.abs(mode_std(lopsided).numpy() / by_scipy - 1).max()),
+            apart(mode_std(lopsided) / torch.from_numpy(by_scipy), torch.ones(1)),
             1e-9,
             machine=True,
             digits=1,
         ),
         ledger.close("code: W2² of pictures twice as strong as white noise", strong[0], 1, abs=0.03),
-        ledger.close(
-            "code: crops, two of three mirrored, minus those by hand", float((full_crop - crops_by_hand).abs().max()), 0, abs=1e-6
-        ),
+        ledger.close("code: crops, two of three mirrored, minus those by hand", apart(full_crop, crops_by_hand), 0, abs=1e-6),
         ledger.close("code: of its 8 × 8 modes at d = 16", strong[1], 0.25, abs=0.01),
         ledger.close("code: levels of s = 2, noisy end over 2 e^7.5", float(doubled[0]) / (2 * math.exp(7.5)), 1, abs=1e-9),
         ledger.close("code: last level over 2 e^−7.5", float(doubled[-2]) / (2 * math.exp(-7.5)), 1, abs=1e-9),
         ledger.less(
             "code: 64 × 64 crops minus the pooled 256 × 256 ones",
-            float((average_pool(full_crop, 4) - sample_crop).abs().max()),
+            apart(average_pool(full_crop, 4), sample_crop),
             1e-5,
             machine=True,
             digits=1,
         ),
+        ledger.less("code: 70 samples of Gaussian pictures, mode by mode, minus the product of D9", dim_gap, 1e-9, machine=True, digits=1),
         ledger.close("code: output shape of the patch U-Net, rows", patches(sample_crop, torch.zeros(3)).shape[-1], 64, abs=0.5),
         ledger.less(
             "live: coarse W2² at 32 × 32, s = 4, below that of no samples at all",
@@ -1915,7 +1923,7 @@ nb.claim(
     fails=[
         ledger.less(
             "the ideal result of the multiscale loss is that of the plain loss: distance (C10)",
-            float((solved - least_squares).abs().max()),
+            apart(solved, least_squares),
             1e-8,
             digits=1,
             machine=True,
