@@ -947,7 +947,7 @@ for name, value, single in (("all levels, λ = 1.2", 1.2, None), ("one level, λ
     settings = {"steps": 5, "batch": 6, "rates": [0.02, 0.05], "seed": 3}
     more = {"init": 1.5, "band": (0.02, 10.0), "sigma_data": 0.7, "average": 0.9, "watch": lambda i, net: seen_steps.append(i)}
     net = distil(linear_teacher, TwoWeights(), (2,), loss=value, single=single, **settings, **more)
-    distil_gap[name] = worst(net.w.detach(), distil_by_hand(value, single, **settings))
+    distil_gap[name] = worst(net.w.data, distil_by_hand(value, single, **settings))
     graphs += net.w.requires_grad
 
 # %% [markdown]
@@ -1034,7 +1034,7 @@ live2 = {k: v[0] for k, v in e2["curves"].items()}
 
 # %% tags=["hide-input"]
 torch.manual_seed(0)
-ring_net, ring_x, ring_s = RingNet(), torch.randn(5, 2), torch.linspace(-3, 3, 5)
+ring_net, ring_x, ring_s = RingNet().requires_grad_(False), torch.randn(5, 2), torch.linspace(-3, 3, 5)
 W = {name: value.double().numpy() for name, value in ring_net.state_dict().items() if name != "frequencies"}
 waves = np.outer(ring_s.double().numpy(), 2.0 ** (np.arange(-7, 8, 2) * 2 / 7))  # eight frequencies from 1/4 to 4 in equal ratio
 waves = np.concatenate([np.sin(waves), np.cos(waves)], 1)
@@ -1043,7 +1043,7 @@ ring_h = layer_by_hand("inlet", np.concatenate([ring_x.double().numpy(), waves],
 for i in range(3):
     inner = layer_by_hand(f"layers.{i}", np.concatenate([ring_h, waves], 1))
     ring_h = ring_h + inner / (1 + np.exp(-inner))
-ring_gap = worst(ring_net(ring_x, ring_s).detach(), torch.from_numpy(layer_by_hand("outlet", ring_h)))
+ring_gap = worst(ring_net(ring_x, ring_s), torch.from_numpy(layer_by_hand("outlet", ring_h)))
 one_astray = diffusion.toy2d().sample(200, torch.Generator().manual_seed(93))
 one_astray[7, 0] = 1e7
 
