@@ -79,7 +79,7 @@ def _tests(root: Path, module: str, folder: str, tell: Callable) -> dict:
     for name in [name for name in sys.modules if name.partition(".")[0] == "kexue_nb"]:
         del sys.modules[name]
     sys.path.insert(0, folder)
-    os.environ |= {"PYTHONPATH": f"{folder}{os.pathsep}{root}", "PYTHONSAFEPATH": "1"}
+    os.environ |= {"PYTHONPATH": os.pathsep.join([folder, str(root), str(root / "tests")]), "PYTHONSAFEPATH": "1"}
     importlib.import_module("kexue_nb")
     first = _First()
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval", "-p", "no:xdist"]
