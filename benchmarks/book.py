@@ -28,6 +28,14 @@ from kexue_nb.checkout import Checkout
 CHANGED = "minimize-a-plus-b-plus-c"  # the notebook that executes fastest
 COLD, WARM, ONE, TEST = "make book, nothing built", "make book, nothing changed", "make book, one notebook changed", "make test"
 NOT_PASSED_ON = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH")
+# Between this process and the command, because Linux counts the memory of the process that starts a command as the command's own.
+WAIT = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+status, usage = os.wait4(process.pid, 0)[1:]
+with open(sys.argv[1], "w") as file:
+    json.dump([os.waitstatus_to_exitcode(status), usage.ru_utime, usage.ru_stime, usage.ru_maxrss], file)
+"""
 Timed = Callable[[Sequence[str], Path], dict[str, float]]
 
 
@@ -37,17 +45,16 @@ def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
     Raises RuntimeError with the command's last words where it fails.
     """
     environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.NamedTemporaryFile("r") as told:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        status, usage = os.wait4(process.pid, 0)[1:]
+        wait = [sys.executable, "-S", "-c", WAIT, told.name, *command]
+        subprocess.run(wait, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        code, user, system, peak = json.load(told)
+        if code:
             log.seek(0)
             raise RuntimeError(f"{' '.join(command)} failed: {log.read().decode(errors='replace')[-2000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "user": usage.ru_utime, "system": usage.ru_stime, "peak_gb": usage.ru_maxrss * unit / 1e9}
+    return {"seconds": seconds, "user": user, "system": system, "peak_gb": peak * (1 if sys.platform == "darwin" else 1024) / 1e9}
 
 
 def clone(checkout: Checkout, target: Path) -> Checkout:
