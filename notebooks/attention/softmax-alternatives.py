@@ -550,6 +550,23 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Weight of the first of two logits against their gap, from minus 4 to 4, for softmax and for three rivals: a sigmoid and 2 + tanh, each of the logits around their mean and normalised, and perturb-max with normal noise. All four curves rise strictly through one half at gap zero and depend on the gap alone; 2 + tanh levels off at one quarter and three quarters, the others tend to 0 and 1."}}
+gap_axis = torch.linspace(-4, 4, 161, dtype=torch.float64)
+figure, axes = plt.subplots(figsize=(7.2, 3.4))
+axes.plot(gap_axis, torch.sigmoid(gap_axis), color=BLUE, label="softmax")
+for label, height, color, style in (
+    ("sigmoid around the mean", torch.sigmoid, GREEN, "--"),
+    ("2 + tanh around the mean", lambda v: 2 + torch.tanh(v), ORANGE, "-."),
+):
+    one, other = height(gap_axis / 2), height(-gap_axis / 2)  # the logits are plus and minus half the gap from their mean
+    axes.plot(gap_axis, one / (one + other), color=color, ls=style, label=label)
+pair = torch.stack([gap_axis, torch.zeros_like(gap_axis)], 1)
+axes.plot(gap_axis, simplex.perturbed_argmax(pair, "normal", 400)[:, 0], color=GREY, ls=":", label="perturb-max, normal")
+axes.set(xlabel="gap of two logits, $x_1-x_2$", ylabel="$p_1$", ylim=(-0.03, 1.03))
+axes.legend(fontsize=8, loc="upper left")
+axes.set_title("Monotone and invariant maps are easy to make")
+nb.show(figure)
+
 # %% [markdown]
 # ## Sparsemax
 #
@@ -918,6 +935,21 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, each for one vector of eight logits with a growing spread: its sorted halves z_k fall, and the thresholds lambda_k of the first k of them are drawn beside. Wherever z_k lies on or above lambda_k the weight found by bisection is positive, marked by filled dots; from the first k at which z_k lies below the threshold on, it is zero, marked by open dots. The support is 8, 6 and 2 classes."}}
+figure, panels = plt.subplots(1, 3, figsize=(8.6, 3.2))
+eight = torch.randn(8, generator=torch.Generator().manual_seed(3), dtype=torch.float64).sort(descending=True).values
+for axes, spread in zip(panels, (0.3, 1.0, 3.0), strict=True):
+    z, weights = spread * eight / 2, simplex.entmax15(spread * eight, method="bisect")
+    axes.plot(range(1, 9), z, color=BLUE, label="$z_k$")
+    for here, fill in ((weights > 0, BLUE), (weights == 0, "white")):
+        axes.plot(torch.arange(1, 9)[here], z[here], "o", color=BLUE, mfc=fill, ms=6, label=None)
+    axes.plot(range(1, 9), prefix_thresholds(z), color=ORANGE, ls="--", marker="_", label="$\\lambda_k$")
+    axes.set(xlabel="k", xticks=range(1, 9))
+    axes.set_title(f"{int((weights > 0).sum())} of 8 in the support", fontsize=9.5)
+panels[0].legend(fontsize=8)
+figure.suptitle("Filled, positive weight by bisection: exactly where $z_k\\geq\\lambda_k$", x=0.01, ha="left", weight="bold", fontsize=11)
+nb.show(figure)
+
 # %% [markdown]
 # ### The Jacobian and the loss of every entmax
 #
@@ -1052,6 +1084,25 @@ nb.claim(
         ),
     ],
 )
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two groups of bars, for softmax and sparsemax: the four entries of the gradient of the printed loss, of the loss with the operator on the other factor, and of p minus the one-hot vector of the target. The second and the third agree in every entry, with about minus 0.7 to minus 0.8 at the target, the second logit; the first differs everywhere and is close to zero at the target."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.2), sharey=True)
+for axes, (alpha, name) in zip(panels, ((1.0, "softmax"), (2.0, "sparsemax")), strict=True):
+    three = (
+        (slopes["printed", alpha], ORANGE, "//", "(p − e)·sg(x), as printed"),
+        (slopes["swapped", alpha], BLUE, "", "sg(p − e)·x"),
+        (wanted[alpha], GREY, "..", "p − e, wanted"),
+    )
+    for i, (row, color, hatch, label) in enumerate(three):
+        axes.bar(np.arange(4) + 0.27 * (i - 1), row, 0.25, color=color, hatch=hatch, edgecolor="white", lw=0, label=label)
+    axes.axhline(0, color=BLACK, lw=0.8)
+    axes.set_xticks(range(4), [f"{x:g}" + " (target)" * (i == 1) for i, x in enumerate(at)])
+    axes.set(xlabel="logit")
+    axes.set_title(name, fontsize=9.5)
+panels[0].set_ylabel("entry of the gradient")
+panels[0].legend(fontsize=8, loc="lower right")
+figure.suptitle("The printed loss has another gradient", x=0.01, ha="left", weight="bold", fontsize=11)
+nb.show(figure)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three square maps of the plane of three logits, shaded by the number of classes with weight: for softmax the whole plane of logits has three positive weights; for entmax 1.5 and sparsemax the plane is cut into one region where all three classes have weight, three bands where two have, and three corners where one has. The middle region is smaller for sparsemax."}}
 side = np.linspace(-3, 3, 241)
