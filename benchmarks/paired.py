@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -161,7 +162,8 @@ def exponent(sizes: Iterable[float], times: Iterable[float]) -> float:
 
 def run(row: Row, device: torch.device, ceiling: Mapping[str, float], rounds: int = ROUNDS) -> dict:
     """All sizes of a row, with the exponents of growth where there are three sizes or more."""
-    cases = [measured(case, row, device, ceiling, rounds) for case in row.cases(device)]
+    measure = partial(measured, row=row, device=device, ceiling=ceiling, rounds=rounds)
+    cases = list(map(measure, row.cases(device)))  # map lets go of a case, and its memory, before the next is made
     doc = {"title": row.title, "size": row.size, "tolerance": row.tolerance, "note": row.note, "cases": cases}
     sizes = [c["size"] for c in cases]
     if len(set(sizes)) >= 3:

@@ -3,14 +3,18 @@
 python scripts/repeat.py --runs 10                    ten plain runs of every notebook, which must give ten equal ledgers
 python scripts/repeat.py --runs 10 --shift 100000     the same with every seed of run r shifted by r * 100000: the spread over seeds
 python scripts/repeat.py deepnet --report             what is on file, without running anything
+python scripts/repeat.py --report --write             the same, and keep it for the book's about page
 
-The committed .ipynb stay as they are. Each run is a line in _build/repeat/SLUG.jsonl; one that is on file for the present source is not
-run again. Entries whose evidence fails do not stop a notebook here: they are kept in its ledger with the checks that failed. Seeds are
-shifted in the notebook's own process, not in processes that it starts. Ledgers carry four digits: a smaller spread counts as none.
+The committed .ipynb stay as they are. Each run is a line in _build/repeat/SLUG.jsonl, and with --write what matters of it stands in
+book/repeats.json; a run that is on file for the present source is not made again. Entries whose evidence fails do not stop a notebook here:
+they are kept in its ledger with the checks that failed. Seeds are shifted in the notebook's own process, not in processes that it starts.
+Ledgers carry four digits: a smaller spread counts as none.
 """
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import inspect
 import json
 import math
@@ -19,7 +23,6 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +105,18 @@ def run(source: Path, offset: int) -> dict:
 
 
 def on_file(file: Path, source: str) -> dict[tuple[int, int], dict]:
-    """(run, offset of its seeds) -> its line, of the runs of this source."""
+    """(run, offset of its seeds) -> summary of the runs of this source in a file of lines."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return {(row["run"], row["offset"]): row for row in map(json.loads, lines) if row["source"] == source}
+    return {(row["run"], row["offset"]): summary(row) for row in map(json.loads, lines) if row["source"] == source}
+
+
+def kept(file: Path, slug: str, source: str) -> dict[tuple[int, int], dict]:
+    """The same of book/repeats.json, where a run holds only what is not as in the first one of its notebook."""
+    found = json.loads(file.read_text(encoding="utf-8"))["notebooks"].get(slug) if file.exists() else None
+    if found is None or found["source"] != source:
+        return {}
+    first = found["runs"][0]
+    return {(run["run"], run["offset"]): unpacked(run, first) for run in found["runs"]}
 
 
 def wanted(runs: int, shift: int) -> list[tuple[int, int]]:
@@ -148,6 +160,44 @@ def measure(check: dict) -> Measure | None:
     return Measure(off, -room, room) if width[1] else None
 
 
+def summary(row: dict) -> dict:
+    """What a report needs of a run: entry -> verdict, passed checks (+) and a fingerprint of its text; check -> value, low, high."""
+    ledger = row["ledger"] or {"entries": []}
+    errors = [f"cell {e['cell']}: {e['error'].splitlines()[0][:160]}" for e in row["errors"]]
+    texts = {e["id"]: execute.APPROXIMATE.sub("≈", json.dumps(e, ensure_ascii=False)) for e in ledger["entries"]}
+    found = {name: measure(check) for name, check in checks(ledger).items()}
+    return {
+        "run": row["run"],
+        "offset": row["offset"],
+        "seconds": row["seconds"],
+        "errors": errors if row["ledger"] else [*errors, "no ledger"],
+        "verdicts": {e["id"]: f"{e['verdict']} {''.join('-+'[c['passed']] for c in e['evidence'])}" for e in ledger["entries"]},
+        "texts": {id: hashlib.sha256(text.encode()).hexdigest()[:8] for id, text in texts.items()},
+        "measures": {name: [m.value, _finite(m.low), _finite(m.high)] for name, m in found.items() if m},
+    }
+
+
+SAME = ("verdicts", "texts", "measures")
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def packed(run: dict, first: dict) -> dict:
+    """A summary without what is as in the first run; what the first one alone has is None."""
+    if run is first:
+        return run
+    return run | {
+        part: {key: run[part].get(key) for key in first[part] | run[part] if run[part].get(key) != first[part].get(key)} for part in SAME
+    }
+
+
+def unpacked(run: dict, first: dict) -> dict:
+    """The summary that ``packed`` was made of."""
+    return run | {part: {key: value for key, value in (first[part] | run[part]).items() if value is not None} for part in SAME}
+
+
 def margin(measures: list[Measure]) -> tuple[float, float]:
     """The standard deviation over the runs, and the distance from the mean to the nearest limit in units of it.
 
@@ -158,77 +208,100 @@ def margin(measures: list[Measure]) -> tuple[float, float]:
     return spread, distance / spread if spread else math.copysign(math.inf, distance)
 
 
-def checks(ledger: dict | None) -> dict[tuple[str, int], dict]:
-    """(entry, number of the check in it) -> check."""
-    return {(e["id"], i): check for e in (ledger or {"entries": []})["entries"] for i, check in enumerate(e["evidence"])}
+def checks(ledger: dict | None) -> dict[str, dict]:
+    """'ENTRY NUMBER' -> check."""
+    return {f"{e['id']} {i + 1}": check for e in (ledger or {"entries": []})["entries"] for i, check in enumerate(e["evidence"])}
 
 
-def verdicts(ledger: dict | None) -> dict[str, tuple]:
-    """Entry -> its verdict and which of its checks passed."""
-    return {e["id"]: (e["verdict"], tuple(c["passed"] for c in e["evidence"])) for e in (ledger or {"entries": []})["entries"]}
-
-
-def differing(ledgers: list[dict | None]) -> dict[str, int]:
+def differing(runs: list[dict]) -> dict[str, int]:
     """Entry -> in how many runs its verdict, or whether a check passed, is not as in the first run; a missing entry counts."""
-    found = [verdicts(ledger) for ledger in ledgers]
-    ids = dict.fromkeys(id for entries in found for id in entries)
-    counts = {id: sum(entries.get(id) != found[0].get(id) for entries in found) for id in ids}
+    found = [run["verdicts"] for run in runs]
+    counts = {id: sum(verdicts.get(id) != found[0].get(id) for verdicts in found) for id in dict.fromkeys(id for v in found for id in v)}
     return {id: n for id, n in counts.items() if n}
 
 
-def reworded(ledgers: list[dict | None]) -> list[str]:
+def reworded(runs: list[dict]) -> list[str]:
     """Entries whose text is not the same in every run, numbers behind ≈ excepted."""
     texts: dict[str, set] = {}
-    for ledger in ledgers:
-        for entry in (ledger or {"entries": []})["entries"]:
-            texts.setdefault(entry["id"], set()).add(execute.APPROXIMATE.sub("≈", json.dumps(entry, ensure_ascii=False)))
+    for run in runs:
+        for id, text in run["texts"].items():
+            texts.setdefault(id, set()).add(text)
     return [id for id, forms in texts.items() if len(forms) > 1]
 
 
-def margins(ledgers: list[dict | None]) -> Iterator[tuple[str, int, dict, float, float]]:
-    """Entry, number, check as in the first run, spread and margin of every check that has a number in all runs."""
-    found = [checks(ledger) for ledger in ledgers]
-    for (id, i), check in found[0].items():
-        measures = [measure(of_run[id, i]) if (id, i) in of_run else None for of_run in found]
-        if len(measures) > 1 and None not in measures:
-            yield id, i, check, *margin(measures)
+def margins(runs: list[dict]) -> dict[str, tuple[float, float]]:
+    """'ENTRY NUMBER' -> spread and margin of every check that has a number in all runs, of which there are two at least."""
+    names = [name for name in runs[0]["measures"] if all(name in run["measures"] for run in runs)] if len(runs) > 1 else []
+    return {name: margin([_measure(*run["measures"][name]) for run in runs]) for name in names}
 
 
-def report(slug: str, rows: list[dict], shift: int) -> tuple[list[str], bool]:
-    """Lines about the runs of one notebook, and whether all went well: plain runs that differ do not, shifted ones may."""
-    ledgers = [row["ledger"] for row in rows]
-    broken = [row for row in rows if row["errors"] or row["ledger"] is None]
-    unlike, found = differing(ledgers), list(margins(ledgers))
-    near = sorted((m for m in found if m[4] < NEAR), key=lambda m: m[4])
-    failed = sum(not check["passed"] for ledger in ledgers for check in checks(ledger).values())
-    texts = [] if shift else reworded(ledgers)
-    seconds = statistics.fmean(row["seconds"] for row in rows)
+def _measure(value: float, low: float | None, high: float | None) -> Measure:
+    return Measure(value, -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def table(runs: list[dict]) -> dict:
+    """What runs of a notebook come to: how many, mean seconds, what failed and differed, checks with a number, the least margin."""
+    found = margins(runs)
+    least = min((apart for _, apart in found.values()), default=math.inf)
+    return {
+        "runs": len(runs),
+        "seconds": round(statistics.fmean(run["seconds"] for run in runs), 1),
+        "broken": sum(bool(run["errors"]) for run in runs),
+        "failed": sum(verdict.count("-") for run in runs for verdict in run["verdicts"].values()),
+        "unlike": len(differing(runs)),
+        "entries": len(runs[0]["verdicts"]),
+        "checks": len(found),
+        "spread": sum(spread > 0 for spread, _ in found.values()),
+        "near": sum(apart < NEAR for _, apart in found.values()),
+        "least": round(least, 1) if math.isfinite(least) else None,
+    }
+
+
+def report(slug: str, runs: list[dict], shift: int, words: dict[str, dict]) -> tuple[list[str], bool]:
+    """Lines about the runs of one notebook, and whether all went well: plain runs that differ do not, shifted ones may.
+
+    ``words`` are the checks of the executed notebook, which say what a number is.
+    """
+    counts, unlike, found = table(runs), differing(runs), margins(runs)
+    texts = [] if shift else reworded(runs)
     lines = [
-        f"{slug}: {len(rows)} runs of {seconds:.0f} s, {len(broken)} with an error, {failed} failed checks, {len(unlike)} entries differ; "
-        f"{len(found)} checks with a margin, {sum(m[3] > 0 for m in found)} of them spread, {len(near)} under {NEAR:g}"
+        "{0}: {runs} runs of {seconds:.0f} s, {broken} with an error, {failed} failed checks, {unlike} entries differ; "
+        "{checks} checks with a margin, {spread} of them spread, {near} under {1:g}".format(slug, NEAR, **counts)
     ]
-    for row in broken:
-        first = row["errors"][0] if row["errors"] else {"cell": None, "error": "no ledger"}
-        lines.append(f"  run {row['run']}: cell {first['cell']}: {first['error'].splitlines()[0][:160]}")
-    lines += [f"  {id}: not as in run 0 in {n} of {len(rows)} runs" for id, n in unlike.items()]
+    lines += [f"  run {run['run']}: {run['errors'][0]}" for run in runs if run["errors"]]
+    lines += [f"  {id}: not as in run 0 in {n} of {len(runs)} runs" for id, n in unlike.items()]
     lines += [f"  {id}: the text differs between runs in a number without ≈" for id in texts]
-    lines += [
-        f"  {id} check {i + 1}, {check['what']}: margin {distance:.1f}, spread {spread:.2g}; "
-        f"run 0: expected {check['expected']}, got {check['measured']} (tolerance {check['tolerance']})"
-        for id, i, check, spread, distance in near
-    ]
-    return lines, not broken and not failed and not unlike and not texts
+    for name, (spread, distance) in sorted(found.items(), key=lambda item: item[1][1]):
+        if distance < NEAR:
+            said = "{what}: expected {expected}, got {measured} (tolerance {tolerance})".format(**words[name]) if name in words else ""
+            lines.append(f"  {name}: margin {distance:.1f}, spread {spread:.2g}; {said}")
+    return lines, not (counts["broken"] or counts["failed"] or unlike or texts)
 
 
-def perform(checkout: Checkout, slugs: Iterable[str], runs: int, shift: int, workers: int, folder: Path) -> None:
-    """Make the runs that are not on file, each written when it has ended."""
+def write(file: Path, notebooks: dict[str, tuple[str, list[dict]]]) -> None:
+    """Keep slug -> (source, runs) in book/repeats.json, other notebooks' runs as they are."""
+    doc = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"schema": 1, "notebooks": {}}
+    for slug, (source, runs) in notebooks.items():
+        plain, shifted = ([run for run in runs if bool(run["offset"]) is moved or run is runs[0]] for moved in (False, True))
+        doc["notebooks"][slug] = {
+            "source": source,
+            "plain": table(plain),
+            "shifted": table(shifted) if len(shifted) > 1 else None,
+            "runs": [packed(run, runs[0]) for run in runs],
+        }
+    doc["date"] = datetime.date.today().isoformat()
+    doc["notebooks"] = dict(sorted(doc["notebooks"].items()))
+    lines = json.dumps(doc, ensure_ascii=False, separators=(",", ":")).replace('{"run":', '\n{"run":')
+    file.write_text(lines + "\n", encoding="utf-8")
+
+
+def perform(checkout: Checkout, todo: list[tuple[str, int, int]], workers: int, folder: Path) -> None:
+    """Make runs (slug, run, offset), each written when it has ended."""
     from tqdm import tqdm
 
     os.environ |= {"KEXUE_SCALE": "cpu", "OMP_WAIT_POLICY": "PASSIVE"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout.root), os.environ.get("PYTHONPATH")]))
     folder.mkdir(parents=True, exist_ok=True)
-    done = {slug: on_file(folder / f"{slug}.jsonl", checkout.source_sha256(slug)) for slug in slugs}
-    todo = [(slug, *pair) for pair in wanted(runs, shift) for slug in done if pair not in done[slug]]
 
     def one(slug: str, number: int, offset: int) -> dict:
         source = checkout.source_sha256(slug)
@@ -250,28 +323,33 @@ def main(
     shift: Annotated[int, typer.Option(min=0, help="Every seed of run r is shifted by r times this.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Notebooks at a time.")] = 2,
     only_report: Annotated[bool, typer.Option("--report", help="Run nothing.")] = False,
+    keep: Annotated[bool, typer.Option("--write", help="Keep all runs on file in book/repeats.json.")] = False,
 ) -> None:
     """Run, then report: errors, entries that differ between runs, and the checks whose margin is less than three standard deviations."""
     try:
         checkout = Checkout.here()
-        chosen = slugs or checkout.written()
-        sources = {slug: checkout.source_sha256(slug) for slug in chosen}
+        sources = {slug: checkout.source_sha256(slug) for slug in slugs or checkout.written()}
     except (CheckoutError, FileNotFoundError) as error:
         raise typer.BadParameter(f"{error}; `python -m kexue_nb list` shows the slugs") from None
-    folder = checkout.root / "_build" / "repeat"
+    folder, book = checkout.root / "_build" / "repeat", checkout.root / "book" / "repeats.json"
+    done = {slug: kept(book, slug, source) | on_file(folder / f"{slug}.jsonl", source) for slug, source in sources.items()}
     if not only_report:
-        perform(checkout, chosen, runs, shift, workers, folder)
+        todo = [(slug, *pair) for pair in wanted(runs, shift) for slug in sources if pair not in done[slug]]
+        perform(checkout, todo, workers, folder)
+        done = {slug: found | on_file(folder / f"{slug}.jsonl", sources[slug]) for slug, found in done.items()}
     good = True
-    for slug, source in sources.items():
-        known = on_file(folder / f"{slug}.jsonl", source)
-        rows = [known[pair] for pair in wanted(runs, shift) if pair in known]
-        if len(rows) < 2:
-            typer.echo(f"{slug}: {len(rows)} of {runs} runs are on file; run it without --report")
+    for slug, found in done.items():
+        chosen = [found[pair] for pair in wanted(runs, shift) if pair in found]
+        if len(chosen) < 2:
+            typer.echo(f"{slug}: {len(chosen)} of {runs} runs are on file; run it without --report")
             good = False
             continue
-        lines, well = report(slug, rows, shift)
+        executed = json.loads(checkout.executed(slug).read_text(encoding="utf-8"))
+        lines, well = report(slug, chosen, shift, checks(read_ledger(executed)))
         typer.echo("\n".join(lines))
         good &= well or bool(shift)
+    if keep:
+        write(book, {slug: (sources[slug], [found[pair] for pair in sorted(found)]) for slug, found in done.items() if found})
     raise typer.Exit(not good)
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from kexue_nb import ledger
 
-repeat = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "repeat.py")))
+ROOT = Path(__file__).parents[1]
+repeat = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "repeat.py")))
+page = SimpleNamespace(**runpy.run_path(str(ROOT / "book" / "_ext" / "kexue_repeats.py")))
 
 TINY = """# %%
 import random
@@ -95,45 +97,88 @@ def test_the_margin_is_to_the_nearest_limit():
     assert repeat.margin([repeat.Measure(5, high=4)] * 3) == (0, -math.inf)
 
 
+def row(run, ledger, errors=(), offset=0):
+    return {"run": run, "offset": offset, "seconds": 2.0, "errors": list(errors), "ledger": ledger}
+
+
+def runs_of(*ledgers):
+    return [repeat.summary(row(i, ledger)) for i, ledger in enumerate(ledgers)]
+
+
 def below(*values):
     return [doc(("C1", "verified", [ledger.less("x", v, 1, machine=True)]), ("C2", "verified", [ledger.less("y", 0, 1)])) for v in values]
 
 
 def test_entries_that_differ_between_runs():
     same, failed = below(0.5, 0.25), below(0.5, 1.5)
-    assert repeat.differing(same) == {}
-    assert repeat.differing(failed) == {"C1": 1}
-    assert repeat.differing([*same, None]) == {"C1": 1, "C2": 1}
+    assert repeat.differing(runs_of(*same)) == {}
+    assert repeat.differing(runs_of(*failed)) == {"C1": 1}
+    assert repeat.differing(runs_of(*same, None)) == {"C1": 1, "C2": 1}
     other = [doc(("C1", v, [])) for v in ("refuted", "partly", "partly")]
-    assert repeat.differing(other) == {"C1": 2}
+    assert repeat.differing(runs_of(*other)) == {"C1": 2}
 
 
 def test_numbers_that_differ_without_a_sign_that_they_may():
-    assert repeat.reworded(below(0.5, 0.25)) == []
-    assert repeat.reworded([doc(("C1", "verified", [ledger.less("x", v, 1)])) for v in (0.5, 0.25)]) == ["C1"]
-
-
-def row(run, ledger, errors=()):
-    return {"run": run, "seconds": 2.0, "errors": list(errors), "ledger": ledger}
+    assert repeat.reworded(runs_of(*below(0.5, 0.25))) == []
+    assert repeat.reworded(runs_of(*(doc(("C1", "verified", [ledger.less("x", v, 1)])) for v in (0.5, 0.25)))) == ["C1"]
 
 
 def test_a_report_lists_what_is_near_and_what_failed():
-    lines, well = repeat.report("tiny", [row(i, d) for i, d in enumerate(below(0.7, 0.8, 0.9))], 0)
+    ledgers = below(0.7, 0.8, 0.9)
+    lines, well = repeat.report("tiny", runs_of(*ledgers), 0, repeat.checks(ledgers[0]))
     assert well
     assert (
         "3 runs of 2 s, 0 with an error, 0 failed checks, 0 entries differ; 2 checks with a margin, 1 of them spread, 1 under 3" in lines[0]
     )
-    assert "C1 check 1, x: margin 2.0, spread 0.1" in lines[1]
+    assert lines[1] == "  C1 1: margin 2.0, spread 0.1; x: expected < 1, got ≈0.7 (tolerance strict)"
     error = {"cell": 4, "error": "ZeroDivisionError: division by zero"}
-    lines, well = repeat.report("tiny", [row(0, below(0.7)[0]), row(1, below(1.5)[0], [error])], 1)
+    runs = [repeat.summary(row(0, below(0.7)[0])), repeat.summary(row(1, below(1.5)[0], [error]))]
+    lines, well = repeat.report("tiny", runs, 1, {})
     assert not well
     assert "1 with an error, 1 failed checks, 1 entries differ" in lines[0]
     assert lines[1:3] == ["  run 1: cell 4: ZeroDivisionError: division by zero", "  C1: not as in run 0 in 1 of 2 runs"]
+    assert repeat.summary(row(0, None))["errors"] == ["no ledger"]
+
+
+def test_what_is_kept_for_the_book_comes_back_whole(tmp_path):
+    file = tmp_path / "repeats.json"
+    assert repeat.kept(file, "tiny", "new") == {}
+    runs = [repeat.summary(row(i, ledger, offset=10 * (i > 2))) for i, ledger in enumerate([*below(0.7, 0.7, 1.5, 0.2), None])]
+    repeat.write(file, {"tiny": ("new", runs)})
+    repeat.write(file, {"another": ("new", runs[:1])})
+    assert list(repeat.kept(file, "tiny", "new").values()) == runs
+    assert repeat.kept(file, "tiny", "old") == {}
+    assert repeat.kept(file, "no", "new") == {}
+    doc = json.loads(file.read_text(encoding="utf-8"))["notebooks"]["tiny"]
+    assert doc["runs"][1]["verdicts"] == doc["runs"][1]["measures"] == {}
+    assert [doc[kind]["runs"] for kind in ("plain", "shifted")] == [3, 3]
+    assert (doc["plain"]["failed"], doc["plain"]["unlike"], doc["plain"]["near"]) == (1, 1, 1)
+    assert doc["shifted"]["broken"] == 1
+
+
+def test_the_page_says_what_came_of_the_runs(tmp_path):
+    file = tmp_path / "repeats.json"
+    runs = [repeat.summary(row(i, ledger, offset=10 * (i > 1))) for i, ledger in enumerate(below(0.7, 0.7, 0.9, 1.5))]
+    repeat.write(file, {"tiny": ("new", runs), "once": ("new", runs[:1])})
+    made = page.table(json.loads(file.read_text(encoding="utf-8")), {"tiny": SimpleNamespace(document="p/tiny", title="Tiny & small")})
+    assert "own seeds: 2 runs of 1 notebooks, 0 of them with an error; of 2 entries 0 differed between runs, 0 checks failed" in made
+    assert "shifted from run to run: 3 runs of 1 notebooks, 0 of them with an error; of 2 entries 1 differed between runs, 1 checks" in made
+    assert "of 2 checks with a number 0 varied, 0 with less" in made
+    assert "of 2 checks with a number 1 varied, 1 with less" in made
+    assert 'href="../p/tiny.html">Tiny &amp; small</a></td><td>own</td><td>2</td>' in made
+    assert "once" not in made
+
+
+@pytest.mark.skipif(not (ROOT / "book" / "repeats.json").exists(), reason="no repeated run is on file yet: scripts/repeat.py --write")
+def test_the_tables_in_the_book_are_those_of_its_runs():
+    for slug, found in json.loads((ROOT / "book" / "repeats.json").read_text(encoding="utf-8"))["notebooks"].items():
+        runs = list(repeat.kept(ROOT / "book" / "repeats.json", slug, found["source"]).values())
+        assert repeat.table([run for run in runs if not run["offset"]]) == found["plain"], slug
 
 
 def test_runs_of_another_source_are_run_again(tmp_path):
     assert repeat.on_file(tmp_path / "none.jsonl", "new") == {}
-    rows = [{"run": r, "offset": o, "source": s} for r, o, s in ((0, 0, "new"), (1, 0, "old"), (1, 10, "new"))]
+    rows = [row(r, None, offset=o) | {"source": s} for r, o, s in ((0, 0, "new"), (1, 0, "old"), (1, 10, "new"))]
     (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     known = repeat.on_file(tmp_path / "tiny.jsonl", "new")
     assert [pair for pair in repeat.wanted(3, 0) if pair not in known] == [(1, 0), (2, 0)]
@@ -146,17 +191,17 @@ def runs(tmp_path_factory):
     source.write_text(TINY, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KEXUE_SCALE", "cpu")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        patch.setenv("PYTHONPATH", str(ROOT))
         return [repeat.run(source, offset) for offset in (0, 0, 10)]
 
 
 def draws(run):
-    return [check["measured"] for (id, _), check in repeat.checks(run["ledger"]).items() if id == "C1"]
+    return [check["measured"] for name, check in repeat.checks(run["ledger"]).items() if name.startswith("C1 ")]
 
 
 def test_plain_runs_agree(runs):
     assert draws(runs[0]) == draws(runs[1])
-    assert repeat.verdicts(runs[0]["ledger"]) == repeat.verdicts(runs[1]["ledger"])
+    assert repeat.differing([repeat.summary(row(0, run["ledger"])) for run in runs[:2]]) == {}
 
 
 def test_every_kind_of_seed_is_shifted(runs):
@@ -165,7 +210,7 @@ def test_every_kind_of_seed_is_shifted(runs):
 
 
 def test_a_failed_check_and_a_failed_cell_are_kept_and_stop_nothing(runs):
-    assert repeat.verdicts(runs[0]["ledger"])["C2"] == ("verified", (True,))
-    assert repeat.verdicts(runs[2]["ledger"])["C2"] == ("verified", (False,))
+    verdicts = [repeat.summary(row(0, run["ledger"]))["verdicts"]["C2"] for run in runs]
+    assert (verdicts[0], verdicts[2]) == ("verified +", "verified -")
     assert [(e["cell"], e["error"]) for e in runs[0]["errors"]] == [(2, "ZeroDivisionError: division by zero")]
     assert runs[2]["errors"] == []
