@@ -18,8 +18,8 @@ COLUMNS = {
     "unlike": "entries that differ",
     "checks": "checks with a number",
     "spread": "that varied",
-    "near": "under 3 sd",
-    "least": "least margin, sd",
+    "near": "under 3 deviations",
+    "least": "least margin, deviations",
 }
 
 
