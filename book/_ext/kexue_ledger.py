@@ -86,7 +86,7 @@ class DidNotHold(FromNotebooks):
                 )
                 last = post.slug
             item = found[name]
-            figure = image(book.figure(post.slug, item["figure"])) if "figure" in item else ""
+            figure = image(book.figure(post.slug, item["figure"]))
             link = f'<a href="../{post.document}.html{e["where"]}">{e["id"]}</a>'
             blocks.append(f'<div class="kx-finding"><p>{verdict(e["verdict"])} · {link} · {html.escape(item["text"])}</p>{figure}</div>')
         return "".join(blocks)

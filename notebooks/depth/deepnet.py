@@ -659,6 +659,25 @@ nb.claim(
     holds=[sym.identity("log of β/α", sp.log(paper_beta / paper_alpha), -sp.log(4 * N) / 2)],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The post's lambda, (2N) to the power minus one quarter, and the paper's beta, (8N) to the same power, against the number of layers from 6 to 1,000 on log axes: two parallel lines, the paper's lower by the factor root two at every depth."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+depth_axis = np.array([6, 12, 25, 50, 100, 200, 500, 1000])
+axes.plot(
+    depth_axis,
+    [float((1 / paper_alpha).subs(N, int(n))) for n in depth_axis],
+    "s--",
+    color=ORANGE,
+    label="the post: λ = 1/α = $(2N)^{-1/4}$",
+)
+axes.plot(depth_axis, [float(paper_beta.subs(N, int(n))) for n in depth_axis], "o-", color=BLUE, label="the paper: β = $(8N)^{-1/4}$")
+axes.set(xscale="log", yscale="log", xlabel="layers N (log axis)", ylabel="scale of the branch (log axis)")
+axes.set_xticks(depth_axis, [f"{n:,}" for n in depth_axis])
+axes.set_yticks([0.1, 0.2, 0.3, 0.5], ["0.1", "0.2", "0.3", "0.5"])
+axes.minorticks_off()
+axes.legend()
+axes.set_title("Same exponent, another constant: the paper's is smaller by √2")
+nb.show(figure)
+
 # %% [markdown]
 # C8 is a matter of $\sqrt2$, and no exponent depends on it. It is entered because a reader who codes from the post gets other constants than one who
 # codes from the paper.

@@ -187,6 +187,20 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean square of the inner product of two rows at variance 1 over d, against d from 4 to 256 on log axes. Measured dots lie on the line 1 over d; the line 1 over d cubed, as the post prints it, falls away, to a sixty-thousandth at d = 256."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.3))
+d_axis = np.array([4, 16, 64, 256])
+row_pairs = {int(d): np.random.default_rng(int(d)).normal(size=(2, 4000, int(d))) / math.sqrt(d) for d in d_axis}
+axes.plot(d_axis, [((w * v).sum(1) ** 2).mean() for w, v in row_pairs.values()], "o", color=BLUE, label="measured, 4,000 pairs")
+axes.plot(d_axis, 1 / d_axis, color=BLUE, label="1/d, exact")
+axes.plot(d_axis, 1.0 / d_axis**3, color=ORANGE, ls="--", label="1/d³, as printed")
+axes.set(xscale="log", yscale="log", xlabel="d (log axis)", ylabel="mean square of w·v (log axis)")
+axes.set_xticks(d_axis, d_axis)
+axes.minorticks_off()
+axes.legend()
+axes.set_title("The mean square of two rows' inner product is 1/d")
+nb.show(figure)
+
 # %% [markdown]
 # ## The identity is a bigram model
 #

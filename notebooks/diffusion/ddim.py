@@ -695,6 +695,22 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The two standard deviations whose squares are subtracted in the mean of a member of the family, at the first eight steps, for the schedule of the post and that of the paper: beta of the step as dots and the most that it may be, beta bar of the step before, as a line. The dots lie above the line at the first three steps in the left panel and at the first two in the right one."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.3))
+first_steps = np.arange(1, 9)
+for axes, one_schedule, title in zip(panels, (su, paper), ("the post's schedule", "the paper's schedule"), strict=True):
+    alpha_bars, beta_bars = (np.array([float(x[t]) for t in range(9)]) for x in (one_schedule.bar_alpha, one_schedule.bar_beta))
+    step_beta = np.sqrt(1 - (alpha_bars[1:] / alpha_bars[:-1]) ** 2)
+    allowed = step_beta <= beta_bars[:-1]
+    axes.plot(first_steps, beta_bars[:-1], color=GREEN, ls="--", label="largest allowed, $\\bar\\beta_{t-1}$")
+    axes.plot(first_steps[allowed], step_beta[allowed], "o", color=BLUE, label="$\\sigma_t=\\beta_t$, allowed")
+    axes.plot(first_steps[~allowed], step_beta[~allowed], "X", color=RED, ms=8, label="$\\sigma_t=\\beta_t$, imaginary root")
+    axes.set(xlabel="step t", xticks=first_steps, title=title)
+    axes.legend(fontsize=8)
+panels[0].set_ylabel("standard deviation")
+figure.suptitle("Near the data $\\sigma_t=\\beta_t$ is no member of the family", x=0.01, ha="left", weight="bold", fontsize=11)
+nb.show(figure)
+
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The paper's FID of sigma-hat against the noise that it leaves in the picture, both axes logarithmic, for 10 to 1000 steps. For even steps the CelebA points rise from 3 at 0.009 to 300 at 0.32; CIFAR-10 meets them at both ends and lies below in between, 10 against 45 at 100 steps. With the quadratic steps of the code the CIFAR-10 points stand almost upright: FID 3 to 33 between 0.009 and 0.0105, and 367 at 0.04."}}
 figure, axes = plt.subplots(figsize=(6.8, 3.7))
 for name, left, row, color, style in (
@@ -1759,6 +1775,24 @@ nb.claim(
         ],
     ],
 )
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels with a dot for each of three seeds at 10 and at 50 steps, digits U-Nets with concatenated and with added skips. Left, FD; right, sliced distance SW2. In both the dots of the two kinds of skips overlap or lie close to each other."}}
+figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.1))
+for axes, what, columns in zip(panels, ("FD", "SW2"), ((0, 4), (1, 5)), strict=True):
+    for shift, arm, label, color, marker in (
+        (-0.1, "concatenate", "concatenated skips", BLUE, "o"),
+        (0.1, "add", "added skips", ORANGE, "s"),
+    ):
+        for i, column in enumerate(columns):
+            values = arch(arm, column)
+            axes.plot([i + shift] * len(values), values, marker, color=color, ms=6, alpha=0.8, label=None if i else label)
+            axes.plot(i + shift, np.mean(values), "_", color=color, ms=22, mew=2)
+    axes.set_xticks([0, 1], ["10 steps", "50 steps"])
+    axes.set(xlim=(-0.5, 1.5), ylabel=f"{what} to test digits", ylim=(0, None))
+    axes.grid(axis="x", visible=False)
+panels[1].legend(loc="lower right")
+figure.suptitle("Concatenated skips are not seen to be better than added ones", x=0.01, ha="left", weight="bold", fontsize=11)
+nb.show(figure)
 
 # %% [markdown]
 # ## E5. A deterministic map can be inverted and interpolated

@@ -1715,6 +1715,18 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: 25 straight lines from noise at time 0 to data at time 1; they run from one bell to two bundles near minus and plus 0.8, none is bent. Right: the map from noise to data, a steep step between two flat parts, and the straight line that fits it best, from which it departs everywhere."}}
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.3))
+chosen = np.linspace(4000, 196000, 25).astype(int)
+left.plot([0, 1], np.stack([grid[chosen], to_toy[chosen]]), color=BLUE, ls="-", lw=0.9)
+left.set(xlabel="time t", ylabel="$x_t$", title="Every path is straight")
+right.plot(grid[::500], to_toy[::500], color=BLUE, label="the map G")
+tilt, offset = np.polyfit(grid, to_toy, 1)
+right.plot([-3, 3], [offset - 3 * tilt, offset + 3 * tilt], color=ORANGE, ls="--", label="best straight line")
+right.set(xlabel="noise z", ylabel="data G(z)", xlim=(-3, 3), title="The map is not")
+right.legend(fontsize=8)
+nb.show(figure)
+
 # %% [markdown]
 # ## The paper's numbers beside ours
 #

@@ -1305,6 +1305,17 @@ nb.claim(
     ],
 )  # fmt: skip
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Gain of the plateau over staying put in one step of the defining scheme, against the step size alpha from 0.001 to 0.1, log axes: nine dots on a line of slope two thirds, between 0.001 and 0.03. A flow at rest would have no gain at all."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.4))
+fine_alphas = np.geomspace(1e-3, 1e-1, 9)
+fine_gain = np.array([-(plateaus[:, 0] / (2 * step) + plateaus[:, 1]).min() for step in fine_alphas])
+axes.plot(fine_alphas, fine_gain, "o", color=BLUE, label="best plateau over staying put")
+axes.plot(fine_alphas, fine_gain[4] * (fine_alphas / fine_alphas[4]) ** (2 / 3), color=GREY, ls="--", label="slope 2/3")
+axes.set(xscale="log", yscale="log", xlabel="step size α (log axis)", ylabel="gain in the step's objective (log axis)")
+axes.legend()
+axes.set_title("The flow of the total variation moves at every step size")
+nb.show(figure)
+
 # %% [markdown]
 # ## E4: the price of waiting
 #

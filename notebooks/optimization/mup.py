@@ -1340,6 +1340,21 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "RMS of the output at the start against the width, log axes, under muP. Recorded points from width 64 to 4,096 and live points up to 384 fall together along a line of slope minus one half, from about the level of the horizontal line, which is order one in the width, to about a ninth of it."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.3))
+start_full = np.array(e2_record.result["muP Adam"]["start"])
+axes.plot(e2_full, start_full, "o-", color=BLUE, label="recorded")
+axes.plot(e2_widths, start_live, "x", color=BLACK, ms=8, mew=1.8, label="live, 16 seeds")
+axes.plot(e2_full, start_full[0] * np.sqrt(e2_full[0] / np.array(e2_full)), color=GREY, ls="--", label="slope −1/2")
+axes.axhline(start_full[0], color=ORANGE, ls=":", label="of order one in the width")
+axes.set(xscale="log", yscale="log", xlabel="width d (log axis)", ylabel="RMS of the output (log axis)")
+axes.set_xticks(e2_full, [f"{d:,}" for d in e2_full])
+axes.legend(fontsize=8)
+axes.set_yticks([0.1, 0.2, 0.4], ["0.1", "0.2", "0.4"])
+axes.minorticks_off()
+axes.set_title("Under muP the output starts smaller in wider networks")
+nb.show(figure)
+
 # %% [markdown]
 # ## E3: the one-parameter family
 #

@@ -658,6 +658,24 @@ nb.claim(
     ],
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels for the tails of three falling lists from rank 10 to 10,000 on log axes. Left, the local exponent: flat for a power law, rising in proportion to the rank for an exponential, rising like its root for the exponential of minus root k. Right, the rate: flat for the exponential, falling for the two others. The third list is flat in neither panel."}}
+figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.3))
+ranks_axis = np.geomspace(10, 1e4, 13)
+tails = {
+    "power law, γ = 1": (np.ones(13), 1 / ranks_axis, BLUE, "-"),
+    "$(3/5)^k$": (math.log(5 / 3) * ranks_axis, np.full(13, math.log(5 / 3)), GREEN, "-."),
+    "$e^{-\\sqrt{k}}$": ([stretched_exponent(n) for n in ranks_axis], [stretched_rate(n) for n in ranks_axis], ORANGE, "--"),
+}
+for name, (local_exponents, tail_rates, color, style) in tails.items():
+    panels[0].plot(ranks_axis, local_exponents, color=color, ls=style, label=name)
+    panels[1].plot(ranks_axis, tail_rates, color=color, ls=style, label=name)
+panels[0].set(ylabel="local exponent of the tail (log axis)", title="A power law would be flat")
+panels[1].set(ylabel="rate of the tail (log axis)", title="An exponential would be flat")
+for axes in panels:
+    axes.set(xscale="log", yscale="log", xlabel="rank n (log axis)")
+panels[0].legend(fontsize=8)
+nb.show(figure)
+
 # %% [markdown]
 # C8 is better called an assumption. The post hedges (nothing else seems to fit); read as an argument it fails, since monotone lists that are neither exponential nor power laws are legion.
 #

@@ -1926,6 +1926,19 @@ nb.results(
     rows,
 )
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, FD and test loss of the diffusion head with one and with four noise levels for each output of the Transformer; each of three seeds is a line between two dots. In FD two lines fall and one rises; in test loss all fall, one of them hardly; the means fall in both."}}
+figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.1))
+for axes, m, label in zip(panels, ("fd", "loss"), ("FD to test digits", "test loss"), strict=True):
+    for i, pair in enumerate(zip(by_K["1"][m], by_K["4"][m], strict=True)):
+        axes.plot([0, 1], pair, "o-", color=BLUE, lw=1.2, ms=5, label=None if i else "one seed")
+    axes.plot([0, 1], [mean_of(by_K[K][m]) for K in ("1", "4")], "_--", color=ORANGE, ms=22, mew=2, label="mean")
+    axes.set_xticks([0, 1], ["K = 1", "K = 4"])
+    axes.set(xlim=(-0.4, 1.4), ylabel=label)
+    axes.grid(axis="x", visible=False)
+panels[0].legend(fontsize=8)
+figure.suptitle("Four noise levels for one output: better on average, not resolved", x=0.01, ha="left", weight="bold", fontsize=11)
+nb.show(figure)
+
 # %% tags=["hide-input"]
 gain = {m: [a - b for a, b in zip(by_K["1"][m], by_K["4"][m], strict=True)] for m in ("fd", "loss")}
 paired = {m: mean_of(v) / (np.std(v, ddof=1) / math.sqrt(3)) for m, v in gain.items()}
