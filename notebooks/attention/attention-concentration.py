@@ -312,6 +312,22 @@ nb.derivation(
         for g in [c * math.sqrt(2 * math.log(n))]
     ],
     *[
+        ledger.close(
+            f"a_n against the quantile at 1 − 1/n, n = {n:,}", typical_maximum(n), statistics.NormalDist().inv_cdf(1 - 1 / n), abs=0.05
+        )
+        for n in scores
+    ],
+    *[
+        ledger.close(
+            f"median N_eff at γ = √(log(n/10)) times the median of Σp², n = {n:,}",
+            suggested[n] * float(simulated(n, math.sqrt(math.log(n / 10))).median()),
+            1,
+            abs=0.02,
+            machine=True,
+        )
+        for n in scores
+    ],
+    *[
         ledger.more(f"median N_eff at γ = √(log(n/10)), n = {n:,}: not 10", suggested[n], 30, machine=True, scope="2,000 and 500 draws")
         for n in scores
     ],
@@ -2432,6 +2448,7 @@ K = torch.randn(50, 6, generator=torch.Generator().manual_seed(17), dtype=torch.
 leverage = (K @ torch.linalg.inv(K.T @ K) * K).sum(1)
 queries_at = torch.linalg.solve(K.T @ K, K.T).T  # the best query for each token
 attained = ((queries_at @ K.T) ** 2).diagonal() / ((queries_at @ K.T) ** 2).sum(1)
+assert torch.allclose(attained, leverage)
 print(f"sum of leverage scores {float(leverage.sum()):.6f}; attained, largest difference {float((attained - leverage).abs().max()):.0e}")
 
 # %% [markdown]

@@ -1133,6 +1133,14 @@ nb.claim(
             1e-12,
             machine=True,
         ),
+        ledger.close(
+            "J at t = 20 against the derivative of one step by autograd",
+            gap(J_first, torch.func.jacrev(lambda s: torch.tanh(torch.atanh(x16[20]) + A16 @ (s - x16[19])))(x16[19])),
+            0,
+            abs=1e-12,
+            digits=1,
+            machine=True,
+        ),
         ledger.more(
             "but two Newton matrices J_t do not commute: ‖[J, J']‖/‖JJ'‖", commutator, 0.3, machine=True, scope="ρ = 0.9, t = 20 and 200"
         ),

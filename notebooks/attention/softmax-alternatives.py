@@ -887,6 +887,7 @@ nb.derivation(
         machine=True,
         scope="200,000 vectors, n = 2..9, five spreads",
     ),
+    ledger.more("the same: bisection is no copy of that rule", worst_gap, 0, digits=1, machine=True),
     ledger.less("largest |Σp − 1|", worst_sum, 1e-11, digits=1, machine=True, scope="200,000 vectors"),
     ledger.less("integer vectors {−4..4}³, ties and all: largest difference", cube_gap, 1e-12, digits=1, machine=True, scope="729 vectors"),
     ledger.close("worked: (2, 0) gives p₁", float(entmax15_by_sorting(f64([2.0, 0.0]))[0]), 1, abs=1e-15),

@@ -695,7 +695,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "The two standard deviations whose squares are subtracted in the mean of a member of the family, at the first eight steps, for the schedule of the post and that of the paper: beta of the step as dots and the most that it may be, beta bar of the step before, as a line. The dots lie above the line at the first three steps in the left panel and at the first two in the right one."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The two standard deviations whose squares are subtracted in the mean of a member of the family, at the first eight steps, for the schedule of the post and that of the paper: beta of the step as dots and the most that it may be, beta bar of the step before, as a line. Where the root is imaginary a cross stands in place of a dot: at the first three steps in the left panel, the third above the line by less than a millionth, and at the first two in the right one."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.3))
 first_steps = np.arange(1, 9)
 for axes, one_schedule, title in zip(panels, (su, paper), ("the post's schedule", "the paper's schedule"), strict=True):
@@ -1776,7 +1776,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels with a dot for each of three seeds at 10 and at 50 steps, digits U-Nets with concatenated and with added skips. Left, FD; right, sliced distance SW2. In both the dots of the two kinds of skips overlap or lie close to each other."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels with a dot for each of three seeds at 10 and at 50 steps, digits U-Nets with concatenated and with added skips. Left, FD; right, sliced distance SW2. The dots of the two kinds overlap: the mean FD is 0.29 against 0.30 at 10 steps and 0.22 against 0.24 at 50, that of SW2 0.071 against 0.068 and 0.048 against 0.047."}}
 figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.1))
 for axes, what, columns in zip(panels, ("FD", "SW2"), ((0, 4), (1, 5)), strict=True):
     for shift, arm, label, color, marker in (

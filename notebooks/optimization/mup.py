@@ -1340,7 +1340,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "RMS of the output at the start against the width, log axes, under muP. Recorded points from width 64 to 4,096 and live points up to 384 fall together along a line of slope minus one half, from about the level of the horizontal line, which is order one in the width, to about a ninth of it."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "RMS of the output at the start against the width, log axes, under muP. Recorded points from width 64 to 4,096 and live points up to 384 fall together along a line of slope minus one half, from the level of a horizontal line, drawn for an output that does not depend on the width, to about a ninth of it."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.3))
 start_full = np.array(e2_record.result["muP Adam"]["start"])
 axes.plot(e2_full, start_full, "o-", color=BLUE, label="recorded")

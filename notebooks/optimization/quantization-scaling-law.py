@@ -658,7 +658,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels for the tails of three falling lists from rank 10 to 10,000 on log axes. Left, the local exponent: flat for a power law, rising in proportion to the rank for an exponential, rising like its root for the exponential of minus root k. Right, the rate: flat for the exponential, falling for the two others. The third list is flat in neither panel."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels for the tails of three falling lists from rank 10 to 10,000 on log axes. Left, the local exponent: flat for a power law, rising in proportion to the rank for an exponential, rising like its root for the exponential of minus root k. Right, the rate: flat for the exponential, falling for the two others. The third list is flat in neither panel: its exponent grows from 1.2 to 50."}}
 figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.3))
 ranks_axis = np.geomspace(10, 1e4, 13)
 tails = {
@@ -674,6 +674,7 @@ panels[1].set(ylabel="rate of the tail (log axis)", title="An exponential would 
 for axes in panels:
     axes.set(xscale="log", yscale="log", xlabel="rank n (log axis)")
 panels[0].legend(fontsize=8)
+figure.suptitle("$e^{-\\sqrt{k}}$ falls, too, and is neither", x=0.01, ha="left", weight="bold", fontsize=11)
 nb.show(figure)
 
 # %% [markdown]
@@ -1847,6 +1848,15 @@ nb.experiment(
         ],
         *[
             ledger.increasing(f"{name}, words: slopes steepen with the rank, no power law", [-v for v in slopes[name, "words"]])
+            for name in words
+        ],
+        *[
+            ledger.close(
+                f"{name}: first local exponent, from its two masses",
+                drift[name][0],
+                math.log(missing[name][0] / missing[name][1]) / math.log(sample_sizes[1] / sample_sizes[0]),
+                abs=1e-9,
+            )
             for name in words
         ],
         *[

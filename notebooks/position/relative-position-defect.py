@@ -1650,7 +1650,7 @@ losses = {name: row["loss"] for name, row in r1.items()}
 blind = [name for name in ARMS if group[name] == GREY]
 passing = [name for name in ARMS if group[name] == BLUE]
 live = {name: [a[0] for a in row["accuracy"]] for name, row in e1.items()}
-apart = lambda name: max(abs(loss - log32) for loss in losses[name])
+apart = lambda name: float(np.linalg.norm(np.subtract(losses[name], log32), np.inf))
 reached = lambda name, at_least: ledger.more(f"accuracy of {name}, recorded", mean_of[name], at_least, digits=4, scope=recorded_scope)
 nb.experiment(
     "E1",
