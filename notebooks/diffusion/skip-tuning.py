@@ -569,6 +569,9 @@ nb.claim(
             for what, gap in zip(("nothing below σ = 1", "'graded' above"), late_gap, strict=True)
         ],
         ledger.less("'one2' against explicit factors", only_one, 1e-6, digits=2, machine=True),
+        ledger.less(
+            "`rescaled` to their own variance, against themselves", apart(rescaled(twice, twice), twice), 1e-5, digits=2, machine=True
+        ),
         ledger.close(
             "total variance after `rescaled`, over the training pictures'",
             float(stretched.flatten(1).var(0).sum() / digits.images.train.flatten(1).var(0).sum()),

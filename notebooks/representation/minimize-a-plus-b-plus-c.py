@@ -275,6 +275,12 @@ nb.claim(
     "verified",
     holds=[
         ledger.close("share of the pairs between them", sum(u <= v < w for u, v, w in envelope) / len(envelope), 1, abs=1e-9),
+        ledger.close(
+            "pairs on the lower one, over those where a divides N",
+            sum(u == v for u, v, _ in envelope) / sum(n % i == 0 for n, i in teeth),
+            1,
+            abs=1e-9,
+        ),
         sym.enumeration(
             "a | N", [(i * k, i) for i in range(2, 20) for k in range(i, 40)], lambda t: given_a(*t), lambda t: t[1] + t[0] // t[1]
         ),
