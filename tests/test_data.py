@@ -169,6 +169,15 @@ def test_digits():
     assert np.array_equal(labels.numpy(), load_digits().target)
 
 
+def test_pictures_keep_their_labels():
+    pictures = data.pictures("digits8")
+    images, labels = data.digits8x8()
+    known = {image.numpy().tobytes(): int(label) for image, label in zip(images.float() / 8 - 1, labels, strict=True)}
+    for part, names, count in ((pictures.train, pictures.train_labels, 1200), (pictures.test, pictures.test_labels, 597)):
+        assert part.shape == (count, 1, 8, 8)
+        assert [known[image.numpy().tobytes()] for image in part] == names.tolist()
+
+
 @pytest.mark.network
 def test_the_real_texts_and_images(monkeypatch):
     monkeypatch.delenv("KEXUE_CACHE")

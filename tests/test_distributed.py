@@ -84,10 +84,10 @@ def test_a_launched_function_trains_as_one_and_may_close_over_what_it_likes():
     scale = 3.0
 
     def job(world, *arguments):
-        return scale * curve(world, *arguments), world.size
+        return scale * curve(world, *arguments), world.size, world.rank
 
-    (alone, one), (together, two) = (distributed.launch(job, n, None, None, 4) for n in (1, 2))
-    assert (one, two) == (1, 2)
+    (alone, *one), (together, *two) = (distributed.launch(job, n, None, None, 4) for n in (1, 2))
+    assert (one, two) == ([1, 0], [2, 0])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
     assert torch.equal(alone, 3 * curve(ALONE, steps=4))
 
