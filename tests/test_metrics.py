@@ -118,6 +118,10 @@ def test_spectral_norm(shape):
     assert (few > 0.7 * exact).all()
     torch.testing.assert_close(many, exact, rtol=1e-6, atol=1e-6)
     assert torch.equal(metrics.spectral_norm(W, 3), few)
+    start = torch.randn(shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    once = (W.mT @ (W @ start)[..., None])[..., 0]
+    rate = torch.linalg.vector_norm((W @ once[..., None])[..., 0], dim=-1) / torch.linalg.vector_norm(once, dim=-1)
+    torch.testing.assert_close(metrics.spectral_norm(W, 1), rate)
     assert metrics.spectral_norm(torch.zeros(3, 4), 3) == 0
 
 

@@ -130,8 +130,9 @@ def test_the_skip_by_hand(placement, kind):
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("kind", ["rms", "layer"])
-def test_it_is_the_plain_transformer_where_that_has_the_choice(placement, kind):
-    sizes = {"vocabulary": 11, "context": 7, "d": 8, "depth": 2, "heads": 2, "placement": placement, "norm": kind}
+@pytest.mark.parametrize("rotary", [None, torch.tensor([1.0, 0.1])])
+def test_it_is_the_plain_transformer_where_that_has_the_choice(placement, kind, rotary):
+    sizes = {"vocabulary": 11, "context": 7, "d": 8, "depth": 2, "heads": 2, "placement": placement, "norm": kind, "rotary": rotary}
     plain, free = nn.Transformer(nn.Init(SEEDS), **sizes), norms.Transformer(nn.Init(SEEDS), **sizes)
     torch.testing.assert_close(plain(batch()), free(batch()), atol=1e-6, rtol=0)
 

@@ -223,6 +223,11 @@ def test_msign_is_the_polar_factor(shape):
         torch.testing.assert_close(q, wanted if tall is g else wanted.T, rtol=1e-8, atol=1e-8)
 
 
+def test_the_tolerance_of_msign_does_not_grow_with_the_batch():
+    G = torch.diag(torch.tensor([1.0, 1e-14], dtype=torch.float64)).expand(1000, 2, 2)
+    torch.testing.assert_close(msign(G), torch.eye(2, dtype=torch.float64).expand(1000, 2, 2))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_msign_drops_what_lies_below_the_numerical_rank(dtype):
     torch.manual_seed(0)
@@ -231,6 +236,9 @@ def test_msign_drops_what_lies_below_the_numerical_rank(dtype):
     torch.testing.assert_close(msign(G), left @ right.T, rtol=0, atol=2e-3 if dtype == torch.float32 else 1e-8)
     assert torch.linalg.matrix_norm(msign(G)) ** 2 == pytest.approx(3, rel=1e-4)
     torch.testing.assert_close(msign(G, tolerance=0.1), left[:, :2] @ right[:, :2].T, rtol=0, atol=1e-4)
+    for size in (1e-6, 1e6):
+        torch.testing.assert_close(msign(size * G), left @ right.T, rtol=0, atol=2e-3 if dtype == torch.float32 else 1e-8)
+        torch.testing.assert_close(msign(size * G, tolerance=0.1), left[:, :2] @ right[:, :2].T, rtol=0, atol=1e-4)
     assert torch.equal(msign(torch.zeros(4, 3)), torch.zeros(4, 3))
     assert torch.equal(newton_schulz(torch.zeros(4, 3)), torch.zeros(4, 3))
 

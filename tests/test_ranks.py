@@ -127,6 +127,7 @@ def test_estimated_rank_finds_the_signal_under_noise():
     s = torch.linalg.svdvals(noisy)
     assert ranks.estimated_rank(s, 120, 200).tolist() == [7] * 4
     assert ranks.estimated_rank(s, 200, 120).tolist() == [7] * 4
+    assert ranks.estimated_rank(s.flip(0, 1), 120, 200).tolist() == [7] * 4
     assert ranks.estimated_rank(torch.linalg.svdvals(gauss(5, 90, 91)), 90, 91).tolist() == [0] * 5
 
 

@@ -187,7 +187,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean square of the inner product of two rows at variance 1 over d, against d from 4 to 256 on log axes. Measured dots lie on the line 1 over d; the line 1 over d cubed, as the post prints it, falls away, to a sixty-thousandth at d = 256."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Mean square of the inner product of two rows at variance 1 over d, against d from 4 to 256 on log axes. Measured dots lie on the line 1 over d; the line 1 over d cubed, as the post prints it, falls away, to a sixty-thousandth of 1 over d at d = 256."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.3))
 d_axis = np.array([4, 16, 64, 256])
 row_pairs = {int(d): np.random.default_rng(int(d)).normal(size=(2, 4000, int(d))) / math.sqrt(d) for d in d_axis}

@@ -2608,7 +2608,7 @@ axes.set_yticks(range(len(lead_rows)), [name for name, *_ in lead_rows])
 axes.invert_yaxis()
 axes.set(xlabel="lead over loss-free top-k, standard errors of paired runs")
 axes.legend(loc="upper left")
-axes.set_title("No budget rule is ahead of top-k by more than the runs can tell")
+axes.set_title("The best rules on text lead by less than the runs can tell")
 nb.show(figure)
 
 # %% [markdown]
