@@ -1121,7 +1121,7 @@ def products(call):
     return counter.get_total_flops()
 
 
-# %%
+# %% tags=["hide-input"]
 nb.claim(
     "C8",
     "A constant L can be diagonalised; the L_t of plus1 and plus2 depend on t (and on n), which makes the parallel step much dearer, and cannot be diagonalised together.",

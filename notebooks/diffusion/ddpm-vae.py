@@ -1398,7 +1398,7 @@ nb.claim(
 # ### E3. The dropped weight
 #
 # The weights of the bound put their effort into the last strokes, the $x_0$-loss all of its into pure noise. In the paper dropping the weights helps (its Table
-# 2: FID 13.51 with them, 3.17 without; quoted from memory). Here the unweighted loss is ahead on its own measure, as it must be, and in the dense net's SW2;
+# 2: FID 13.51 with them, 3.17 without). Here the unweighted loss is ahead on its own measure, as it must be, and in the dense net's SW2;
 # the dense net's FD cannot tell it from the weights of the bound, and calls the $x_0$ weights worst by far. The U-Net's samples with the weights of the
 # bound have an SW2 of 2.4 to 4.7 on pictures in $[-1,1]$: they have left the range of the data, so their FD of 18 belongs to a sampler that diverged
 # and measures no detail. We did not find out where it diverges, and C11 stays at *partly*.

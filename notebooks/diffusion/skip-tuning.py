@@ -1718,7 +1718,7 @@ nb.claim(
     ],
 )
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: 25 straight lines from noise at time 0 to data at time 1; they run from one bell to two bundles near minus and plus 0.8, none is bent. Right: the map from noise to data, a steep step between two flat parts, and the straight line that fits it best, from which it departs everywhere."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: 25 straight lines from noise at time 0 to data at time 1; they run from one bell to two bundles near minus and plus 0.8, the middle one to 0; none is bent. Right: the map from noise to data, a steep step between two flat parts, and the straight line that fits it best, which it crosses three times and follows nowhere."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.3))
 chosen = np.linspace(4000, 196000, 25).astype(int)
 left.plot([0, 1], np.stack([grid[chosen], to_toy[chosen]]), color=BLUE, ls="-", lw=0.9)

@@ -1313,7 +1313,7 @@ axes.plot(fine_alphas, fine_gain, "o", color=BLUE, label="best plateau over stay
 axes.plot(fine_alphas, fine_gain[4] * (fine_alphas / fine_alphas[4]) ** (2 / 3), color=GREY, ls="--", label="slope 2/3")
 axes.set(xscale="log", yscale="log", xlabel="step size α (log axis)", ylabel="gain in the step's objective (log axis)")
 axes.legend()
-axes.set_title("The total variation's flow gains at every step size tried; at rest it would gain 0")
+axes.set_title("The total variation's flow gains at every step size tried")
 nb.show(figure)
 
 # %% [markdown]

@@ -968,11 +968,15 @@ back_again = lambda text, back: (
 named = changed | dict(zip(("tabs, line ends, NUL", "full-width forms", "runs of spaces", "three scripts"), kept_text, strict=True))
 trips = [(name, text, model.decode(model.encode(nfc(text))).decode()) for name, text in named.items()]
 switches = [(setting, hard, back) for setting, back in nb.recorded("C2").result.items()]
-for axes, bars, title in ((left, trips, "BytePiece with its NFC"), (right, switches[1:] + switches[:1], "The hard string")):
+for axes, bars, title in (
+    (left, trips, "NFC changes four texts of eight"),
+    (right, switches[1:] + switches[:1], "SentencePiece needs three switches"),
+):
     for i, (_, text, back) in enumerate(bars):
         same_text = text == back
         axes.barh(i, back_again(text, back), color=BLUE if same_text else ORANGE, hatch="" if same_text else "//", edgecolor="white", lw=0)
-        axes.annotate("whole" if same_text else "changed", (1.03, i), va="center", fontsize=8)
+        axes.plot(back_again(text, back), i, "|", color=BLUE if same_text else ORANGE, ms=14, mew=2)
+        axes.annotate("whole" if same_text else "changed", (1.05, i), va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), [name for name, *_ in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.28), xticks=[0, 0.5, 1], xlabel="share of characters that come back", title=title)

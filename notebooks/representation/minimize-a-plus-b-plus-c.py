@@ -384,7 +384,15 @@ figure, axes = plt.subplots(figsize=(7.4, 2.8))
 tried = np.array(missed)[half[missed] < 10**9]  # for 2, 3 and 8 no a lies in the range
 axes.vlines(tried, 0, half[tried] - least[tried], color=BLUE, ls="-", lw=1)
 axes.plot(tried, half[tried] - least[tried], "o", color=BLUE, ms=5, label="scan over √(N/2) < a ≤ √N")
-axes.plot(sorted(set(missed) - set(tried)), [0] * (len(missed) - len(tried)), "x", color=RED, ms=7, mew=1.8, label="no a in that range")
+axes.plot(
+    sorted(set(missed) - set(tried)),
+    [0] * (len(missed) - len(tried)),
+    "x",
+    color=RED,
+    ms=7,
+    mew=1.8,
+    label="no a in that range, nothing found",
+)
 axes.axvline(threshold, color=GREY, ls="--", label="from here on exact, proved")
 axes.set(xscale="log", xlim=(0.8, 1.3e5), xlabel="N (log axis)", ylabel="sum found less\nthe optimum", ylim=(-0.15, 2.2), yticks=[0, 1])
 axes.legend(loc="upper right")
