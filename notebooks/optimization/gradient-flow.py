@@ -1019,7 +1019,7 @@ for k in range(n_steps):
         snapshots[k + 1] = x_ode, x_sde
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, position from minus 3.5 to 3 against time from 0 to 2, over the same grey density, which starts as one bump at minus one half and divides into two bands. Left: ten smooth curves of the ODE fan out in order, none crosses another; most end in the lower band. Right: the paths of the SDE from the same starts are jagged, cross, and fill the same two bands."}}
-figure, panels = plt.subplots(1, 2, figsize=(7.8, 3.3), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.1), sharey=True)
 for axes, which, color, name in zip(panels, (0, 1), (BLUE, ORANGE), ("ODE: smooth, in order", "SDE: jagged, crossing"), strict=True):
     axes.imshow(pde[::5].T ** 0.5, extent=(0, 2, -8, 8), origin="lower", aspect="auto", cmap=plt.get_cmap("Greys", 12), vmax=1.3)
     axes.plot(np.arange(n_steps + 1) * dt, [f[which] for f in followed], color=color, ls="-", lw=1.1)
@@ -1306,7 +1306,7 @@ nb.claim(
 )  # fmt: skip
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Gain of the plateau over staying put in one step of the defining scheme, against the step size alpha from 0.001 to 0.1, log axes: nine dots on a line of slope two thirds, between 0.001 and 0.03. A flow at rest would have no gain at all."}}
-figure, axes = plt.subplots(figsize=(7.2, 3.4))
+figure, axes = plt.subplots(figsize=(6.0, 2.9))
 fine_alphas = np.geomspace(1e-3, 1e-1, 9)
 fine_gain = np.array([-(plateaus[:, 0] / (2 * step) + plateaus[:, 1]).min() for step in fine_alphas])
 axes.plot(fine_alphas, fine_gain, "o", color=BLUE, label="best plateau over staying put")
@@ -2084,7 +2084,7 @@ particle_record = nb.recorded("E6c")
 fl, fl_config = particle_record.result, particle_record.config
 arm_colors = dict(zip(ARMS, (BLUE, ORANGE, SKY, RED, PURPLE, BLACK), strict=True))
 arm_styles = dict(zip(ARMS, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True))
-figure, panels = plt.subplots(2, 4, figsize=(9.0, 4.7))
+figure, panels = plt.subplots(2, 4, figsize=(8.4, 4.4))
 for axes, arm in zip(panels.flat, ARMS, strict=False):
     for k in range(8):
         axes.add_patch(plt.Circle((2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)), 0.6, color=GREY, alpha=0.25, lw=0))
