@@ -92,16 +92,24 @@ def summary(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, di
     }
 
 
-def measure(checkout: Checkout, rounds: int, test: bool, run: Timed = timed) -> dict[str, dict[str, float]]:
-    """All rounds, each in a clone of its own; the tests last, in a clone of theirs, so that their time includes a build of the site."""
-    found: list[dict[str, dict[str, float]]] = []
-    for turn in range(rounds + test):
-        with tempfile.TemporaryDirectory() as folder:
-            book = clone(checkout, Path(folder) / "book")
-            found.append(one_round(book, run) if turn < rounds else {TEST: run(["make", "test"], book.root)})
-        for name, step in found[-1].items():
-            typer.echo(f"{name}: {step['seconds']:.1f} s, {step['user'] + step['system']:.1f} s of processor, {step['peak_gb']:.2f} GB")
-    return summary(found)
+def measure(checkout: Checkout, rounds: int, run: Timed = timed) -> dict[str, dict[str, float]]:
+    """The builds of all rounds, each round in a clone of its own."""
+    return summary([_in_a_clone(checkout, one_round, run) for _ in range(rounds)])
+
+
+def measure_tests(checkout: Checkout, run: Timed = timed) -> dict[str, dict[str, float]]:
+    """The tests, once, in a clone of theirs, so that their time includes a build of the site."""
+    return summary([_in_a_clone(checkout, lambda book, run: {TEST: run(["make", "test"], book.root)}, run)])
+
+
+def _in_a_clone(
+    checkout: Checkout, steps: Callable[[Checkout, Timed], dict[str, dict[str, float]]], run: Timed
+) -> dict[str, dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = steps(clone(checkout, Path(folder) / "book"), run)
+    for name, step in found.items():
+        typer.echo(f"{name}: {step['seconds']:.1f} s, {step['user'] + step['system']:.1f} s of processor, {step['peak_gb']:.2f} GB")
+    return found
 
 
 def main(
@@ -109,15 +117,21 @@ def main(
     test: Annotated[bool, typer.Option("--test", help="Time `make test` as well.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each build is measured.")] = 3,
 ) -> None:
-    """Measure how long the book takes to build, and to test."""
+    """Measure how long the book takes to build, and to test; the builds are on file before the tests begin."""
     checkout = Checkout.here()
-    steps = measure(checkout, rounds, test)
-    provenance = made(torch.device("cpu"), os.cpu_count(), "python -m benchmarks.book" + " --test" * test)
-    provenance["versions"] |= {name: metadata.version(name) for name in ("jupyter-book", "Sphinx", "nbclient")}
-    doc = {"schema": 1, "notebooks": len(checkout.written()), "changed": CHANGED, "steps": steps, "made": provenance}
-    if write:
-        write.parent.mkdir(parents=True, exist_ok=True)
-        write.write_text(json.dumps(records.compact(doc, 4), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def keep(steps: Mapping[str, Mapping[str, float]], command: str) -> None:
+        provenance = made(torch.device("cpu"), os.cpu_count(), command)
+        provenance["versions"] |= {name: metadata.version(name) for name in ("jupyter-book", "Sphinx", "nbclient")}
+        doc = {"schema": 1, "notebooks": len(checkout.written()), "changed": CHANGED, "steps": steps, "made": provenance}
+        if write:
+            write.parent.mkdir(parents=True, exist_ok=True)
+            write.write_text(json.dumps(records.compact(doc, 4), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    steps = measure(checkout, rounds)
+    keep(steps, "python -m benchmarks.book")
+    if test:
+        keep(steps | measure_tests(checkout), "python -m benchmarks.book --test")
 
 
 if __name__ == "__main__":

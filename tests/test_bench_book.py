@@ -49,7 +49,7 @@ def test_each_round_has_a_clone_of_its_own(tmp_path, monkeypatch):
         return {"seconds": float(len(calls)), "user": 1.0, "system": 0.5, "peak_gb": 0.1}
 
     monkeypatch.setattr(book, "clone", cloned)
-    steps = book.measure(checkout, 2, True, make)
+    steps = book.measure(checkout, 2, make) | book.measure_tests(checkout, make)
     assert [(what, changed) for what, _, changed in calls] == [("book", False), ("book", False), ("book", True)] * 2 + [("test", False)]
     assert len({folder for _, folder, _ in calls}) == 3
     assert steps[book.COLD] | {"user": 0} == {"seconds": 2.5, "low": 1, "high": 4, "rounds": 2, "user": 0, "system": 0.5, "peak_gb": 0.1}
