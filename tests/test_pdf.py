@@ -168,7 +168,7 @@ def test_the_pdf_is_a_book_of_reasonable_size(book):
 @made
 def test_the_outline_has_the_parts_and_their_posts(book):
     outline = book.outline
-    parts = [item.title for item in outline if not isinstance(item, list)]
+    parts = [re.sub("^[IVX]+ ", "", item.title) for item in outline if not isinstance(item, list)]  # some versions of LaTeX number them
     assert [name for name in parts if name in CHECKOUT.parts.values()] == list(CHECKOUT.parts.values())
     chapters = [plain(item.title) for part in outline if isinstance(part, list) for item in part if not isinstance(item, list)]
     for post in CHECKOUT.posts.values():
