@@ -45,7 +45,7 @@ COMBINATIONS = (
     Combination("newest-3.11", "3.11"),
     Combination("newest", "3.14"),
 )
-TOOLS = ("hypothesis", "ipykernel", "jupytext", "nbclient", "nbformat", "pytest", "pytest-xdist", "pyyaml", "typer")
+TOOLS = ("docutils", "hypothesis", "ipykernel", "jupytext", "nbclient", "nbformat", "pytest", "pytest-xdist", "pyyaml", "typer")
 LEFT_OUT = {
     "tests/test_book.py": "needs the built site and a dictionary",
     "tests/test_checkout.py::test_ruff": "needs ruff; the style does not depend on versions",

@@ -448,7 +448,7 @@ def test_denoising_loss_of_the_exact_predictor_is_one_minus_its_power():
     torch.testing.assert_close(loss, v / (v + sigmas**2), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize(("name", "size", "loss"), [("digits8", 8, 0.09), ("mnist28", 28, 0.03)])
+@pytest.mark.parametrize(("name", "size", "loss"), [("digits8", 8, 0.09), pytest.param("mnist28", 28, 0.03, marks=pytest.mark.network)])
 def test_a_teacher_is_what_its_report_says(name, size, loss):
     teacher = diffusion.teacher(name)
     report, test = teacher.report, teacher.images.test

@@ -17,6 +17,12 @@ STEPS, STOP, EVERY = 12, 7, 3
 ALONE = World(0, 1, torch.device("cpu"))
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Two processes also where there is one GPU."""
+    monkeypatch.setenv("KEXUE_DEVICE", "cpu")
+
+
 class Stop(Exception):
     """What ends a run in the middle."""
 

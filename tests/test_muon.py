@@ -26,34 +26,55 @@ def advance(params, optimizer, step, shift=0):
     optimizer.step()
 
 
+def rounds_alike():
+    """Whether this machine rounds a bfloat16 product in a batch as it does alone; not all processors do."""
+    for i, shape in enumerate(SHAPES):
+        X = gauss(3, min(shape), max(shape), seed=i).bfloat16()
+        A = torch.bmm(X, X.mT)
+        together = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=2, alpha=-3), X, beta=4)
+        alone = [torch.addmm(x, torch.addmm(x @ x.T, x @ x.T, x @ x.T, beta=2, alpha=-3), x, beta=4) for x in X]
+        if not torch.equal(together, torch.stack(alone)):
+            return False
+    return True
+
+
+def assert_like_torch(ours, theirs, start):
+    """Equal to the bit; where products round otherwise in a batch, to less than a bfloat16 rounding of the way gone from ``start``."""
+    for p, q, W in zip(ours, theirs, start, strict=True):
+        if rounds_alike():
+            assert torch.equal(p, q)
+        else:
+            assert (p - q).norm() < 2**-8 * (q - W).norm()
+
+
 @pytest.mark.parametrize("rule", [None, "original", "match_rms_adamw"])
 @pytest.mark.parametrize(
     "options", [{}, {"nesterov": False, "momentum": 0.7}, {"weight_decay": 0.0, "ns_steps": 3}, {"lr": 0.3, "weight_decay": 1.0}]
 )
 def test_step_by_step_like_torch(rule, options):
     ours, theirs, own, peer = pair(adjust_lr_fn=rule, **{"lr": 0.02} | options)
+    start = [p.detach().clone() for p in ours]
     for step in range(8):
         advance(ours, own, step)
         advance(theirs, peer, step)
-        for p, q in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
-    assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True)) or torch.get_num_threads() > 2
+        assert_like_torch(ours, theirs, start)
 
 
 def test_coefficients_and_eps_like_torch():
     options = {"ns_coefficients": (15 / 8, -5 / 4, 3 / 8), "eps": 0.5, "ns_steps": 7, "lr": 0.1}
     ours, theirs, own, peer = pair(**options)
+    start = [p.detach().clone() for p in ours]
     for step in range(3):
         for params, optimizer in ((ours, own), (theirs, peer)):
             for i, p in enumerate(params):
                 p.grad = 1e-2 * gauss(*p.shape, seed=step + i)  # norms below eps: the clamp decides
             optimizer.step()
-    for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    assert_like_torch(ours, theirs, start)
 
 
 def test_state_goes_over_to_torch_and_back():
     ours, theirs, own, peer = pair(lr=0.05)
+    start = [p.detach().clone() for p in ours]
     for step in range(3):
         advance(ours, own, step)
         advance(theirs, peer, step)
@@ -64,8 +85,7 @@ def test_state_goes_over_to_torch_and_back():
     for step in range(3, 6):
         advance(ours, other, step)
         advance(theirs, fresh, step)
-    for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    assert_like_torch(ours, theirs, start)
 
 
 def test_groups_closures_and_missing_gradients():

@@ -136,6 +136,21 @@ def test_value_and_gradients_against_loops(gradient, n, block, w, c, chunk):
             assert torch.allclose(a, b, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("n", "block", "d_k", "d_v", "c"), [(23, 4, 3, 4, 6), (17, 5, 8, 2, 3), (5, 8, 2, 11, 4), (12, 1, 6, 6, 5), (16, 4, 3, 3, 1)]
+)
+def test_the_fused_form_has_the_values_and_truncated_gradients_of_the_definition(n, block, d_k, d_v, c):
+    q, k, v, _, _ = operands((2, 3), n, d_k, d_v, c)
+    books, upstream = gauss(3, c, d_k, seed=5), gauss(2, 3, n, d_v, seed=9)
+    got, wanted = (attend(q, k, v, books, block=block) for attend in (vq.fused_vq_attention, vq.dense_vq_attention))
+    assert torch.allclose(got, wanted, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(y, (q, k, v), upstream) for y in (got, wanted)), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+    codes = torch.randint(c, (2, 3, n), generator=torch.Generator().manual_seed(0))
+    got, wanted = (attend(q, k, v, books, block=block, codes=codes) for attend in (vq.fused_vq_attention, vq.dense_vq_attention))
+    assert torch.allclose(got, wanted, atol=1e-12)
+
+
 @pytest.mark.parametrize("gradient", vq.GRADIENTS)
 def test_leading_axes_and_a_codebook_for_each_head(gradient):
     q, k, v, _, _ = operands((2, 3), 21, 4, 5, 1)
@@ -162,17 +177,19 @@ def test_the_output_is_torchs_attention_over_the_quantized_keys():
 
 def test_large_scores_do_not_overflow():
     q, k, v, book, _ = operands((), 40, 4, 3, 6, dtype=torch.float32)
-    got = vq.vq_attention(60 * q, k, v, 5 * book, block=4)
-    assert torch.isfinite(got).all()
-    assert torch.allclose(got, vq.dense_vq_attention(60 * q, k, v, 5 * book, block=4), atol=1e-4)
+    for attend in (vq.vq_attention, vq.fused_vq_attention):
+        got = attend(60 * q, k, v, 5 * book, block=4)
+        assert torch.isfinite(got).all()
+        assert torch.allclose(got, vq.dense_vq_attention(60 * q, k, v, 5 * book, block=4), atol=1e-4)
 
 
-def test_bfloat16_within_its_rounding():
+@pytest.mark.parametrize("attend", [vq.vq_attention, vq.fused_vq_attention])
+def test_bfloat16_within_its_rounding(attend):
     q, k, v, book, _ = operands((2,), 70, 8, 16, 9, dtype=torch.float32)
     half = [t.detach().bfloat16().requires_grad_() for t in (q, k, v)]
     full = [t.detach().float().requires_grad_() for t in half]
     codes = vq.nearest_code(half[1], book)
-    got = vq.vq_attention(*half, book, block=16, codes=codes)
+    got = attend(*half, book, block=16, codes=codes)
     wanted = vq.dense_vq_attention(*full, book.bfloat16().float(), block=16, codes=codes)
     assert got.dtype == torch.bfloat16
     pairs = zip(
@@ -182,6 +199,14 @@ def test_bfloat16_within_its_rounding():
     )
     for a, b in pairs:
         assert (a.float() - b).norm() < 0.02 * b.norm()
+
+
+def test_the_fused_form_keeps_log_counts_that_bfloat16_alone_would_round():
+    codes = torch.tensor([0] * 89 + [1] * 88 + [0, 1])  # log 89 rounds up by 0.011 and log 88 down by 0.009
+    v = (1.0 - 2 * codes)[:, None].bfloat16()
+    zero = torch.zeros(len(codes), 1).bfloat16()
+    got = vq.fused_vq_attention(zero, zero, v, zero[:2], block=1, codes=codes)[-1]
+    assert float(got) == pytest.approx(float(v.double().mean()), abs=3e-3)
 
 
 @pytest.mark.parametrize("gradient", vq.GRADIENTS)
@@ -253,6 +278,9 @@ def test_bad_input_is_refused_with_what_was_given():
         for attend in (vq.vq_attention, vq.dense_vq_attention):
             with pytest.raises(ValueError, match=words):
                 attend(**arguments)
+        if not {"gradient", "bias"} & set(changed):
+            with pytest.raises(ValueError, match=words):
+                vq.fused_vq_attention(**arguments)
     with pytest.raises(ValueError, match="one d"):
         vq.nearest_code(q, book[:, :2])
     with pytest.raises(ValueError, match="empty"):
