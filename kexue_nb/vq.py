@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 NEVER = -1e30  # a score that no softmax notices, and that stays finite in bfloat16
 GRADIENTS = ("exact", "truncated")
@@ -244,6 +245,54 @@ def vq_attention(
     chunk = min(max(1, chunk), q.shape[1])
     out = _Blockwise.apply(q, k, v, bias, codebook, codes, chunk, gradient == "exact")
     return out.flatten(1, 2)[:, :n].view(*lead, n, d_v)
+
+
+def fused_vq_attention(q: Tensor, k: Tensor, v: Tensor, codebook: Tensor, *, block: int, codes: Tensor | None = None) -> Tensor:
+    """:func:`vq_attention` with the truncated gradient and no bias, as one call of torch's fused attention: (..., n, d_v).
+
+    Each block of queries is a sequence of its own, whose keys are the codes, the previous block and the block itself, aligned at the end:
+    causal attention then hides what comes after the query, and never a code. The log count of a code joins its score through two more
+    columns, 1 in the queries and log N in the keys; the second carries what the first loses in bfloat16. Time is linear in n, as are
+    the keys and values of all blocks, (c + 2 block) (d_k + d_v) numbers a block, which are all kept at once. Made for a GPU, where
+    ``torch.compile`` makes it faster still. Arguments and errors as in :func:`vq_attention`.
+    """
+    _check(q, k, v, codebook, block, None, "truncated")
+    codes = nearest_code(k, codebook) if codes is None else codes
+    *lead, n, d_k = q.shape
+    c, d_v, rest = codebook.shape[-2], v.shape[-1], -n % block
+    table = codebook.detach().to(q.dtype).expand(*lead, c, d_k)
+    k_hat = straight_through(k, decode(codes, table))
+    q, k_hat, v = (nn.functional.pad(t.reshape(-1, n, t.shape[-1]), (0, 0, 0, rest)).unflatten(1, (-1, block)) for t in (q, k_hat, v))
+    codes = nn.functional.pad(codes.expand(*lead, n).reshape(-1, n), (0, rest), value=-1).unflatten(1, (-1, block))
+    (B, m), acc = codes.shape[:2], _accumulator(q.dtype)
+
+    with torch.no_grad():
+        hot = codes[..., None] == torch.arange(c, device=q.device)  # (B, m, l, c)
+        counts = _older(hot.sum(2, dtype=acc))
+        means = _older(_product(hot.to(v.dtype).mT, v)) / counts.clamp_min(1)[..., None]
+        log_N = torch.where(counts > 0, counts.clamp_min(1).log(), NEVER)
+        columns = q.new_zeros(B, m, c + 2 * block, 2)
+        columns[:, :, :c, 0] = log_N
+        columns[:, :, :c, 1] = log_N - columns[:, :, :c, 0]
+        columns[:, 0, c : c + block, 0] = NEVER  # there is no block before the first
+        size = -(-max(d_k + 2, d_v) // 8) * 8  # fused kernels want one size, a multiple of 8
+
+    own = torch.cat([q, q.new_ones(B, m, block, 2)], -1)
+    keys = torch.cat([torch.cat([table.reshape(B, 1, c, d_k).expand(B, m, c, d_k), _previous(k_hat), k_hat], 2), columns], -1)
+    values = torch.cat([means.to(v.dtype), _previous(v), v], 2)
+    own, keys, values = (nn.functional.pad(t, (0, size - t.shape[-1])) for t in (own, keys, values))
+    y = nn.functional.scaled_dot_product_attention(own, keys, values, attn_mask=causal_lower_right(block, c + 2 * block), scale=1.0)
+    return y[..., :d_v].flatten(1, 2)[:, :n].reshape(*lead, n, d_v)
+
+
+def _previous(x: Tensor) -> Tensor:
+    """x (B, m, ...) moved on by one block; zeros stand before the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+
+
+def _older(x: Tensor) -> Tensor:
+    """Sums of x (B, m, ...) over the blocks up to two before each."""
+    return _previous(_previous(x)).cumsum(1)
 
 
 def _shifted(x: Tensor, start: int, stop: int, fill: float = 0) -> Tensor:
