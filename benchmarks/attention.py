@@ -53,7 +53,7 @@ def quantized(n: int, device: torch.device, backward: bool) -> Case:
     plain = partial(work, vq.vq_attention, k, codebook, block=block)
     peers = {"scaled_dot_product_attention": partial(work, attention, k_hat, is_causal=True, scale=1.0)}
     if cuda:
-        peers["vq_attention, not fused"] = plain
+        peers["ours, not fused (vq_attention)"] = plain
 
     def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
         return max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in zip(ours, theirs, strict=True))
