@@ -295,6 +295,15 @@ def test_half_precision_is_computed_in_float32():
     torch.testing.assert_close(simplex.entmax15(x, method="sort"), simplex.entmax15(x.float(), method="sort").bfloat16(), rtol=0, atol=0)
 
 
+def test_newton_ends_at_the_threshold_also_where_it_cannot_watch(monkeypatch):
+    """In a CUDA graph the number of steps is fixed beforehand."""
+    x = draws(3, 5000) / 50
+    monkeypatch.setattr(simplex, "_capturing", lambda x: True)
+    for alpha in (1.25, 1.5, 2.0):
+        wanted = simplex.entmax(x, alpha, -1, "bisect")
+        torch.testing.assert_close(simplex.entmax(x, alpha, -1, "newton"), wanted, rtol=0, atol=1e-12)
+
+
 def test_vmap_over_other_axes():
     x, orders = draws(3, 5), torch.tensor([[1.2, 1.5, 1.9]], dtype=torch.float64)
     columns = torch.func.vmap(simplex.sparsemax, in_dims=1)(x)

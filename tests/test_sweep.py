@@ -275,6 +275,12 @@ def test_a_failed_point_took_as_long_as_it_took():
     assert 0 <= failed.value.points[0].seconds <= time.monotonic() - start
 
 
+def test_a_point_took_as_long_as_it_took():
+    start = time.monotonic()
+    (point,) = sweep(scaled, [{"a": 1.0}], on="serial", progress=False)
+    assert 0 <= point.seconds <= time.monotonic() - start
+
+
 def test_the_bar_counts_every_point(monkeypatch, tmp_path):
     import tqdm
 

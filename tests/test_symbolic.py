@@ -211,6 +211,11 @@ def test_numeric_with_constants(lhs, rhs, passed):
     assert check.method == "numeric, 12 digits, 1 point"
 
 
+def test_numeric_with_one_side_zero_misses():
+    for lhs, rhs in ((0, 1), (1, 0)):
+        assert not sym.numeric("c", sp.Integer(lhs), sp.Integer(rhs), digits=12).passed
+
+
 @pytest.mark.parametrize("wrong", range(3))
 def test_numeric_is_decided_by_its_worst_point(wrong):
     check = sym.numeric("c", lambda z: z**2 + (z == wrong + 1), lambda z: z * z, at=[(1,), (2,), (3,)])
