@@ -201,11 +201,11 @@ def unpacked(run: dict, first: dict) -> dict:
 def margin(measures: list[Measure]) -> tuple[float, float]:
     """The standard deviation over the runs, and the distance from the mean to the nearest limit in units of it.
 
-    The distance is negative where the mean lies outside, and infinite where there is no spread.
+    The distance is negative where the mean lies outside, and NaN where there is no spread.
     """
     value, low, high = (statistics.fmean(getattr(m, name) for m in measures) for name in ("value", "low", "high"))
     spread, distance = statistics.stdev(m.value for m in measures), min(value - low, high - value)
-    return spread, distance / spread if spread else math.copysign(math.inf, distance)
+    return spread, distance / spread if spread else math.nan
 
 
 def checks(ledger: dict | None) -> dict[str, dict]:
@@ -230,9 +230,18 @@ def reworded(runs: list[dict]) -> list[str]:
 
 
 def margins(runs: list[dict]) -> dict[str, tuple[float, float]]:
-    """'ENTRY NUMBER' -> spread and margin of every check that has a number in all runs, of which there are two at least."""
+    """'ENTRY NUMBER' -> spread and margin of every check that has a number in all runs, of which there are two at least.
+
+    Without spread the margin is infinite, negative where the check failed: digits that a ledger does not show may have decided.
+    """
     names = [name for name in runs[0]["measures"] if all(name in run["measures"] for run in runs)] if len(runs) > 1 else []
-    return {name: margin([_measure(*run["measures"][name]) for run in runs]) for name in names}
+    found = {name: margin([_measure(*run["measures"][name]) for run in runs]) for name in names}
+    return {name: (spread, apart if spread else _certain(name, runs[0])) for name, (spread, apart) in found.items()}
+
+
+def _certain(name: str, run: dict) -> float:
+    entry, number = name.rsplit(" ", 1)
+    return math.inf if run["verdicts"][entry].rsplit(" ", 1)[1][int(number) - 1] == "+" else -math.inf
 
 
 def _measure(value: float, low: float | None, high: float | None) -> Measure:

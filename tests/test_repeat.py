@@ -93,8 +93,15 @@ def test_the_margin_is_to_the_nearest_limit():
     assert repeat.margin([repeat.Measure(v, -4, 10) for v in (1, 2, 3)]) == (1, 6)
     assert repeat.margin([repeat.Measure(v, high=4) for v in (1, 3, 5)]) == (2, 0.5)
     assert repeat.margin([repeat.Measure(v, low=4) for v in (1, 3, 5)]) == (2, -0.5)
-    assert repeat.margin([repeat.Measure(1, high=4)] * 3) == (0, math.inf)
-    assert repeat.margin([repeat.Measure(5, high=4)] * 3) == (0, -math.inf)
+    spread, apart = repeat.margin([repeat.Measure(1, high=4)] * 3)
+    assert spread == 0
+    assert math.isnan(apart)
+
+
+def test_a_check_without_spread_is_as_far_as_it_passed():
+    """Also where the digits that are shown lie on the limit or outside."""
+    run = {"verdicts": {"C1": "verified ++-"}, "measures": {f"C1 {n}": [0.001, None, 0.0006] for n in (1, 2, 3)}}
+    assert repeat.margins([run, run]) == {"C1 1": (0, math.inf), "C1 2": (0, math.inf), "C1 3": (0, -math.inf)}
 
 
 def row(run, ledger, errors=(), offset=0):
