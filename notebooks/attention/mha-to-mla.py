@@ -1540,7 +1540,7 @@ cpu = torch.device("cpu")
 e3_kinds = ("MHA", "GQA-8", "MQA", "MLA absorbed", "MLA expanded anew")
 with torch.no_grad():
     e3 = {
-        (kind, n): min(latent.seconds(cpu_step(kind, n), cpu, warmup=1, repeats=3 if "anew" in kind else 9))
+        (kind, n): min(latent.seconds(cpu_step(kind, n), cpu, warmup=1, repeats=6 if "anew" in kind else 60))
         for kind in e3_kinds
         for n in (512, 2048)
     }
