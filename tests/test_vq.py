@@ -67,6 +67,8 @@ def test_kmeans_starts_far_apart():
     for seed in range(10):
         start = vq.kmeans(clumps, 4, torch.Generator().manual_seed(seed), steps=0)
         assert len((start / 10).round().unique(dim=0)) == 4
+    first = [tuple(vq.kmeans(clumps, 1, torch.Generator().manual_seed(seed), steps=0)[0].tolist()) for seed in range(10)]
+    assert len(set(first)) > 7  # drawn from all 120 rows
     spare = vq.kmeans(torch.full((5, 2), 3.0), 3, torch.Generator().manual_seed(0))  # equal rows: codes without keys stay where they are
     assert torch.equal(spare, torch.full((3, 2), 3.0))
 
