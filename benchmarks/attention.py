@@ -142,8 +142,7 @@ def caches(device: torch.device, layers: int = 1) -> Iterator[Case]:
 WHY = (
     "A query of ours meets the codes and at most two blocks of keys one by one, so a token costs the same at every length; that of "
     "attention grows with it. On a GPU the scores never leave the chip: each block is a short sequence for torch's own fused kernel "
-    "(fused_vq_attention), where vq_attention writes them to memory and reads them again. More than half of the time is left for what "
-    "plain attention does not do: the search of the codes, their mean values, and keys and values laid out block by block. "
+    "(fused_vq_attention), where vq_attention writes them to memory and reads them again. On a CPU ours is vq_attention. "
 )
 
 ROWS = [
@@ -153,7 +152,9 @@ ROWS = [
         "tokens a sequence",
         0.02,
         lengths,
-        WHY + "All compute the same function.",
+        WHY
+        + "All compute the same function. On an H100 the kernel takes four tenths of the time at 131,072 tokens; the rest is what plain "
+        "attention does not do: the search of the codes, their mean values, and keys and values laid out block by block.",
     ),
     Row(
         "vq-attention-training",
